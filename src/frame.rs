@@ -1,0 +1,167 @@
+//! A frame: the bytes of one event, as they go to a subscriber. Each message is encoded at most
+//! once in each format, however many subscribers it has, and shared.
+
+use std::fmt::Write as _;
+use std::sync::OnceLock;
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use crate::message::{ChannelName, DEFAULT_EVENT, Data, EventName, Message, MessageId, RESERVED_PREFIX, Time};
+
+/// How a subscriber wants its events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// `text/event-stream` with the bare data: for any EventSource user, as it is.
+    Bare,
+    /// `text/event-stream` with the whole message as one JSON object: for programs.
+    Message,
+    /// `application/x-ndjson`: the same object, one a line.
+    Ndjson,
+}
+
+/// The frames of one message, encoded when first asked for.
+#[derive(Debug, Default)]
+pub struct Frames {
+    bare: OnceLock<Bytes>,
+    message: OnceLock<Bytes>,
+}
+
+impl Frames {
+    /// The frame of `message` in `format`. Always ask with the same message.
+    pub fn get(&self, message: &Message, format: Format) -> Bytes {
+        match format {
+            Format::Bare => self.bare.get_or_init(|| bare(message)).clone(),
+            Format::Message => self.message(message).clone(),
+            Format::Ndjson => {
+                let frame = self.message(message);
+                frame.slice(json_start(frame)..frame.len() - 1)
+            }
+        }
+    }
+
+    /// The message as a JSON object: `id`, `channel`, `event`, `data`, `time`.
+    pub fn json(&self, message: &Message) -> Bytes {
+        let frame = self.message(message);
+        frame.slice(json_start(frame)..frame.len() - 2)
+    }
+
+    /// `id: …\ndata: {…}\n\n`. The other forms of the same object are parts of it.
+    fn message(&self, message: &Message) -> &Bytes {
+        self.message.get_or_init(|| format!("id: {}\ndata: {}\n\n", message.id, json(message)).into())
+    }
+}
+
+fn json_start(frame: &[u8]) -> usize {
+    frame.iter().position(|byte| *byte == b'{').expect("the frame holds an object, and an id has no brace")
+}
+
+fn json(message: &Message) -> String {
+    #[derive(Serialize)]
+    struct Object<'a> {
+        id: MessageId,
+        channel: &'a ChannelName,
+        event: &'a EventName,
+        data: &'a Data,
+        time: Time,
+    }
+    let Message { id, channel, event, data, time, except: _ } = message;
+    serde_json::to_string(&Object { id: *id, channel, event, data, time: *time }).expect("a message is JSON")
+}
+
+/// `id:`, `event:` unless it is `message`, and the data's text on as many `data:` lines as it has.
+fn bare(message: &Message) -> Bytes {
+    let text = message.data.as_text();
+    let text = text.as_deref().unwrap_or(message.data.as_json());
+    let mut frame = format!("id: {}\n", message.id);
+    if message.event.as_str() != DEFAULT_EVENT {
+        frame.push_str("event: ");
+        frame.push_str(message.event.as_str());
+        frame.push('\n');
+    }
+    for line in lines(text) {
+        frame.push_str("data: ");
+        frame.push_str(line);
+        frame.push('\n');
+    }
+    frame.push('\n');
+    frame.into()
+}
+
+/// Splits on CR, LF and CRLF, each of which ends a line for an EventSource (WHATWG HTML 9.2.5). At
+/// least one line, of which any may be empty.
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let Some(end) = text.find(['\r', '\n']) else {
+            return rest.take();
+        };
+        let (line, after) = text.split_at(end);
+        rest = Some(after.strip_prefix("\r\n").unwrap_or(&after[1..]));
+        Some(line)
+    })
+}
+
+/// A stream's first bytes: a comment, the reconnection time in ms, and where the subscriber is, so
+/// that one which loses its connection before the first message misses nothing. Nothing in NDJSON.
+pub fn opening(format: Format, retry_ms: u128, position: Option<MessageId>) -> Bytes {
+    if format == Format::Ndjson {
+        return Bytes::new();
+    }
+    let mut frame = format!(": tabcast {}\nretry: {retry_ms}\n", env!("CARGO_PKG_VERSION"));
+    if let Some(id) = position {
+        let _ = writeln!(frame, "id: {id}");
+    }
+    frame.push('\n');
+    frame.into()
+}
+
+/// What an idle stream is sent: a comment; or, where the subscriber's position has moved without
+/// an event (messages of other channels), that position, which an EventSource keeps silently.
+pub fn keep_alive(format: Format, position: Option<MessageId>) -> Bytes {
+    match (format, position) {
+        (Format::Ndjson, _) => Bytes::from_static(b"\n"),
+        (_, None) => Bytes::from_static(b":\n\n"),
+        (_, Some(id)) => format!("id: {id}\n\n").into(),
+    }
+}
+
+/// That messages somebody asked for are not kept.
+#[derive(Debug, Serialize)]
+pub struct Gap<'a> {
+    /// The last event ID it asked to go on from; at most its first 64 bytes.
+    #[serde(serialize_with = "id_length")]
+    pub asked: &'a str,
+    /// The earliest message kept; `None` if none is.
+    pub earliest: Option<MessageId>,
+}
+
+/// No id is longer, so that of a longer text the beginning tells enough.
+fn id_length<S: serde::Serializer>(asked: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&asked[..asked.floor_char_boundary(64)])
+}
+
+/// The event `tabcast:gap`. Its id moves the subscriber on: a reconnect goes on behind the gap.
+pub fn gap(format: Format, gap: &Gap<'_>, position: MessageId) -> Bytes {
+    own(format, "gap", gap, Some(position))
+}
+
+/// The event `tabcast:full`: why there is no place for this subscriber. It comes back later.
+pub fn full(format: Format, detail: &str) -> Bytes {
+    #[derive(Serialize)]
+    struct Full<'a> {
+        detail: &'a str,
+    }
+    own(format, "full", &Full { detail }, None)
+}
+
+/// An event of the hub's own.
+fn own(format: Format, name: &str, data: &impl Serialize, id: Option<MessageId>) -> Bytes {
+    let data = serde_json::to_string(data).expect("the hub's own data is JSON");
+    let id = id.map(|id| format!("id: {id}\n")).unwrap_or_default();
+    match format {
+        Format::Ndjson => format!("{{\"event\":\"{RESERVED_PREFIX}{name}\",\"data\":{data}}}\n").into(),
+        Format::Bare | Format::Message => format!("{id}event: {RESERVED_PREFIX}{name}\ndata: {data}\n\n").into(),
+    }
+}

@@ -1,0 +1,221 @@
+//! The hub: this process's fan-out from the journal to its subscribers.
+//!
+//! **A subscriber is a position in the journal.** There is no queue per subscriber: to publish is
+//! to append to the journal and announce the message on its channel's live feed; to subscribe is to
+//! take the live feed first, read the journal from the position, then follow the feed
+//! ([`Subscription`]). The hub knows nothing of HTTP.
+
+mod seats;
+mod subscription;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use crate::journal::{Append, Appended, Channels, Entry, Journal, Page, PageLimit};
+use crate::message::{ChannelName, Draft, IdempotencyKey, MessageId, Receipt, SubscriberId};
+
+pub use seats::{Full, Seat, SeatLimits, Seats};
+pub use subscription::{Delivery, Subscription};
+
+/// Announcements a live feed holds for subscribers that have not looked yet. One that falls
+/// further behind reads the journal instead, so this bounds nothing but how often that happens. A
+/// feed allocates them all at once, some 40 bytes each, and a stranger can open many feeds.
+const FEED_CAPACITY: usize = 128;
+
+/// Messages appended at once. More would make the first of them wait for no gain.
+const BATCH: usize = 256;
+
+/// Publishes waiting to be appended, beyond which publishers wait. Their bodies are bounded by the
+/// caller.
+const INBOX: usize = 1024;
+
+/// The fan-out of one journal. Clones are the same hub. Dropping the last one stops it.
+#[derive(Clone, Debug)]
+pub struct Hub {
+    inbox: mpsc::Sender<Publish>,
+    core: Arc<Core>,
+}
+
+/// What publishing and subscribing share.
+#[derive(Debug)]
+struct Core {
+    journal: Journal,
+    live: RwLock<Live>,
+    page: PageLimit,
+    /// Every subscription ends.
+    stopped: AtomicBool,
+}
+
+/// The live feeds. Messages are announced under its write lock, so that while anyone holds the
+/// read lock, every message up to `announced` is on its channel's feed and none above it is.
+#[derive(Debug)]
+struct Live {
+    /// One per channel that has a subscriber: made with its first, gone with its last.
+    feeds: HashMap<ChannelName, broadcast::Sender<Announcement>>,
+    /// The sequence of the last message announced.
+    announced: u64,
+}
+
+/// That a message is there to be read. It doesn't keep the message: only the journal does, so a
+/// feed nobody reads holds no data and retention is the one bound on memory.
+#[derive(Clone, Debug)]
+struct Announcement {
+    sequence: u64,
+    entry: Weak<Entry>,
+}
+
+#[derive(Debug)]
+struct Publish {
+    append: Append,
+    answer: oneshot::Sender<Result<Published, PublishError>>,
+}
+
+/// What a publish came to.
+#[derive(Debug)]
+pub enum Published {
+    /// The message is kept, and was announced to this many subscribers of its channel.
+    New {
+        /// The kept message.
+        entry: Arc<Entry>,
+        /// Those subscribed to its channel, `except` among them.
+        subscribers: usize,
+    },
+    /// The same request was published before, under the same key; this was its answer.
+    Repeated(Receipt),
+}
+
+/// Why nothing was published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// The key came before, with another request.
+    #[error("the idempotency key was used for another request")]
+    KeyReused,
+    /// The hub is stopping.
+    #[error("the hub is stopping")]
+    Stopped,
+}
+
+/// Where a subscriber begins.
+#[derive(Clone, Debug)]
+pub enum Start {
+    /// With the next message.
+    Live,
+    /// With the newest of the kept messages, this many of them.
+    Newest(usize),
+    /// After this last event ID, as the subscriber gave it.
+    After(String),
+}
+
+/// What a subscriber asks for.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The channels it listens to.
+    pub channels: Channels,
+    /// Where it begins.
+    pub start: Start,
+    /// Its own id, for messages that are not for it.
+    pub subscriber: Option<SubscriberId>,
+}
+
+impl Hub {
+    /// A hub over `journal` that replays in pages of `page`. Must be called on a tokio runtime: one
+    /// task there appends every message, so that ids, announcements and replay have one order.
+    pub fn new(journal: Journal, page: PageLimit) -> Self {
+        let live = Live { feeds: HashMap::new(), announced: journal.head() };
+        let core = Arc::new(Core { journal, live: RwLock::new(live), page, stopped: AtomicBool::new(false) });
+        let (inbox, requests) = mpsc::channel(INBOX);
+        tokio::spawn(publish(Arc::clone(&core), requests));
+        Hub { inbox, core }
+    }
+
+    /// Appends the message, then announces it. It is kept once this returns; and perhaps even if
+    /// the caller stops waiting.
+    ///
+    /// # Errors
+    /// [`PublishError`]: then it was not kept.
+    pub async fn publish(&self, draft: Draft, key: Option<IdempotencyKey>) -> Result<Published, PublishError> {
+        let (answer, answered) = oneshot::channel();
+        let publish = Publish { append: Append { draft, key }, answer };
+        self.inbox.send(publish).await.map_err(|_| PublishError::Stopped)?;
+        answered.await.unwrap_or(Err(PublishError::Stopped))
+    }
+
+    /// Everything on the channels from the start on, in order, each message once.
+    pub fn subscribe(&self, request: Request) -> Subscription {
+        Subscription::new(Arc::clone(&self.core), request)
+    }
+
+    /// The kept messages on the request's channels up to now, from its start on; [`Start::Live`]
+    /// gives none. Its [`Subscription::next`] ends with `None`.
+    pub fn history(&self, request: Request) -> Subscription {
+        Subscription::history(Arc::clone(&self.core), request)
+    }
+
+    /// Ends every subscription, those to come too. Publishing goes on.
+    pub fn end_subscriptions(&self) {
+        self.core.stopped.store(true, Ordering::Release);
+        // A feed that is gone wakes those who wait on it, and is their end.
+        self.core.live_mut().feeds.clear();
+    }
+}
+
+impl Core {
+    fn stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    fn live(&self) -> RwLockReadGuard<'_, Live> {
+        self.live.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn live_mut(&self) -> RwLockWriteGuard<'_, Live> {
+        self.live.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn id(&self, sequence: u64) -> MessageId {
+        MessageId { epoch: self.journal.epoch(), sequence }
+    }
+
+    fn read(&self, position: u64, channels: &Channels) -> Page {
+        self.journal.read(position, channels, self.page)
+    }
+
+    /// Puts the messages on the live feeds. In each entry's place, how many subscribers it has.
+    fn announce(&self, appended: &[Appended]) -> Vec<usize> {
+        let mut live = self.live_mut();
+        appended
+            .iter()
+            .map(|appended| {
+                let Appended::New(entry) = appended else { return 0 };
+                live.announced = entry.message.id.sequence;
+                let Some(feed) = live.feeds.get(&entry.message.channel) else { return 0 };
+                let announcement = Announcement { sequence: live.announced, entry: Arc::downgrade(entry) };
+                // Fails only without subscribers, which is no failure of the publisher's.
+                feed.send(announcement).unwrap_or(0)
+            })
+            .collect()
+    }
+}
+
+/// Appends and announces what the hub is given, all that waits at once. Ends with the hub.
+async fn publish(core: Arc<Core>, mut requests: mpsc::Receiver<Publish>) {
+    let mut waiting = Vec::with_capacity(BATCH);
+    while requests.recv_many(&mut waiting, BATCH).await > 0 {
+        let (batch, answers): (Vec<_>, Vec<_>) =
+            waiting.drain(..).map(|publish| (publish.append, publish.answer)).unzip();
+        let appended = core.journal.append(batch);
+        let subscribers = core.announce(&appended);
+        for ((answer, appended), subscribers) in answers.into_iter().zip(appended).zip(subscribers) {
+            let result = match appended {
+                Appended::New(entry) => Ok(Published::New { entry, subscribers }),
+                Appended::Repeated(receipt) => Ok(Published::Repeated(receipt)),
+                Appended::KeyReused => Err(PublishError::KeyReused),
+            };
+            // A publisher that hung up has its message kept all the same.
+            let _ = answer.send(result);
+        }
+    }
+}

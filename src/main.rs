@@ -1,0 +1,83 @@
+//! Starts the hub: flags, logging, signals.
+
+use std::future::Future;
+use std::io::{self, IsTerminal};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use tabcast::Config;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+
+fn main() -> ExitCode {
+    let config = Config::from_process();
+    let _flushes_on_drop = log_to_stderr(&config);
+    match run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Not through the log, whose level may hide it.
+            eprintln!("tabcast: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn run(config: Config) -> anyhow::Result<()> {
+    // A subscriber is a descriptor; the usual soft limit of 1,024 is there for select(2).
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+    let shutdown = stopped().context("can't listen for signals")?;
+    let listener = listen(config.listen)?;
+    let address = listener.local_addr().context("can't tell the address")?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "listening on http://{address}");
+    tabcast::serve(listener, config, shutdown).await.context("can't serve")
+}
+
+fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    /// Connections the kernel holds until they are accepted: all tabs of a hub that restarts come
+    /// back within seconds, and a full backlog costs each of them a second or more.
+    const BACKLOG: u32 = 4096;
+    let bind = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // A hub that restarts takes its port back while its old connections linger.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    bind().with_context(|| format!("can't listen on {address}; choose another address or port with --listen"))
+}
+
+/// Ready at the first SIGINT or SIGTERM. A second one ends the process at once.
+fn stopped() -> io::Result<impl Future<Output = ()>> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut next = async move || {
+        tokio::select! {
+            _ = interrupt.recv() => "SIGINT",
+            _ = terminate.recv() => "SIGTERM",
+        }
+    };
+    Ok(async move {
+        tracing::info!(signal = next().await, "stopping");
+        tokio::spawn(async move {
+            next().await;
+            std::process::exit(1);
+        });
+    })
+}
+
+/// Lines go to stderr by way of a thread: a terminal that is paused, or a pipe nobody reads, must
+/// not stop the hub. Then lines are dropped, messages never.
+fn log_to_stderr(config: &Config) -> WorkerGuard {
+    let (writer, guard) = NonBlockingBuilder::default().lossy(true).finish(io::stderr());
+    tracing_subscriber::fmt()
+        .with_max_level(config.log_level)
+        .with_writer(writer)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+    guard
+}

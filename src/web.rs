@@ -1,0 +1,109 @@
+//! HTTP: the router and what its handlers share. Requests are parsed here into what the
+//! [`hub`](crate::hub) takes; nothing below this module sees a header.
+
+mod body;
+mod connection;
+mod events;
+mod fields;
+mod guard;
+mod history;
+mod page;
+mod problem;
+mod publish;
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use axum::Router;
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use axum::middleware::from_fn_with_state;
+use axum::routing::get;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+use crate::config::{self, Config};
+use crate::hub::{Hub, Seats};
+use problem::Problem;
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
+/// What every handler may use.
+#[derive(Debug)]
+struct App {
+    config: Config,
+    hub: Hub,
+    seats: Seats,
+    /// Where the hub listens.
+    address: SocketAddr,
+    /// Bytes of bodies that may still be taken; see [`body`].
+    in_flight: Arc<Semaphore>,
+    /// Numbers the subscribers, for the log.
+    subscribers: AtomicU64,
+}
+
+/// See [`crate::serve`].
+pub(crate) async fn serve(
+    listener: TcpListener,
+    hub: Hub,
+    config: Config,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let app = Arc::new(App {
+        hub,
+        seats: Seats::new(config.seat_limits()),
+        address: listener.local_addr()?,
+        in_flight: Arc::new(Semaphore::new(config::bytes(config.max_in_flight).min(Semaphore::MAX_PERMITS))),
+        subscribers: AtomicU64::new(0),
+        config,
+    });
+    connection::serve(listener, router(Arc::clone(&app)), app, shutdown).await;
+    Ok(())
+}
+
+/// Whether the request's Accept names this media type.
+fn accepts(headers: &HeaderMap, media_type: &str) -> bool {
+    let mut ranges = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','));
+    ranges.any(|range| range.split(';').next().is_some_and(|range| range.trim().eq_ignore_ascii_case(media_type)))
+}
+
+fn router(app: Arc<App>) -> Router {
+    let router = Router::new()
+        .route("/events", get(events::subscribe).head(events::head))
+        .route("/messages", get(history::read).post(publish::publish))
+        .merge(page::router())
+        .fallback(async || Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path"))
+        .method_not_allowed_fallback(async |method: Method| {
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not one of this path's methods"))
+        })
+        .layer(from_fn_with_state(Arc::clone(&app), guard::guard));
+    // Outside the guard, so that the pages of an allowed origin can read what they did wrong.
+    let router = match cors(&app.config.allow_origin) {
+        Some(cors) => router.layer(cors),
+        None => router,
+    };
+    router.with_state(app)
+}
+
+/// Lets the pages of other origins read answers. `None` without an allowed origin.
+fn cors(origins: &[String]) -> Option<CorsLayer> {
+    let allowed = match origins {
+        [] => return None,
+        any if any.iter().any(|origin| origin == "*") => AllowOrigin::any(),
+        some => AllowOrigin::list(some.iter().filter_map(|origin| origin.parse().ok())),
+    };
+    let layer = CorsLayer::new()
+        .allow_origin(allowed)
+        .allow_methods([Method::GET, Method::HEAD, Method::POST])
+        .allow_headers([header::CONTENT_TYPE, IDEMPOTENCY_KEY, LAST_EVENT_ID])
+        .expose_headers([header::RETRY_AFTER]);
+    Some(layer)
+}

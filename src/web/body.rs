@@ -1,0 +1,66 @@
+//! A publish's body, read whole: within its limit, in time, and within what the hub takes at once.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, StatusCode, header};
+use bytes::BytesMut;
+use http_body_util::BodyExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+use super::App;
+use super::problem::Problem;
+use crate::config;
+
+/// The bytes, and the room they take of [`App::in_flight`] until this is dropped.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub(super) bytes: BytesMut,
+    _room: OwnedSemaphorePermit,
+}
+
+/// Reads the body.
+///
+/// # Errors
+/// 413 past `--max-body`, 408 past `--body-timeout`, 503 past `--max-in-flight`, and 400 if it
+/// can't be read.
+pub(super) async fn read(app: &App, headers: &HeaderMap, body: Body) -> Result<Taken, Problem> {
+    let limit = config::bytes(app.config.max_body);
+    let declared = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if declared.is_some_and(|length| length > limit as u64) {
+        return Err(too_large(limit));
+    }
+    let time = app.config.body_timeout;
+    timeout(time, collect(&app.in_flight, limit, body)).await.unwrap_or_else(|_elapsed| {
+        let detail = format!("the body took longer than {}", humantime::format_duration(time));
+        Err(Problem::new(StatusCode::REQUEST_TIMEOUT, detail))
+    })
+}
+
+async fn collect(in_flight: &Arc<Semaphore>, limit: usize, mut body: Body) -> Result<Taken, Problem> {
+    let mut bytes = BytesMut::new();
+    let mut room = reserve(in_flight, 0)?;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Problem::malformed("the body can't be read"))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if bytes.len() + data.len() > limit {
+            return Err(too_large(limit));
+        }
+        room.merge(reserve(in_flight, data.len())?);
+        bytes.extend_from_slice(&data);
+    }
+    Ok(Taken { bytes, _room: room })
+}
+
+fn reserve(in_flight: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
+    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+    Arc::clone(in_flight).try_acquire_many_owned(bytes).map_err(|_| {
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the hub is taking as much as it can at once").retry_after(1)
+    })
+}
+
+fn too_large(limit: usize) -> Problem {
+    let detail = format!("the body is longer than {limit} bytes, the limit");
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail).field("body").limit(limit)
+}

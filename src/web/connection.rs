@@ -1,0 +1,198 @@
+//! Connections: accepted, served by hyper, and ended. One that asks for nothing, or takes nothing,
+//! is cut off.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower_service::Service;
+
+use super::App;
+
+/// How long requests in flight have to finish at shutdown, after which their connections are cut.
+/// With what else there is to do it keeps the promise of two seconds.
+const GRACE: Duration = Duration::from_millis(1_500);
+
+/// The longest request head, and about what hyper holds for a subscriber that stops reading. Its
+/// least is 8 KiB; a head with long cookies of other ports on the same host needs more.
+const BUFFER: usize = 64 << 10;
+
+/// Accepts connections until `shutdown` is ready, then ends them all.
+pub(super) async fn serve(listener: TcpListener, router: Router, app: Arc<App>, shutdown: impl Future<Output = ()>) {
+    let open = TaskTracker::new();
+    let stopping = CancellationToken::new();
+    let cut = CancellationToken::new();
+    let slots = Arc::new(Semaphore::new(app.config.max_connections.min(Semaphore::MAX_PERMITS)));
+    let mut shutdown = pin!(shutdown);
+    loop {
+        let (stream, peer, slot) = tokio::select! {
+            biased;
+            () = &mut shutdown => break,
+            accepted = accept(&listener, &slots) => accepted,
+        };
+        if let Err(error) = prepare(&stream, &app) {
+            tracing::debug!(address = %peer.address, %error, "connection can't be set up");
+            continue;
+        }
+        let connection = connection(stream, peer, slot, router.clone(), Arc::clone(&app), stopping.clone());
+        open.spawn(cut.clone().run_until_cancelled_owned(connection));
+    }
+    drop(listener);
+    app.hub.end_subscriptions();
+    stopping.cancel();
+    open.close();
+    if timeout(GRACE, open.wait()).await.is_err() {
+        tracing::warn!(connections = open.len(), "cutting what did not end in time");
+        cut.cancel();
+        open.wait().await;
+    }
+}
+
+async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (TcpStream, Arc<Peer>, OwnedSemaphorePermit) {
+    loop {
+        let slot = Arc::clone(slots).acquire_owned().await.expect("the semaphore is never closed");
+        match listener.accept().await {
+            Ok((stream, address)) => {
+                let peer = Peer {
+                    address: SocketAddr::new(address.ip().to_canonical(), address.port()),
+                    gone: OnceLock::new(),
+                };
+                return (stream, Arc::new(peer), slot);
+            }
+            // It was gone before it was accepted.
+            Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) => {
+            }
+            Err(error) => {
+                tracing::error!(%error, "can't accept a connection");
+                // Most likely out of descriptors: it stays in the backlog, and asking again at once would spin.
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+fn prepare(stream: &TcpStream, app: &App) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    // Covers a cut network and a reader that stopped: what was sent stays unacknowledged, or unsent.
+    SockRef::from(stream).set_tcp_user_timeout(Some(app.config.stall_timeout))
+}
+
+async fn connection(
+    stream: TcpStream,
+    peer: Arc<Peer>,
+    _slot: OwnedSemaphorePermit,
+    router: Router,
+    app: Arc<App>,
+    stopping: CancellationToken,
+) {
+    let service = service_fn(|mut request: Request<Incoming>| {
+        request.extensions_mut().insert(Arc::clone(&peer));
+        router.clone().call(request)
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(app.config.header_timeout)
+        .max_buf_size(BUFFER)
+        .serve_connection(TokioIo::new(Watched { stream, peer: Arc::clone(&peer) }), service);
+    let mut connection = pin!(connection);
+    let result = tokio::select! {
+        result = &mut connection => result,
+        () = stopping.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(address = %peer.address, %error, "connection failed");
+    }
+}
+
+/// The other side of a connection.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) address: SocketAddr,
+    gone: OnceLock<&'static str>,
+}
+
+impl Peer {
+    /// Why its connection ended, as far as it is known by now.
+    pub(super) fn why_gone(&self) -> &'static str {
+        self.gone.get().copied().unwrap_or("cut")
+    }
+}
+
+/// A connection's socket, which notes how it ended: hyper tells only its own task, and that later.
+struct Watched {
+    stream: TcpStream,
+    peer: Arc<Peer>,
+}
+
+impl Watched {
+    fn note<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        if let Err(error) = &result {
+            let reason = match error.kind() {
+                io::ErrorKind::TimedOut => "timed out",
+                io::ErrorKind::BrokenPipe => "closed",
+                _ => "reset",
+            };
+            self.peer.gone.get_or_init(|| reason);
+        }
+        result
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let result = ready!(Pin::new(&mut self.stream).poll_read(cx, buffer));
+        if result.is_ok() && buffer.filled().len() == before && buffer.remaining() > 0 {
+            self.peer.gone.get_or_init(|| "closed");
+        }
+        Poll::Ready(self.note(result))
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let result = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes));
+        Poll::Ready(self.note(result))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, slices));
+        Poll::Ready(self.note(result))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

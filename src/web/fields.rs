@@ -1,0 +1,209 @@
+//! Fields: the named values of a query, an HTML form or a JSON object. They are taken by name; one
+//! that is unknown, or there twice, is an error that names it.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::str::Utf8Error;
+
+use percent_encoding::percent_decode;
+use serde::Deserialize;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::problem::Problem;
+use crate::message::{Data, InvalidData};
+
+/// The fields not taken yet.
+#[derive(Debug, Default)]
+pub(super) struct Fields(Vec<(String, Value)>);
+
+#[derive(Debug)]
+enum Value {
+    Text(String),
+    Json(Box<RawValue>),
+}
+
+/// One more field than anyone reads: enough to name one that is too many, and no memory for a
+/// stranger's million of them.
+const MOST: usize = 32;
+
+impl Fields {
+    /// The fields of a query string or a form (WHATWG URL 5.1), of which there may be `MOST`.
+    ///
+    /// # Errors
+    /// If a name or value is not UTF-8.
+    pub(super) fn urlencoded(text: &[u8]) -> Result<Self, Problem> {
+        let decode =
+            |text| decode(text).map(Cow::into_owned).map_err(|_| Problem::malformed("the form or query is not UTF-8"));
+        let pairs = pairs(text)
+            .take(MOST)
+            .map(|(name, value)| Ok((decode(name)?, Value::Text(decode(value.unwrap_or_default())?))));
+        pairs.collect::<Result<_, Problem>>().map(Fields)
+    }
+
+    /// The fields of a JSON object.
+    ///
+    /// # Errors
+    /// If it is not JSON, or not an object.
+    pub(super) fn json(text: &[u8]) -> Result<Self, Problem> {
+        serde_json::from_slice(text).map_err(|error| match error.classify() {
+            serde_json::error::Category::Data => {
+                Problem::new(axum::http::StatusCode::UNPROCESSABLE_ENTITY, "the body must be a JSON object")
+            }
+            _ => Problem::malformed(format!("the body is not JSON: {error}")),
+        })
+    }
+
+    /// These fields and `others`.
+    pub(super) fn and(mut self, others: Fields) -> Self {
+        self.0.extend(others.0);
+        self
+    }
+
+    /// Takes the text of every field of this name.
+    ///
+    /// # Errors
+    /// If one is JSON but no string.
+    pub(super) fn all(&mut self, name: &str) -> Result<Vec<String>, Problem> {
+        let taken = self.0.extract_if(.., |(field, _)| field == name);
+        taken
+            .map(|(_, value)| match value {
+                Value::Text(text) => Ok(text),
+                Value::Json(json) => {
+                    serde_json::from_str(json.get()).map_err(|_| Problem::invalid(name, "must be a string"))
+                }
+            })
+            .collect()
+    }
+
+    /// Takes the text of the field of this name, if there is one.
+    ///
+    /// # Errors
+    /// If it is there twice, or JSON but no string.
+    pub(super) fn one(&mut self, name: &str) -> Result<Option<String>, Problem> {
+        let mut values = self.all(name)?;
+        match values.len() {
+            0 | 1 => Ok(values.pop()),
+            _ => Err(twice(name)),
+        }
+    }
+
+    /// Takes the number in the field of this name, if there is one.
+    ///
+    /// # Errors
+    /// If it is there twice, or no whole number.
+    pub(super) fn number(&mut self, name: &str) -> Result<Option<usize>, Problem> {
+        let Some(text) = self.one(name)? else { return Ok(None) };
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        match text.parse() {
+            Ok(number) if digits => Ok(Some(number)),
+            _ => Err(Problem::invalid(name, format_args!("must be a whole number of at most {}", usize::MAX))),
+        }
+    }
+
+    /// Takes the data in the field `data`, if there is one.
+    ///
+    /// # Errors
+    /// If it is there twice, nests too deeply, or is a string that is no text.
+    pub(super) fn data(&mut self, depth_limit: usize) -> Result<Option<Data>, Problem> {
+        let mut values: Vec<_> = self.0.extract_if(.., |(field, _)| field == "data").collect();
+        match (values.pop(), values.len()) {
+            (None, _) => Ok(None),
+            (Some((_, Value::Text(text))), 0) => Ok(Some(Data::text(&text))),
+            (Some((_, Value::Json(json))), 0) => {
+                Data::json(&json, depth_limit).map(Some).map_err(|error| match error {
+                    InvalidData::TooDeep { limit } => Problem::invalid("data", error).limit(limit),
+                    InvalidData::NotText => Problem::invalid("data", error),
+                })
+            }
+            _ => Err(twice("data")),
+        }
+    }
+
+    /// Checks that every field was taken. `hint` tells which there are.
+    ///
+    /// # Errors
+    /// If one was not: nobody knows it.
+    pub(super) fn finish(self, hint: &str) -> Result<(), Problem> {
+        match self.0.first() {
+            None => Ok(()),
+            Some((name, _)) => Err(Problem::invalid(name, format_args!("is unknown: {hint}"))),
+        }
+    }
+}
+
+fn twice(name: &str) -> Problem {
+    Problem::invalid(name, "is there twice")
+}
+
+/// Whether the body is an HTML form with a field `data`. `curl -d 'Hello World!'` sends text under
+/// a form's type; that is no form.
+pub(super) fn is_form(body: &[u8]) -> bool {
+    pairs(body).any(|(name, value)| value.is_some() && matches!(decode(name).as_deref(), Ok("data")))
+}
+
+/// Each `name=value`, undecoded; of a part without `=`, the name alone.
+fn pairs(text: &[u8]) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+    text.split(|byte| *byte == b'&').filter(|part| !part.is_empty()).map(|part| {
+        let mut halves = part.splitn(2, |byte| *byte == b'=');
+        (halves.next().unwrap_or_default(), halves.next())
+    })
+}
+
+fn decode(text: &[u8]) -> Result<Cow<'_, str>, Utf8Error> {
+    if !text.contains(&b'+') {
+        return percent_decode(text).decode_utf8();
+    }
+    let spaced: Vec<u8> = text.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
+    percent_decode(&spaced).decode_utf8().map(|text| text.into_owned().into())
+}
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+
+        impl<'de> Visitor<'de> for Object {
+            type Value = Fields;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(name) = map.next_key::<String>()? {
+                    if fields.len() < MOST {
+                        fields.push((name, Value::Json(map.next_value()?)));
+                    } else {
+                        map.next_value::<IgnoredAny>()?;
+                    }
+                }
+                Ok(Fields(fields))
+            }
+        }
+
+        deserializer.deserialize_map(Object)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_under_a_forms_type_is_no_form() {
+        for text in ["Hello World!", "a=b&c=d", "", "&", "Tom & Jerry", "event=x", "data", "datax=1", "100%"] {
+            assert!(!is_form(text.as_bytes()), "{text}");
+        }
+        for form in ["data=", "event=x&data=1", "d%61ta=1"] {
+            assert!(is_form(form.as_bytes()), "{form}");
+        }
+    }
+
+    #[test]
+    fn a_form_is_decoded_as_browsers_encode_it() {
+        let mut fields = Fields::urlencoded(b"data=a+b%26c%3D%F0%9F%8E%89+100%").unwrap();
+        assert_eq!(fields.one("data").unwrap().as_deref(), Some("a b&c=🎉 100%"));
+        assert!(Fields::urlencoded(b"data=%ff").is_err());
+    }
+}

@@ -1,0 +1,58 @@
+//! The page and what it is made of, embedded in the binary.
+
+use axum::Router;
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use sha2::{Digest, Sha256};
+
+/// One embedded file.
+#[derive(Clone, Debug)]
+struct Asset {
+    content_type: &'static str,
+    body: &'static str,
+    /// Of its content, so that a new version is fetched at once and an old one never again.
+    etag: String,
+}
+
+/// What the page may do is written here in full: no inline code, nothing from elsewhere.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
+    connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+pub(super) fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
+    Router::new()
+        .route("/", asset("text/html; charset=utf-8", include_str!("../../assets/index.html")))
+        .route("/app.css", asset("text/css; charset=utf-8", include_str!("../../assets/app.css")))
+        .route("/app.js", asset("text/javascript; charset=utf-8", include_str!("../../assets/app.js")))
+        .route("/icon.svg", asset("image/svg+xml", include_str!("../../assets/icon.svg")))
+}
+
+fn asset<S: Clone + Send + Sync + 'static>(
+    content_type: &'static str,
+    body: &'static str,
+) -> axum::routing::MethodRouter<S> {
+    let hash: String = Sha256::digest(body).iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    let asset = Asset { content_type, body, etag: format!("\"{hash}\"") };
+    get(async move |headers: HeaderMap| asset.answer(&headers))
+}
+
+impl Asset {
+    fn answer(&self, request: &HeaderMap) -> Response {
+        let headers: [(HeaderName, &str); 7] = [
+            (header::ETAG, &self.etag),
+            // Kept, but asked after each time: 304 unless the hub has another version.
+            (header::CACHE_CONTROL, "no-cache"),
+            (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
+            (header::X_FRAME_OPTIONS, "DENY"),
+            (header::REFERRER_POLICY, "no-referrer"),
+            (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+            (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+        ];
+        let matches = |tag: &str| tag == "*" || tag.trim_start_matches("W/") == self.etag;
+        let known = request.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+        if known.flat_map(|value| value.split(',')).any(|tag| matches(tag.trim())) {
+            return (StatusCode::NOT_MODIFIED, headers).into_response();
+        }
+        (headers, [(header::CONTENT_TYPE, self.content_type)], self.body).into_response()
+    }
+}

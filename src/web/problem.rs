@@ -1,0 +1,95 @@
+//! A problem: what a request is answered when it can't be served, as `application/problem+json`
+//! (RFC 9457). It says what was wrong, in which field, and the limit; never a cause inside the hub.
+
+use std::borrow::Cow;
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::message::InvalidName;
+
+/// What was wrong with a request.
+#[derive(Debug, Serialize)]
+pub(super) struct Problem {
+    #[serde(serialize_with = "code")]
+    status: StatusCode,
+    title: &'static str,
+    detail: Cow<'static, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<u64>,
+    #[serde(skip)]
+    retry_after_seconds: Option<u32>,
+}
+
+fn code<S: serde::Serializer>(status: &StatusCode, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u16(status.as_u16())
+}
+
+impl Problem {
+    /// A problem with the request as a whole.
+    pub(super) fn new(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Self {
+        let title = status.canonical_reason().unwrap_or("Error");
+        Problem { status, title, detail: detail.into(), field: None, limit: None, retry_after_seconds: None }
+    }
+
+    /// The request can't be read: its JSON, its form, its encoding.
+    pub(super) fn malformed(detail: impl Into<Cow<'static, str>>) -> Self {
+        Problem::new(StatusCode::BAD_REQUEST, detail)
+    }
+
+    /// The request can be read, but this field (or query parameter, or header) makes no sense.
+    /// `what` goes on from its name: "is empty".
+    pub(super) fn invalid(field: &str, what: impl std::fmt::Display) -> Self {
+        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("`{}` {what}", shortened(field))).field(field)
+    }
+
+    /// This field's name makes no sense.
+    pub(super) fn invalid_name(field: &str, error: InvalidName) -> Self {
+        let problem = Problem::invalid(field, error);
+        match error {
+            InvalidName::TooLong { limit, .. } => problem.limit(limit),
+            _ => problem,
+        }
+    }
+
+    /// Names the field, query parameter or header.
+    pub(super) fn field(self, field: &str) -> Self {
+        Problem { field: Some(shortened(field).into_owned()), ..self }
+    }
+
+    /// Names the limit that was crossed.
+    pub(super) fn limit(self, limit: usize) -> Self {
+        Problem { limit: u64::try_from(limit).ok(), ..self }
+    }
+
+    /// The same request may succeed after this many seconds.
+    pub(super) fn retry_after(self, seconds: u32) -> Self {
+        Problem { retry_after_seconds: Some(seconds), ..self }
+    }
+}
+
+/// A stranger's field name, cut so that an answer stays small.
+fn shortened(field: &str) -> Cow<'_, str> {
+    const LIMIT: usize = 64;
+    if field.len() <= LIMIT {
+        field.into()
+    } else {
+        format!("{}…", &field[..field.floor_char_boundary(LIMIT)]).into()
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let body = serde_json::to_vec(&self).expect("a problem is JSON");
+        let mut response = (self.status, body).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(seconds) = self.retry_after_seconds {
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        response
+    }
+}

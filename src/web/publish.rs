@@ -1,0 +1,210 @@
+//! `POST /messages`: publishes one message.
+
+use std::fmt::{self, Write as _};
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Redirect, Response};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
+use super::fields::{Fields, is_form};
+use super::problem::Problem;
+use super::{App, IDEMPOTENCY_KEY, accepts, body};
+use crate::config::Config;
+use crate::hub::{PublishError, Published};
+use crate::message::{
+    ChannelName, Data, Draft, EventName, IdempotencyKey, Message, Receipt, SubscriberId, is_printable,
+};
+
+/// Answers 201 with the message's id once the journal keeps it.
+pub(super) async fn publish(State(app): State<Arc<App>>, request: Request) -> Result<Response, Problem> {
+    let (parts, body) = request.into_parts();
+    let key = idempotency_key(&parts.headers)?;
+    let kind = Kind::of(&parts.headers)?;
+    let body = body::read(&app, &parts.headers, body).await?;
+    let query = Fields::urlencoded(parts.uri.query().unwrap_or_default().as_bytes())?;
+    let browser = matches!(kind, Kind::Form) && accepts(&parts.headers, "text/html");
+    let draft = draft(kind, &body.bytes, query, &app.config)?;
+
+    let receipt = match app.hub.publish(draft, key).await {
+        Ok(Published::New { entry, subscribers }) => {
+            log(&app.config, &entry.message, subscribers);
+            Receipt::from(&entry.message)
+        }
+        Ok(Published::Repeated(receipt)) => receipt,
+        Err(PublishError::KeyReused) => {
+            return Err(Problem::invalid("Idempotency-Key", "was used for another request"));
+        }
+        Err(PublishError::Stopped) => {
+            return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the hub is stopping").retry_after(1));
+        }
+    };
+    if browser {
+        return Ok(Redirect::to("/").into_response());
+    }
+    let json = serde_json::to_vec(&receipt).expect("a receipt is JSON");
+    let content_type = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok((StatusCode::CREATED, [content_type], json).into_response())
+}
+
+/// What the body is, by its content type.
+#[derive(Debug)]
+enum Kind {
+    Json,
+    Text,
+    /// An HTML form, or text that `curl -d` sends under that type.
+    Form,
+    /// Anything else, with its type.
+    Binary(String),
+}
+
+impl Kind {
+    fn of(headers: &HeaderMap) -> Result<Self, Problem> {
+        let unsupported = |detail| Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail).field("Content-Type");
+        // RFC 9110 8.3: what is not said may be taken as arbitrary bytes.
+        let Some(value) = headers.get(header::CONTENT_TYPE) else {
+            return Ok(Kind::Binary("application/octet-stream".to_owned()));
+        };
+        let media_type = parse_media_type(value).ok_or_else(|| unsupported("the content type can't be read"))?;
+        let (essence, parameters) = media_type.split_once(';').unwrap_or((&media_type, ""));
+        let utf8 = parameters
+            .split(';')
+            .filter_map(|parameter| parameter.strip_prefix("charset="))
+            .all(|charset| ["utf-8", "utf8", "us-ascii"].iter().any(|known| charset.eq_ignore_ascii_case(known)));
+        let kind = match essence {
+            "application/json" => Kind::Json,
+            "text/plain" => Kind::Text,
+            "application/x-www-form-urlencoded" => Kind::Form,
+            multipart if multipart.starts_with("multipart/") => {
+                return Err(unsupported(
+                    "multipart bodies are not taken: send the file's bytes as the body, with its type",
+                ));
+            }
+            _ => return Ok(Kind::Binary(media_type)),
+        };
+        if utf8 { Ok(kind) } else { Err(unsupported("text must be UTF-8")) }
+    }
+}
+
+/// The media type without white space, its type in lower case and its parameters unquoted, so that
+/// it can stand in a `data:` URL. `None` if it is none, or has characters that can't stand there.
+fn parse_media_type(value: &HeaderValue) -> Option<String> {
+    /// Real ones are far shorter; it is kept with every message of that type.
+    const LIMIT: usize = 256;
+    let value = value.to_str().ok().filter(|value| value.len() <= LIMIT)?;
+    let is_token = |text: &str| {
+        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$&^_.+-".contains(&byte))
+    };
+    let mut parts = value.split(';').map(str::trim);
+    let essence = parts.next()?.to_ascii_lowercase();
+    let (kind, subtype) = essence.split_once('/')?;
+    if !is_token(kind) || !is_token(subtype) {
+        return None;
+    }
+    let mut media_type = essence;
+    for parameter in parts.filter(|part| !part.is_empty()) {
+        let (name, value) = parameter.split_once('=')?;
+        let value = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value);
+        if !is_token(name) || !is_token(value) {
+            return None;
+        }
+        media_type.push_str(&format!(";{}={value}", name.to_ascii_lowercase()));
+    }
+    Some(media_type)
+}
+
+fn draft(kind: Kind, body: &[u8], query: Fields, config: &Config) -> Result<Draft, Problem> {
+    let text = || std::str::from_utf8(body).map_err(|_| Problem::malformed("the body is not UTF-8"));
+    let depth_limit = config.max_json_depth;
+    let (data, mut fields) = match kind {
+        Kind::Json => {
+            query.finish("the fields of a JSON body are in the body")?;
+            let mut fields = Fields::json(body)?;
+            (fields.data(depth_limit)?, fields)
+        }
+        Kind::Form if is_form(body) => {
+            let mut fields = Fields::urlencoded(body)?;
+            (fields.data(depth_limit)?, fields.and(query))
+        }
+        Kind::Form | Kind::Text => (Some(Data::text(text()?)), query),
+        Kind::Binary(media_type) => (Data::text(&format!("data:{media_type};base64,{}", BASE64.encode(body))), query),
+    };
+    let (event, channel, except) = (fields.one("event")?, fields.one("channel")?, fields.one("except")?);
+    fields.finish("the fields are data, event, channel, except")?;
+    let data = data.ok_or_else(|| Problem::invalid("data", "is missing"))?;
+    Ok(Draft {
+        event: match event {
+            Some(text) => {
+                EventName::parse(&text, config.max_event_name).map_err(|error| Problem::invalid_name("event", error))?
+            }
+            None => EventName::default(),
+        },
+        channel: match channel {
+            Some(text) => channel_name(&text, config)?,
+            None => ChannelName::default(),
+        },
+        except: except.map(|text| subscriber_id("except", &text)).transpose()?,
+        data,
+    })
+}
+
+/// The channel in the field or query parameter `channel`.
+pub(super) fn channel_name(text: &str, config: &Config) -> Result<ChannelName, Problem> {
+    ChannelName::parse(text, config.max_channel_name).map_err(|error| Problem::invalid_name("channel", error))
+}
+
+/// The subscriber's id in this field or query parameter.
+pub(super) fn subscriber_id(field: &str, text: &str) -> Result<SubscriberId, Problem> {
+    SubscriberId::parse(text).map_err(|error| Problem::invalid_name(field, error))
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
+    const NAME: &str = "Idempotency-Key";
+    let mut keys = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let (key, second) = (keys.next(), keys.next());
+    if second.is_some() {
+        return Err(Problem::malformed("`Idempotency-Key` is there twice").field(NAME));
+    }
+    // Bytes that are no text are no visible ASCII either.
+    let parse = |key: &HeaderValue| IdempotencyKey::parse(key.to_str().unwrap_or("\u{fffd}"));
+    key.map(parse).transpose().map_err(|error| {
+        let problem = Problem::malformed(format!("`{NAME}` {error}")).field(NAME);
+        if key.is_some_and(|key| key.len() > IdempotencyKey::LIMIT) {
+            problem.limit(IdempotencyKey::LIMIT)
+        } else {
+            problem
+        }
+    })
+}
+
+/// One line, whatever the data.
+fn log(config: &Config, message: &Message, subscribers: usize) {
+    let json = message.data.as_json();
+    let data = (!config.hide_data).then(|| tracing::field::display(OneLine(json)));
+    tracing::info!(
+        id = %message.id,
+        channel = message.channel.as_str(),
+        event = ?message.event.as_str(),
+        size = json.len(),
+        subscribers,
+        data,
+        "message published"
+    );
+}
+
+/// A JSON text cut to the first 256 bytes, with what could begin a line or hide one escaped.
+struct OneLine<'a>(&'a str);
+
+impl fmt::Display for OneLine<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        /// Enough to recognise a message by.
+        const SHOWN: usize = 256;
+        let cut = self.0.floor_char_boundary(SHOWN);
+        for c in self.0[..cut].chars() {
+            if is_printable(c) { out.write_char(c)? } else { write!(out, "{}", c.escape_unicode())? }
+        }
+        if cut < self.0.len() { out.write_char('…') } else { Ok(()) }
+    }
+}
