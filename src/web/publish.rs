@@ -129,7 +129,10 @@ fn draft(kind: Kind, body: &[u8], query: Fields, config: &Config) -> Result<Draf
             (fields.data(depth_limit)?, fields.and(query))
         }
         Kind::Form | Kind::Text => (Some(Data::text(text()?)), query),
-        Kind::Binary(media_type) => (Data::text(&format!("data:{media_type};base64,{}", BASE64.encode(body))), query),
+        Kind::Binary(media_type) => {
+            let url = format!("data:{media_type};base64,{}", BASE64.encode(body));
+            (Some(Data::text(&url)), query)
+        }
     };
     let (event, channel, except) = (fields.one("event")?, fields.one("channel")?, fields.one("except")?);
     fields.finish("the fields are data, event, channel, except")?;
