@@ -1,7 +1,7 @@
 //! A real hub, the binary itself, on port 0; and raw HTTP over real sockets against it. Nothing here
 //! knows the hub's code: what a test sees is what crossed the wire.
 
-#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part, as if it were a crate")]
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
@@ -77,7 +77,12 @@ impl Hub {
                 return found;
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero() && !lines.1, "{} of {count} lines with {parts:?} in the log:\n{}", found.len(), lines.0.join("\n"));
+            assert!(
+                !left.is_zero() && !lines.1,
+                "{} of {count} lines with {parts:?} in the log:\n{}",
+                found.len(),
+                lines.0.join("\n")
+            );
             lines = self.log.grown.wait_timeout(lines, left).unwrap().0;
         }
     }
@@ -141,7 +146,8 @@ impl Hub {
 
     /// The response to a request with these headers, each as in "Name: value".
     pub fn send(&self, method: &str, target: &str, headers: &[&str], body: &[u8]) -> Response {
-        let head = self.head(method, target, headers, Some(body.len()).filter(|length| *length > 0 || method == "POST"));
+        let head =
+            self.head(method, target, headers, Some(body.len()).filter(|length| *length > 0 || method == "POST"));
         let mut stream = self.connect();
         let _ = stream.write_all(&[head.as_bytes(), body].concat());
         Response::read(&mut BufReader::new(stream), method == "HEAD")
