@@ -14,7 +14,7 @@ use crate::journal::{KeyLimits, PageLimit, Retention};
 
 const EXAMPLES: &str = "\
 Examples:
-  tabcast                                                 the hub and its page, on http://127.0.0.1:3000
+  tabcast                                                 serve the hub and its page
   curl -N http://127.0.0.1:3000/events                    watch
   curl -d 'Hello World!' http://127.0.0.1:3000/messages   send
 

@@ -2,12 +2,13 @@
 //! knows the hub's code: what a test sees is what crossed the wire.
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part, as if it were a crate")]
+#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long anything is waited for before the test fails. No test is faster or slower for it.
@@ -89,7 +90,8 @@ impl Hub {
 
     /// The log so far.
     pub fn log(&self) -> Vec<String> {
-        self.log.lines.lock().unwrap().0.clone()
+        // Also while a test fails, which may have poisoned it.
+        self.log.lines.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
     }
 
     pub fn pid(&self) -> u32 {
@@ -217,7 +219,8 @@ impl Drop for Hub {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!("the hub's log:\n{}", self.log().join("\n"));
+            let log = self.log();
+            eprintln!("the end of the hub's log:\n{}", log[log.len().saturating_sub(30)..].join("\n"));
         }
     }
 }
@@ -260,6 +263,11 @@ pub struct Response {
 }
 
 impl Response {
+    /// The status of an interim response, which has a head alone.
+    pub fn read_interim(reader: &mut impl BufRead) -> u16 {
+        read_head(reader).unwrap().0
+    }
+
     pub fn read(reader: &mut impl BufRead, is_head: bool) -> Response {
         let (status, headers) = match read_head(reader) {
             Ok(head) => head,

@@ -1,0 +1,204 @@
+//! `GET /events`: what a subscriber is sent, to the byte, in each format; and what is logged of it.
+
+mod common;
+
+use common::Hub;
+
+#[test]
+fn a_stream_begins_with_a_comment_a_retry_and_where_the_subscriber_is() {
+    let hub = Hub::start(&[]);
+    let id = hub.publish("before");
+    let stream = hub.watch("/events", &[]);
+    let mut lines = stream.opening.lines();
+    assert!(lines.next().unwrap().starts_with(": "));
+    let retry: u64 = lines.next().unwrap().strip_prefix("retry: ").unwrap().parse().unwrap();
+    assert!((1_000..=4_000).contains(&retry), "{retry}");
+    assert_eq!(lines.next(), Some(&*format!("id: {id}")));
+    assert_eq!(lines.next(), Some(""));
+    assert_eq!(stream.header("content-type"), Some("text/event-stream"));
+    assert_eq!(stream.header("cache-control"), Some("no-store, no-transform"));
+    assert_eq!(stream.header("x-accel-buffering"), Some("no"));
+}
+
+#[test]
+fn the_default_format_is_the_bare_data() {
+    let hub = Hub::start(&[]);
+    let mut stream = hub.watch("/events", &[]);
+    let id = hub.publish("Hello World!");
+    assert_eq!(stream.block().unwrap(), format!("id: {id}\ndata: Hello World!\n\n"));
+    // A name but `message` is told; every kind of line break is one; a leading space stays.
+    hub.post("?event=chat%20message", "text/plain", " a\nb\r\nc\rd\n");
+    let block = stream.block().unwrap();
+    let (_, rest) = block.split_once('\n').unwrap();
+    assert_eq!(rest, "event: chat message\ndata:  a\ndata: b\ndata: c\ndata: d\ndata: \n\n");
+    // JSON but a string is its compact text, a string its own.
+    hub.post("", "application/json", "{\"data\": {\"a\": [1, \"x\\ny\"]}}");
+    assert_eq!(stream.data(), "{\"a\":[1,\"x\\ny\"]}");
+    hub.post("", "application/json", "{\"data\": \"x\\ny\"}");
+    assert_eq!(stream.data(), "x\ny");
+    hub.post("", "text/plain", "");
+    assert!(stream.block().unwrap().ends_with("\ndata: \n\n"));
+}
+
+#[test]
+fn format_message_is_the_whole_message_as_json_of_type_message() {
+    let hub = Hub::start(&[]);
+    let mut stream = hub.watch("/events?format=message&channel=a.b", &[]);
+    let receipt = hub.post("?channel=a.b&event=x", "text/plain", "1\n2").json();
+    let (id, time) = (receipt["id"].as_str().unwrap(), receipt["time"].as_str().unwrap());
+    let object = format!(r#"{{"id":"{id}","channel":"a.b","event":"x","data":"1\n2","time":"{time}"}}"#);
+    assert_eq!(stream.block().unwrap(), format!("id: {id}\ndata: {object}\n\n"));
+
+    let mut lines = hub.open("/events?channel=a.b&last=1", &["Accept: application/x-ndjson"]);
+    assert_eq!(lines.header("content-type"), Some("application/x-ndjson"));
+    assert_eq!(lines.line().unwrap(), format!("{object}\n"));
+}
+
+#[test]
+fn a_subscriber_gets_the_channels_it_asked_for_in_the_order_of_publishing() {
+    let hub = Hub::start(&[]);
+    let mut both = hub.watch("/events?channel=a&channel=b&channel=a", &[]);
+    let mut main = hub.watch("/events", &[]);
+    for number in 0..50 {
+        hub.publish_to(["a", "b", "c", "main"][number % 4], &number.to_string());
+    }
+    let expected: Vec<_> = (0..50).filter(|number| number % 4 < 2).map(|number| number.to_string()).collect();
+    assert_eq!(expected.iter().map(|_| both.data()).collect::<Vec<_>>(), expected);
+    assert_eq!(main.data(), "3");
+}
+
+#[test]
+fn no_message_overtakes_one_of_another_channel_when_many_publish_at_once() {
+    let hub = Hub::start(&[]);
+    let names: Vec<_> = (0..8).map(|number| format!("c{number}")).collect();
+    let target = format!("/events?channel={}", names.join("&channel="));
+    let mut streams: Vec<_> = (0..4).map(|_| hub.watch(&target, &[])).collect();
+    std::thread::scope(|scope| {
+        for name in &names {
+            let hub = &hub;
+            scope.spawn(move || (0..100).for_each(|number| drop(hub.publish_to(name, &number.to_string()))));
+        }
+        for stream in &mut streams {
+            for expected in 1..=800 {
+                assert!(stream.event().unwrap().id.ends_with(&format!("-{expected}")));
+            }
+        }
+    });
+}
+
+#[test]
+fn last_replays_the_newest_kept_messages_and_then_goes_on_live() {
+    let hub = Hub::start(&[]);
+    (1..=5).for_each(|number| drop(hub.publish(&number.to_string())));
+    hub.publish_to("other", "x");
+    let mut stream = hub.watch("/events?last=2", &[]);
+    assert_eq!((stream.data(), stream.data()), ("4".to_owned(), "5".to_owned()));
+    hub.publish("6");
+    assert_eq!(stream.data(), "6");
+    let mut all = hub.watch("/events?last=1000000", &[]);
+    assert_eq!((1..=6).map(|_| all.data()).collect::<String>(), "123456");
+    hub.publish("7");
+    let mut none = hub.watch("/events?last=0", &[]);
+    hub.publish("8");
+    assert_eq!(none.data(), "8");
+}
+
+#[test]
+fn a_message_except_one_subscriber_is_not_sent_to_it_live_or_on_replay() {
+    let hub = Hub::start(&[]);
+    let (mut me, mut you) = (hub.watch("/events?as=me", &[]), hub.watch("/events?as=you", &[]));
+    let id = hub.publish("to all");
+    hub.post("", "application/json", r#"{"data": "not to me", "except": "me"}"#);
+    hub.post("?except=you", "text/plain", "not to you");
+    assert_eq!([me.data(), me.data()], ["to all", "not to you"]);
+    assert_eq!([you.data(), you.data()], ["to all", "not to me"]);
+    let mut me = hub.watch("/events?as=me", &[&format!("Last-Event-ID: {id}")]);
+    assert_eq!(me.data(), "not to you");
+    assert_eq!(hub.get("/messages?as=me").json()["messages"].as_array().unwrap().len(), 2);
+    assert_eq!(hub.get("/messages").json()["messages"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn an_idle_stream_is_kept_alive_by_comments_and_ndjson_by_empty_lines() {
+    let hub = Hub::start(&["--keep-alive", "20ms"]);
+    let mut stream = hub.watch("/events", &[]);
+    assert_eq!(stream.block().unwrap(), ":\n\n");
+    assert_eq!(stream.block().unwrap(), ":\n\n");
+    hub.publish("x");
+    assert_eq!(stream.data(), "x");
+    assert_eq!(hub.open("/events", &["Accept: text/plain, application/x-ndjson;q=0.9"]).line().unwrap(), "\n");
+}
+
+#[test]
+fn a_quiet_channels_subscriber_is_told_where_it_is_so_that_it_does_not_fall_out_of_retention() {
+    let hub = Hub::start(&["--keep-alive", "50ms", "--retention-messages", "3"]);
+    let mut quiet = hub.watch("/events?channel=quiet&channel=silent", &[]);
+    let newest = (0..9).map(|_| hub.publish("loud")).last().unwrap();
+    let checkpoint = loop {
+        let block = quiet.block().unwrap();
+        if block.contains(&newest) {
+            break block;
+        }
+    };
+    // An id without data: an EventSource keeps it and dispatches nothing.
+    assert_eq!(checkpoint, format!("id: {newest}\n\n"));
+    let mut again = hub.watch("/events?channel=quiet", &[&format!("Last-Event-ID: {newest}")]);
+    hub.publish_to("quiet", "at last");
+    assert_eq!(again.event().unwrap().event, "message");
+    assert_eq!(quiet.data(), "at last");
+}
+
+#[test]
+fn head_answers_the_headers_and_is_no_subscriber() {
+    let hub = Hub::start(&["--max-subscribers", "1"]);
+    let response = hub.send("HEAD", "/events", &[], b"");
+    assert_eq!((response.status, response.header("content-type")), (200, Some("text/event-stream")));
+    let _stream = hub.watch("/events", &[]);
+    assert!(hub.log().iter().all(|line| !line.contains("subscriber=2")));
+    hub.wait_for_log(&["subscriber connected", "subscriber=1"]);
+}
+
+#[test]
+fn http_1_0_gets_a_stream_that_ends_with_the_connection() {
+    use std::io::{BufRead, BufReader, Write};
+    let hub = Hub::start(&[]);
+    let mut connection = hub.connect();
+    connection.write_all(b"GET /events HTTP/1.0\r\n\r\n").unwrap();
+    let mut lines = BufReader::new(connection).lines().map(Result::unwrap);
+    let head: Vec<_> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
+    assert!(head[0].ends_with("200 OK"), "{head:?}");
+    assert!(!head.iter().any(|line| line.to_ascii_lowercase().starts_with("transfer-encoding")), "{head:?}");
+    hub.wait_for_log(&["subscriber connected"]);
+    hub.publish("old but good");
+    assert!(lines.any(|line| line == "data: old but good"));
+}
+
+#[test]
+fn connect_and_disconnect_are_logged_with_how_long_how_many_and_why() {
+    let hub = Hub::start(&[]);
+    let mut closed = hub.watch("/events?channel=a&channel=b", &[]);
+    let line = hub.wait_for_log(&["subscriber connected", "subscriber=1"]);
+    assert!(line.contains("address=127.0.0.1:") && line.contains("channels=\"a,b\""), "{line}");
+    hub.publish_to("b", "x");
+    closed.data();
+    drop(closed);
+    let line = hub.wait_for_log(&["subscriber disconnected", "subscriber=1"]);
+    assert!(line.contains("sent=1 ") && line.contains("duration_ms=") && line.contains("reason=\"closed\""), "{line}");
+
+    // Data left unread makes the kernel answer the close with a reset.
+    let reset = hub.watch_without_reading("/events");
+    hub.wait_for_log(&["subscriber connected", "subscriber=2"]);
+    reset.peek(&mut [0]).unwrap();
+    drop(reset);
+    hub.wait_for_log(&["subscriber disconnected", "subscriber=2", "reason=\"reset\""]);
+}
+
+#[test]
+fn the_log_tells_how_many_subscribers_a_message_reached() {
+    let hub = Hub::start(&[]);
+    let _streams: Vec<_> = (0..3).map(|_| hub.watch("/events?channel=a", &[])).collect();
+    hub.publish_to("a", "x");
+    hub.publish_to("b", "y");
+    hub.wait_for_log(&["message published", "channel=\"a\"", "subscribers=3"]);
+    hub.wait_for_log(&["message published", "channel=\"b\"", "subscribers=0"]);
+}

@@ -1,0 +1,116 @@
+//! Slow subscribers: one that reads late gets everything that is still kept, costs no more memory
+//! than it is allowed, and harms nobody.
+
+mod common;
+
+use std::io::{BufReader, Read, Write};
+
+use common::{Hub, Response};
+
+/// Publishes `count` numbered messages over a few keep-alive connections, one after the other on
+/// each, and returns the texts in the order of their ids.
+fn flood(hub: &Hub, count: usize, padding: &str) -> Vec<String> {
+    const PUBLISHERS: usize = 4;
+    let publisher = |first: usize| {
+        let mut connection = BufReader::new(hub.connect());
+        let mut published = Vec::new();
+        for number in (first..count).step_by(PUBLISHERS) {
+            let body = format!("{number} {padding}");
+            let head = format!(
+                "POST /messages HTTP/1.1\r\nHost: {}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n",
+                hub.address,
+                body.len()
+            );
+            connection.get_mut().write_all(&[head, body].concat().into_bytes()).unwrap();
+            let response = Response::read(&mut connection, false);
+            assert_eq!(response.status, 201);
+            let id = response.json()["id"].as_str().unwrap().to_owned();
+            published.push((id.split_once('-').unwrap().1.parse::<usize>().unwrap(), number.to_string()));
+        }
+        published
+    };
+    let mut published: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..PUBLISHERS).map(|first| scope.spawn(move || publisher(first))).collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    published.sort();
+    published.into_iter().map(|(_, text)| text).collect()
+}
+
+fn number(data: &str) -> String {
+    data.split_once(' ').unwrap().0.to_owned()
+}
+
+#[test]
+fn a_stalled_reader_among_fast_ones_gets_all_of_100_000_messages_in_order() {
+    const COUNT: usize = 100_000;
+    // More than a socket's buffers hold, so that the stalled one's live feed runs far ahead of it.
+    let padding = "x".repeat(100);
+    let hub = Hub::start(&["--retention-messages", "200000", "--retention-bytes", "1GiB", "--hide-data"]);
+    let mut stalled = hub.watch("/events", &[]);
+    let mut fast: Vec<_> = (0..3).map(|_| hub.watch("/events", &[])).collect();
+    let (published, received) = std::thread::scope(|scope| {
+        let readers: Vec<_> = fast
+            .iter_mut()
+            .map(|stream| scope.spawn(|| (0..COUNT).map(|_| number(&stream.data())).collect::<Vec<_>>()))
+            .collect();
+        let published = flood(&hub, COUNT, &padding);
+        (published, readers.into_iter().map(|reader| reader.join().unwrap()).collect::<Vec<_>>())
+    });
+    assert_eq!(published.len(), COUNT);
+    assert!(received.iter().all(|texts| *texts == published));
+    let late: Vec<_> = (0..COUNT).map(|_| number(&stalled.data())).collect();
+    assert!(late == published);
+    // And is live again.
+    hub.publish("0 live");
+    assert_eq!(stalled.data(), "0 live");
+}
+
+#[test]
+fn one_that_reads_too_late_is_told_of_the_gap() {
+    let hub = Hub::start(&["--retention-messages", "100", "--hide-data"]);
+    let mut stalled = hub.watch("/events", &[]);
+    let published = flood(&hub, 2_000, &"x".repeat(10_000));
+    let sequence = |id: &str| id.split_once('-').unwrap().1.parse::<usize>().unwrap();
+    let mut received = Vec::new();
+    let mut position = 0;
+    let mut gaps = 0;
+    while position < published.len() {
+        let event = stalled.event().unwrap();
+        if event.event == "tabcast:gap" {
+            gaps += 1;
+            // From where it was, to the first message that is left. Retention may have moved on
+            // before that one was read: then another gap follows at once.
+            let gap = event.json();
+            assert_eq!(sequence(gap["asked"].as_str().unwrap()), position);
+            assert_eq!(sequence(gap["earliest"].as_str().unwrap()), sequence(&event.id) + 1);
+            assert!(sequence(&event.id) > position);
+        } else {
+            assert_eq!(sequence(&event.id), position + 1);
+            received.push(number(&event.data));
+        }
+        position = sequence(&event.id);
+    }
+    assert!(gaps > 0, "20 MB fitted into the socket's buffers");
+    // Nothing doubled, nothing out of order: what it got is a subsequence.
+    let mut rest = published.iter();
+    assert!(received.iter().all(|text| rest.any(|other| other == text)));
+}
+
+#[test]
+fn subscribers_that_read_nothing_cost_bounded_memory() {
+    let hub = Hub::start(&["--retention-bytes", "8MiB", "--hide-data"]);
+    let padding = "x".repeat(20_000);
+    // Fill retention first, so that what grows afterwards is the subscribers'.
+    flood(&hub, 500, &padding);
+    let mut stalled: Vec<_> = (0..50).map(|_| hub.watch_without_reading("/events")).collect();
+    for stream in &mut stalled {
+        stream.read_exact(&mut [0; 16]).unwrap();
+    }
+    let before = hub.resident_bytes();
+    flood(&hub, 2_000, &padding);
+    let grown = hub.resident_bytes().saturating_sub(before);
+    // Each may hold a replay page and what is being written; 40 MB went past each of them.
+    assert!(grown < 50 * (1 << 20), "{grown} bytes for 50 stalled subscribers");
+    assert_eq!(hub.publish("alive").split_once('-').unwrap().1, "2501");
+}

@@ -1,0 +1,176 @@
+//! Resuming: a subscriber that comes back goes on where it was, and is told what it can't be given.
+//! History: the same messages, asked for.
+
+mod common;
+
+use common::{Hub, Stream};
+
+fn publish(hub: &Hub, numbers: std::ops::RangeInclusive<usize>) -> Vec<String> {
+    numbers.map(|number| hub.publish(&number.to_string())).collect()
+}
+
+fn data(stream: &mut Stream, count: usize) -> Vec<String> {
+    (0..count).map(|_| stream.data()).collect()
+}
+
+fn resume(hub: &Hub, id: &str) -> Stream {
+    hub.watch("/events", &[&format!("Last-Event-ID: {id}")])
+}
+
+#[test]
+fn a_subscriber_resumes_after_its_last_event_id() {
+    let hub = Hub::start(&[]);
+    let ids = publish(&hub, 1..=5);
+    let mut stream = resume(&hub, &ids[1]);
+    assert_eq!(data(&mut stream, 3), ["3", "4", "5"]);
+    publish(&hub, 6..=6);
+    assert_eq!(stream.data(), "6");
+}
+
+#[test]
+fn the_cursor_may_stand_in_the_query_but_the_header_wins() {
+    let hub = Hub::start(&[]);
+    let ids = publish(&hub, 1..=4);
+    let in_query = format!("/events?last=3&last_event_id={}", ids[2]);
+    assert_eq!(hub.watch(&in_query, &[]).data(), "4");
+    let mut both = hub.watch(&in_query, &[&format!("last-event-id: {}", ids[0])]);
+    assert_eq!(data(&mut both, 3), ["2", "3", "4"]);
+    // An EventSource that has none sends none; an empty one is none.
+    assert_eq!(data(&mut hub.watch("/events?last=2&last_event_id=", &["Last-Event-ID:"]), 2), ["3", "4"]);
+}
+
+#[test]
+fn one_cut_off_before_its_first_message_misses_nothing() {
+    let hub = Hub::start(&[]);
+    publish(&hub, 1..=2);
+    let stream = hub.watch("/events", &[]);
+    let id = stream.opening.lines().find_map(|line| line.strip_prefix("id: ")).unwrap().to_owned();
+    drop(stream);
+    publish(&hub, 3..=4);
+    assert_eq!(data(&mut resume(&hub, &id), 2), ["3", "4"]);
+}
+
+#[test]
+fn a_cursor_older_than_retention_is_told_of_the_gap_and_given_what_is_kept() {
+    let hub = Hub::start(&["--retention-messages", "3"]);
+    let ids = publish(&hub, 1..=9);
+    let mut stream = resume(&hub, &ids[3]);
+    let gap = stream.event().unwrap();
+    assert_eq!(gap.event, "tabcast:gap");
+    assert_eq!(gap.json(), serde_json::json!({ "asked": ids[3], "earliest": ids[6] }));
+    assert_eq!(data(&mut stream, 3), ["7", "8", "9"]);
+    // Its id is where the subscriber is now: one that is cut off here is not told twice.
+    let mut again = resume(&hub, &gap.id);
+    assert_eq!(data(&mut again, 3), ["7", "8", "9"]);
+    // The last before what is kept is no gap.
+    assert_eq!(data(&mut resume(&hub, &ids[5]), 3), ["7", "8", "9"]);
+}
+
+#[test]
+fn a_cursor_that_is_none_of_this_journals_is_told_so_in_the_stream() {
+    let hub = Hub::start(&[]);
+    let long = "x".repeat(500);
+    for (number, foreign) in ["zzzzzzzz-1", "garbage", "-", "\u{fc}", &*long].iter().enumerate() {
+        let mut stream = resume(&hub, foreign);
+        assert!(!stream.opening.contains("id:"), "a reconnect would pass for resumed");
+        let gap = stream.event().unwrap();
+        assert_eq!(gap.event, "tabcast:gap");
+        assert_eq!(gap.json()["asked"].as_str().unwrap(), &foreign[..foreign.len().min(64)]);
+        assert_eq!(gap.json()["earliest"].is_null(), number == 0, "{gap:?}");
+        (0..number).for_each(|_| drop(stream.data()));
+        hub.publish("next");
+        assert_eq!(stream.data(), "next");
+    }
+}
+
+#[test]
+fn an_id_not_given_out_yet_is_a_gap() {
+    let hub = Hub::start(&[]);
+    let ids = publish(&hub, 1..=1);
+    let ahead = ids[0].replace("-1", "-7");
+    let mut stream = resume(&hub, &ahead);
+    assert_eq!(stream.event().unwrap().event, "tabcast:gap");
+    assert_eq!(stream.data(), "1");
+}
+
+#[test]
+fn a_restarted_hub_has_another_epoch_and_says_so() {
+    let mut hub = Hub::start(&[]);
+    let ids = publish(&hub, 1..=3);
+    let address = hub.address;
+    hub.signal("KILL");
+    hub.wait();
+    let hub = Hub::start_at(address, &[]);
+    let mut stream = resume(&hub, &ids[2]);
+    let gap = stream.event().unwrap();
+    assert_eq!((&*gap.event, gap.json()["asked"].as_str()), ("tabcast:gap", Some(&*ids[2])));
+    publish(&hub, 4..=4);
+    assert_eq!(stream.data(), "4");
+}
+
+#[test]
+fn ndjson_is_told_of_a_gap_on_a_line_of_its_own() {
+    let hub = Hub::start(&[]);
+    let mut stream = hub.open("/events", &["Accept: application/x-ndjson", "Last-Event-ID: garbage"]);
+    let expected = "{\"event\":\"tabcast:gap\",\"data\":{\"asked\":\"garbage\",\"earliest\":null}}\n";
+    assert_eq!(stream.line().unwrap(), expected);
+}
+
+#[test]
+fn reconnecting_at_every_message_while_many_publish_loses_and_doubles_nothing() {
+    let hub = Hub::start(&[]);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| (0..100).for_each(|_| drop(hub.publish("x"))));
+        }
+        let first = hub.watch("/events?last=1000000", &[]);
+        let mut id = first.opening.lines().find_map(|line| line.strip_prefix("id: ")).unwrap().to_owned();
+        let mut seen = 0;
+        while seen < 400 {
+            let mut stream = resume(&hub, &id);
+            for _ in 0..(seen % 3).min(399 - seen) + 1 {
+                seen += 1;
+                id = stream.event().unwrap().id;
+                assert!(id.ends_with(&format!("-{seen}")), "{id} is not the message after {}", seen - 1);
+            }
+        }
+    });
+}
+
+#[test]
+fn history_is_newest_last_and_pages_by_after() {
+    let hub = Hub::start(&["--replay-page", "4"]);
+    let ids = publish(&hub, 1..=10);
+    hub.publish_to("other", "x");
+    let texts = |target: &str| -> String {
+        let json = hub.get(target).json();
+        json["messages"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|message| message["data"].as_str().unwrap())
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    assert_eq!(texts("/messages"), "7 8 9 10");
+    assert_eq!(texts("/messages?last=2"), "9 10");
+    assert_eq!(texts("/messages?limit=2"), "9 10");
+    assert_eq!(texts("/messages?last=0"), "");
+    assert_eq!(texts(&format!("/messages?after={}", ids[1])), "3 4 5 6");
+    assert_eq!(texts(&format!("/messages?after={}&limit=2", ids[1])), "3 4");
+    assert_eq!(texts(&format!("/messages?after={}", ids[9])), "");
+    assert_eq!(texts(&format!("/messages?channel=other&channel=main&after={}", ids[8])), "10 x");
+    assert_eq!(hub.get("/messages?channel=nobody").text(), "{\"messages\":[]}");
+    assert_eq!(hub.get("/messages").header("content-type"), Some("application/json"));
+}
+
+#[test]
+fn history_tells_of_a_gap() {
+    let hub = Hub::start(&["--retention-messages", "2"]);
+    let ids = publish(&hub, 1..=5);
+    let json = hub.get(&format!("/messages?after={}&limit=1", ids[0])).json();
+    assert_eq!(json["gap"], serde_json::json!({ "asked": ids[0], "earliest": ids[3] }));
+    assert_eq!(json["messages"][0]["data"], "4");
+    assert_eq!(json["messages"].as_array().unwrap().len(), 1);
+    assert!(hub.get(&format!("/messages?after={}", ids[2])).json().get("gap").is_none());
+}

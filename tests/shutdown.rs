@@ -1,0 +1,160 @@
+//! Lifecycle: signals, exit codes, and what is said at the start.
+
+mod common;
+
+use std::io::{BufReader, Write};
+use std::process::Command;
+
+use common::{Hub, Response};
+
+fn tabcast(flags: &[&str]) -> (Option<i32>, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_tabcast")).args(flags).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn sigterm_and_sigint_end_every_stream_cleanly_and_the_process_with_0() {
+    for signal in ["TERM", "INT"] {
+        let mut hub = Hub::start(&[]);
+        let mut streams: Vec<_> = ["/events", "/events?format=message", "/events?channel=a&channel=b"]
+            .iter()
+            .map(|target| hub.watch(target, &[]))
+            .collect();
+        let mut lines = hub.open("/events", &["Accept: application/x-ndjson"]);
+        hub.publish("x");
+        streams[0].data();
+        hub.signal(signal);
+        streams[1].data();
+        // `None` is the last chunk of a whole response; a cut connection would fail the test.
+        assert!(streams.iter_mut().all(|stream| stream.event().is_none()));
+        while lines.line().is_some() {}
+        assert_eq!(hub.wait().code(), Some(0));
+        hub.wait_for_logs(&["subscriber disconnected", "reason=\"shutdown\""], 4);
+        hub.wait_for_log(&["stopping", signal]);
+    }
+}
+
+#[test]
+fn a_thousand_streams_are_ended_and_stalled_ones_cut() {
+    let mut hub = Hub::start(&["--max-subscribers-per-address", "2000"]);
+    let mut streams: Vec<_> = (0..1_000).map(|_| hub.watch("/events", &[])).collect();
+    let _stalled = hub.watch_without_reading("/events");
+    hub.wait_for_logs(&["subscriber connected"], 1_001);
+    let large = "x".repeat(1 << 20);
+    (0..12).for_each(|_| drop(hub.publish_to("other", &large)));
+    hub.signal("TERM");
+    assert!(streams.iter_mut().all(|stream| stream.event().is_none()));
+    assert_eq!(hub.wait().code(), Some(0));
+    hub.wait_for_logs(&["subscriber disconnected"], 1_001);
+}
+
+#[test]
+fn a_publish_in_flight_is_finished() {
+    let mut hub = Hub::start(&[]);
+    let mut stream = hub.watch("/events", &[]);
+    let mut connection = hub.connect();
+    let head = format!(
+        "POST /messages HTTP/1.1\r\nHost: {}\r\nContent-Type: text/plain\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n",
+        hub.address
+    );
+    connection.write_all(head.as_bytes()).unwrap();
+    let mut reader = BufReader::new(connection);
+    // The hub asks for the body: the request is in flight.
+    assert_eq!(Response::read_interim(&mut reader), 100);
+    hub.signal("TERM");
+    hub.wait_for_log(&["stopping"]);
+    assert!(stream.event().is_none(), "the stream ends, and does not wait for the publish");
+    reader.get_mut().write_all(b"late").unwrap();
+    assert_eq!(Response::read(&mut reader, false).status, 201);
+    assert_eq!(hub.wait().code(), Some(0));
+    hub.wait_for_log(&["message published", "late"]);
+}
+
+#[test]
+fn what_does_not_finish_in_time_is_cut() {
+    let mut hub = Hub::start(&[]);
+    let mut connection = hub.connect();
+    let head = format!(
+        "POST /messages HTTP/1.1\r\nHost: {}\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n",
+        hub.address
+    );
+    connection.write_all(head.as_bytes()).unwrap();
+    assert_eq!(Response::read_interim(&mut BufReader::new(&connection)), 100);
+    hub.signal("TERM");
+    assert_eq!(hub.wait().code(), Some(0));
+    hub.wait_for_log(&["cutting what did not end in time", "connections=1"]);
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let mut hub = Hub::start(&[]);
+    let mut connection = hub.connect();
+    let head = format!(
+        "POST /messages HTTP/1.1\r\nHost: {}\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n",
+        hub.address
+    );
+    connection.write_all(head.as_bytes()).unwrap();
+    assert_eq!(Response::read_interim(&mut BufReader::new(&connection)), 100);
+    hub.signal("INT");
+    hub.wait_for_log(&["stopping"]);
+    hub.signal("INT");
+    assert_eq!(hub.wait().code(), Some(1));
+}
+
+#[test]
+fn a_taken_port_is_a_clear_error_that_names_the_flag() {
+    let hub = Hub::start(&[]);
+    let (code, _, stderr) = tabcast(&["--listen", &hub.address.to_string()]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains(&format!("can't listen on {}", hub.address)) && stderr.contains("--listen"), "{stderr}");
+}
+
+#[test]
+fn version_and_help_are_enough_to_run_it() {
+    let (code, stdout, _) = tabcast(&["--version"]);
+    assert_eq!((code, &*stdout), (Some(0), concat!("tabcast ", env!("CARGO_PKG_VERSION"), "\n")));
+    let (code, stdout, _) = tabcast(&["--help"]);
+    assert_eq!(code, Some(0));
+    for part in [
+        "curl -N http://127.0.0.1:3000/events",
+        "curl -d 'Hello World!'",
+        "--listen <ADDRESS:PORT>",
+        "[default: 127.0.0.1:3000]",
+    ] {
+        assert!(stdout.contains(part), "{part} in\n{stdout}");
+    }
+}
+
+/// Every setting stands in the README's table with its flag, variable and default, as `--help` has
+/// it; and no other does.
+#[test]
+fn the_readme_has_every_setting() {
+    let (_, help, _) = tabcast(&["--help"]);
+    let one_line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut settings = Vec::new();
+    for option in help.split("\n      --").skip(1) {
+        let option = one_line(option);
+        let name = option.split(' ').next().unwrap();
+        let Some(variable) = option.split("[env: ").nth(1).map(|rest| rest.split(['=', ']']).next().unwrap()) else {
+            continue;
+        };
+        let default = option.split("[default: ").nth(1).map_or("", |rest| rest.split(']').next().unwrap());
+        settings.push((format!("--{name}"), variable.to_owned(), default.to_owned()));
+    }
+    assert!(settings.len() > 20, "{help}");
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let rows: Vec<Vec<_>> = readme
+        .lines()
+        .filter(|line| line.starts_with("| `--"))
+        .map(|line| line.split('|').map(|cell| cell.trim().trim_matches('`').to_owned()).collect())
+        .collect();
+    for (flag, variable, default) in &settings {
+        let row = rows
+            .iter()
+            .find(|row| row[1].split(' ').next() == Some(flag))
+            .unwrap_or_else(|| panic!("{flag} is missing in the README"));
+        assert_eq!((&row[2], &row[3]), (variable, default), "{flag}");
+    }
+    assert_eq!(rows.len(), settings.len());
+}
