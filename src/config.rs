@@ -10,7 +10,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
 use crate::hub::SeatLimits;
-use crate::journal::{KeyLimits, PageLimit, Retention};
+use crate::journal::{KeyLimits, PageLimit, Place, Retention};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -40,19 +40,27 @@ pub struct Config {
     #[arg(long, env = "TABCAST_ALLOW_ORIGIN", hide_env_values = true, value_name = "ORIGIN", value_delimiter = ',', value_parser = origin)]
     pub allow_origin: Vec<String>,
 
+    /// The file messages are kept in; `memory` for none, and then they are gone with the process
+    #[arg(long, env = "TABCAST_JOURNAL", hide_env_values = true, value_name = "PATH", default_value = "tabcast.db", value_parser = place)]
+    pub journal: Place,
+
     /// The most messages kept
-    #[arg(
-        long,
-        env = "TABCAST_RETENTION_MESSAGES",
-        hide_env_values = true,
-        value_name = "COUNT",
-        default_value_t = 10_000
-    )]
+    #[arg(long, env = "TABCAST_RETENTION_MESSAGES", hide_env_values = true, value_name = "COUNT", default_value_t = 100_000, value_parser = at_least_one)]
     pub retention_messages: usize,
 
-    /// The most memory kept messages take
-    #[arg(long, env = "TABCAST_RETENTION_BYTES", hide_env_values = true, value_name = "SIZE", default_value = "64MiB")]
+    /// The most bytes of kept messages: on the disk, or of `--journal memory` in memory
+    #[arg(
+        long,
+        env = "TABCAST_RETENTION_BYTES",
+        hide_env_values = true,
+        value_name = "SIZE",
+        default_value = "256MiB"
+    )]
     pub retention_bytes: ByteSize,
+
+    /// How long a message is kept; `--journal memory` keeps it as long as there is room
+    #[arg(long, env = "TABCAST_RETENTION_AGE", hide_env_values = true, value_name = "DURATION", default_value = "7days", value_parser = duration)]
+    pub retention_age: Duration,
 
     /// The most idempotency keys remembered; 0 remembers none
     #[arg(
@@ -176,7 +184,7 @@ impl Config {
     }
 
     pub(crate) fn retention(&self) -> Retention {
-        Retention { messages: self.retention_messages, bytes: bytes(self.retention_bytes) }
+        Retention { messages: self.retention_messages, bytes: bytes(self.retention_bytes), age: self.retention_age }
     }
 
     pub(crate) fn key_limits(&self) -> KeyLimits {
@@ -198,6 +206,14 @@ impl Config {
 /// As `usize`; more than fits is more than there can be.
 pub(crate) fn bytes(size: ByteSize) -> usize {
     usize::try_from(size.as_u64()).unwrap_or(usize::MAX)
+}
+
+fn place(text: &str) -> Result<Place, String> {
+    match text {
+        "" => Err("is empty".to_owned()),
+        "memory" => Ok(Place::Memory),
+        path => Ok(Place::File(path.into())),
+    }
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {

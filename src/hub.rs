@@ -14,7 +14,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Wea
 
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use crate::journal::{Append, Appended, Channels, Entry, Journal, Page, PageLimit};
+use crate::journal::{Append, AppendError, Appended, Channels, Entry, Failed, Journal, Page, PageLimit};
 use crate::message::{ChannelName, Draft, IdempotencyKey, MessageId, Receipt, SubscriberId};
 
 pub use seats::{Full, Seat, SeatLimits, Seats};
@@ -93,9 +93,21 @@ pub enum PublishError {
     /// The key came before, with another request.
     #[error("the idempotency key was used for another request")]
     KeyReused,
-    /// The hub is stopping.
-    #[error("the hub is stopping")]
-    Stopped,
+    /// There is no space to keep it.
+    #[error("there is no space for the journal")]
+    NoSpace,
+    /// The journal failed, or the hub stopped, while it was appended: it may be kept or not.
+    #[error("it is not known whether the message is kept")]
+    Unknown,
+}
+
+impl From<AppendError> for PublishError {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::NoSpace => PublishError::NoSpace,
+            AppendError::Failed(_) => PublishError::Unknown,
+        }
+    }
 }
 
 /// Where a subscriber begins.
@@ -135,23 +147,34 @@ impl Hub {
     /// the caller stops waiting.
     ///
     /// # Errors
-    /// [`PublishError`]: then it was not kept.
+    /// [`PublishError`]: then it was not kept, but for [`PublishError::Unknown`].
     pub async fn publish(&self, draft: Draft, key: Option<IdempotencyKey>) -> Result<Published, PublishError> {
         let (answer, answered) = oneshot::channel();
         let publish = Publish { append: Append { draft, key }, answer };
-        self.inbox.send(publish).await.map_err(|_| PublishError::Stopped)?;
-        answered.await.unwrap_or(Err(PublishError::Stopped))
+        self.inbox.send(publish).await.map_err(|_| PublishError::Unknown)?;
+        answered.await.unwrap_or(Err(PublishError::Unknown))
     }
 
     /// Everything on the channels from the start on, in order, each message once.
-    pub fn subscribe(&self, request: Request) -> Subscription {
-        Subscription::new(Arc::clone(&self.core), request)
+    ///
+    /// # Errors
+    /// [`Failed`] if the journal can't be read.
+    pub async fn subscribe(&self, request: Request) -> Result<Subscription, Failed> {
+        Subscription::new(Arc::clone(&self.core), request).await
     }
 
     /// The kept messages on the request's channels up to now, from its start on; [`Start::Live`]
     /// gives none. Its [`Subscription::next`] ends with `None`.
-    pub fn history(&self, request: Request) -> Subscription {
-        Subscription::history(Arc::clone(&self.core), request)
+    ///
+    /// # Errors
+    /// [`Failed`] if the journal can't be read.
+    pub async fn history(&self, request: Request) -> Result<Subscription, Failed> {
+        Subscription::history(Arc::clone(&self.core), request).await
+    }
+
+    /// Ready when the journal has failed, with what happened: the process must stop, and say so.
+    pub async fn failure(&self) -> String {
+        self.core.journal.failure().await
     }
 
     /// Ends every subscription, those to come too. Publishing goes on.
@@ -179,8 +202,8 @@ impl Core {
         MessageId { epoch: self.journal.epoch(), sequence }
     }
 
-    fn read(&self, position: u64, channels: &Channels) -> Page {
-        self.journal.read(position, channels, self.page)
+    async fn read(&self, position: u64, channels: &Channels) -> Result<Page, Failed> {
+        self.journal.read(position, channels, self.page).await
     }
 
     /// Puts the messages on the live feeds. In each entry's place, how many subscribers it has.
@@ -206,7 +229,15 @@ async fn publish(core: Arc<Core>, mut requests: mpsc::Receiver<Publish>) {
     while requests.recv_many(&mut waiting, BATCH).await > 0 {
         let (batch, answers): (Vec<_>, Vec<_>) =
             waiting.drain(..).map(|publish| (publish.append, publish.answer)).unzip();
-        let appended = core.journal.append(batch);
+        let appended = match core.journal.append(batch).await {
+            Ok(appended) => appended,
+            Err(error) => {
+                for answer in answers {
+                    let _ = answer.send(Err(error.into()));
+                }
+                continue;
+            }
+        };
         let subscribers = core.announce(&appended);
         for ((answer, appended), subscribers) in answers.into_iter().zip(appended).zip(subscribers) {
             let result = match appended {

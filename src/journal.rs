@@ -4,16 +4,149 @@
 
 mod keys;
 mod memory;
+mod sqlite;
+mod tail;
 
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::frame::{Format, Frames};
-use crate::message::{ChannelName, Draft, Epoch, IdempotencyKey, Message, MessageId, Receipt};
+use crate::message::{ChannelName, Draft, Epoch, IdempotencyKey, Message, Receipt};
 
 pub use keys::KeyLimits;
-pub use memory::{Journal, Retention};
+pub use memory::Memory;
+pub use sqlite::{OpenError, Sqlite};
+
+/// Where a journal is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In memory, for as long as the process lives.
+    Memory,
+    /// In this SQLite file.
+    File(PathBuf),
+}
+
+/// How much is kept. The oldest messages are dropped to stay within each limit.
+#[derive(Clone, Copy, Debug)]
+pub struct Retention {
+    /// Messages.
+    pub messages: usize,
+    /// Of a journal in memory, the sum of the messages' [`Entry::weight`]; of a file, its pages in
+    /// use. In bytes.
+    pub bytes: usize,
+    /// Since a message was kept. For a file alone.
+    pub age: Duration,
+}
+
+/// The journal. What both kinds promise:
+///
+/// - [`append`](Self::append) gives ids in the order of the batch, and batches in the order of the
+///   calls. Sequences go up by one. None is given twice, also after a restart.
+/// - Once it has returned [`Appended::New`], the message is kept: in memory as long as the process
+///   lives, in a file whatever happens to the process or the machine's power.
+/// - The newest message is readable from then on, and not before.
+/// - [`read`](Self::read) gives what is kept after a position, in order, without a hole. Where
+///   retention has made one, [`Page::has_gap_after`] tells.
+///
+/// Appends are made by one caller, one after the other. Reads are made by any number of callers and
+/// don't hold up appends.
+#[derive(Debug)]
+pub enum Journal {
+    /// In memory.
+    Memory(Memory),
+    /// In a file.
+    Sqlite(Sqlite),
+}
+
+impl Journal {
+    /// Opens the journal, or makes a new one with an epoch of its own.
+    ///
+    /// # Errors
+    /// [`OpenError`] if the file is no journal, not writable, or another hub's.
+    pub fn open(place: &Place, retention: Retention, keys: KeyLimits) -> Result<Self, OpenError> {
+        match place {
+            Place::Memory => Ok(Journal::Memory(Memory::new(retention, keys))),
+            Place::File(path) => Sqlite::open(path, retention, keys).map(Journal::Sqlite),
+        }
+    }
+
+    /// Which journal this is.
+    pub fn epoch(&self) -> Epoch {
+        match self {
+            Journal::Memory(memory) => memory.epoch(),
+            Journal::Sqlite(sqlite) => sqlite.epoch(),
+        }
+    }
+
+    /// The sequence of the last message appended; 0 if there was none.
+    pub fn head(&self) -> u64 {
+        match self {
+            Journal::Memory(memory) => memory.head(),
+            Journal::Sqlite(sqlite) => sqlite.head(),
+        }
+    }
+
+    /// Appends each message of the batch, in order. One answer per message, in the same order.
+    ///
+    /// # Errors
+    /// [`AppendError`], for the batch as a whole.
+    pub async fn append(&self, batch: Vec<Append>) -> Result<Vec<Appended>, AppendError> {
+        match self {
+            Journal::Memory(memory) => Ok(memory.append(batch)),
+            Journal::Sqlite(sqlite) => sqlite.append(batch).await,
+        }
+    }
+
+    /// The kept messages after `position` on `channels`.
+    ///
+    /// # Errors
+    /// [`Failed`] if the journal can't be read; it is of no more use then.
+    pub async fn read(&self, position: u64, channels: &Channels, limit: PageLimit) -> Result<Page, Failed> {
+        match self {
+            Journal::Memory(memory) => Ok(memory.read(position, channels, limit)),
+            Journal::Sqlite(sqlite) => sqlite.read(position, channels, limit).await,
+        }
+    }
+
+    /// The position from which a read gives the newest `count` kept messages on `channels`, or as
+    /// many as there are.
+    ///
+    /// # Errors
+    /// [`Failed`] if the journal can't be read; it is of no more use then.
+    pub async fn position_before_newest(&self, count: usize, channels: &Channels) -> Result<u64, Failed> {
+        match self {
+            Journal::Memory(memory) => Ok(memory.position_before_newest(count, channels)),
+            Journal::Sqlite(sqlite) => sqlite.position_before_newest(count, channels).await,
+        }
+    }
+
+    /// Ready when the journal has failed, with what happened: the process must stop, and say so.
+    pub async fn failure(&self) -> String {
+        match self {
+            Journal::Memory(_) => std::future::pending().await,
+            Journal::Sqlite(sqlite) => sqlite.failure().await,
+        }
+    }
+}
+
+/// Why a batch was not appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// There is no space. Nothing of the batch is kept; the next may be.
+    #[error("there is no space for the journal")]
+    NoSpace,
+    /// The journal failed. The batch may be kept or not; no further one will be.
+    #[error(transparent)]
+    Failed(#[from] Failed),
+}
+
+/// The journal can't be read or written any more. [`Journal::failure`] tells why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the journal failed")]
+pub struct Failed;
 
 /// A message to append, and the key that makes a retry of it recognisable.
 #[derive(Debug)]
@@ -33,6 +166,13 @@ pub enum Appended {
     Repeated(Receipt),
     /// Another request was kept under the same key; nothing is appended.
     KeyReused,
+}
+
+impl Appended {
+    /// To a key that came before, with the same request or another one.
+    fn again(same: bool, answer: impl FnOnce() -> Receipt) -> Self {
+        if same { Appended::Repeated(answer()) } else { Appended::KeyReused }
+    }
 }
 
 /// A kept message and its frames.
@@ -126,9 +266,4 @@ impl Channels {
     pub fn iter(&self) -> impl Iterator<Item = &ChannelName> {
         self.0.iter()
     }
-}
-
-/// The id of the message at `sequence` of the journal `epoch`.
-fn id(epoch: Epoch, sequence: u64) -> MessageId {
-    MessageId { epoch, sequence }
 }

@@ -20,6 +20,7 @@ pub mod frame;
 pub mod hub;
 pub mod journal;
 pub mod message;
+mod seeded;
 mod web;
 
 use std::future::Future;
@@ -29,13 +30,55 @@ use tokio::net::TcpListener;
 
 pub use config::Config;
 
+/// Why the hub could not serve, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The journal can't be opened.
+    #[error("can't open the journal {}: {error}", .path.display())]
+    Open {
+        /// Its file.
+        path: std::path::PathBuf,
+        /// Why.
+        error: journal::OpenError,
+    },
+    /// The journal failed while the hub served; the text tells how. Nothing was acknowledged that
+    /// may not be kept.
+    #[error("{0}")]
+    Journal(String),
+    /// The listener's address can't be told.
+    #[error("can't tell the address: {0}")]
+    Address(io::Error),
+}
+
 /// Serves the hub on `listener` until `shutdown` is ready; then ends every stream, finishes the
 /// publishes in flight, and returns within two seconds.
 ///
 /// # Errors
-/// If the listener's address can't be told.
-pub async fn serve(listener: TcpListener, config: Config, shutdown: impl Future<Output = ()>) -> io::Result<()> {
-    let journal = journal::Journal::new(config.retention(), config.key_limits());
+/// [`ServeError`].
+pub async fn serve(
+    listener: TcpListener,
+    config: Config,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let journal =
+        journal::Journal::open(&config.journal, config.retention(), config.key_limits()).map_err(|error| {
+            let path = match &config.journal {
+                journal::Place::File(path) => path.clone(),
+                journal::Place::Memory => "memory".into(),
+            };
+            ServeError::Open { path, error }
+        })?;
     let hub = hub::Hub::new(journal, config.page_limit());
-    web::serve(listener, hub, config, shutdown).await
+    let mut failure = None;
+    let stop = async {
+        tokio::select! {
+            () = shutdown => {}
+            what = hub.failure() => {
+                tracing::error!("{what}");
+                failure = Some(what);
+            }
+        }
+    };
+    web::serve(listener, hub.clone(), config, stop).await.map_err(ServeError::Address)?;
+    failure.map_or(Ok(()), |what| Err(ServeError::Journal(what)))
 }

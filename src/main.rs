@@ -5,8 +5,8 @@ use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use anyhow::Context;
-use tabcast::Config;
+use anyhow::{Context, anyhow};
+use tabcast::{Config, ServeError};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
@@ -32,9 +32,10 @@ async fn run(config: Config) -> anyhow::Result<()> {
     }
     let shutdown = stopped().context("can't listen for signals")?;
     let listener = listen(config.listen)?;
-    let address = listener.local_addr().context("can't tell the address")?;
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), "listening on http://{address}");
-    tabcast::serve(listener, config, shutdown).await.context("can't serve")
+    tabcast::serve(listener, config, shutdown).await.map_err(|error| match error {
+        ServeError::Open { .. } => anyhow!("{error}; choose another with --journal, or none with --journal memory"),
+        error => error.into(),
+    })
 }
 
 fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {

@@ -428,6 +428,21 @@ impl Time {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Time(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
+
+    /// This many milliseconds since 1970 UTC.
+    pub fn from_ms(ms: u64) -> Self {
+        Time(ms)
+    }
+
+    /// Milliseconds since 1970 UTC.
+    pub fn as_ms(self) -> u64 {
+        self.0
+    }
+
+    /// Whether so much time has gone by since then, at `now`.
+    pub fn has_passed(self, duration: Duration, now: Time) -> bool {
+        u128::from(now.0.saturating_sub(self.0)) >= duration.as_millis()
+    }
 }
 
 impl fmt::Display for Time {

@@ -27,6 +27,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::config::{self, Config};
 use crate::hub::{Hub, Seats};
+use crate::journal::Failed;
 use problem::Problem;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -61,8 +62,14 @@ pub(crate) async fn serve(
         subscribers: AtomicU64::new(0),
         config,
     });
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "listening on http://{}", app.address);
     connection::serve(listener, router(Arc::clone(&app)), app, shutdown).await;
     Ok(())
+}
+
+/// The hub is about to stop, having said why in its log.
+fn journal_failed(_: Failed) -> Problem {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the hub can't read its journal").retry_after(1)
 }
 
 /// Whether the request's Accept names this media type.

@@ -95,12 +95,12 @@ fn an_id_not_given_out_yet_is_a_gap() {
 
 #[test]
 fn a_restarted_hub_has_another_epoch_and_says_so() {
-    let mut hub = Hub::start(&[]);
+    let mut hub = Hub::start(&["--journal", "memory"]);
     let ids = publish(&hub, 1..=3);
     let address = hub.address;
     hub.signal("KILL");
     hub.wait();
-    let hub = Hub::start_at(address, &[]);
+    let hub = Hub::start_at(address, &["--journal", "memory"]);
     let mut stream = resume(&hub, &ids[2]);
     let gap = stream.event().unwrap();
     assert_eq!((&*gap.event, gap.json()["asked"].as_str()), ("tabcast:gap", Some(&*ids[2])));

@@ -1,65 +1,47 @@
 //! The journal in memory: as much as retention allows, gone with the process.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Instant;
 
-use super::keys::{KeyLimits, Keys};
-use super::{Append, Appended, Channels, Entry, Page, PageLimit, id};
-use crate::message::{Epoch, Receipt, Time};
+use super::keys::Keys;
+use super::tail::{Tail, TailLimit};
+use super::{Append, Appended, Channels, Entry, KeyLimits, Page, PageLimit, Retention};
+use crate::message::{Epoch, MessageId, Receipt, Time};
 
-/// How much is kept. The oldest messages are dropped to stay within each limit.
-#[derive(Clone, Copy, Debug)]
-pub struct Retention {
-    /// Messages.
-    pub messages: usize,
-    /// The sum of their [`Entry::weight`], in bytes.
-    pub bytes: usize,
-}
-
-/// The journal.
+/// A journal that is a tail and nothing else.
 #[derive(Debug)]
-pub struct Journal {
+pub struct Memory {
     epoch: Epoch,
-    retention: Retention,
     kept: RwLock<Kept>,
 }
 
 #[derive(Debug)]
 struct Kept {
-    /// Newest last, without a hole: the last one's sequence is `head`.
-    entries: VecDeque<Arc<Entry>>,
-    bytes: usize,
-    head: u64,
+    tail: Tail,
     keys: Keys,
 }
 
-impl Kept {
-    fn earliest(&self) -> u64 {
-        self.head + 1 - self.entries.len() as u64
-    }
-}
-
-impl Journal {
-    /// An empty journal with an epoch of its own.
+impl Memory {
+    /// An empty journal with an epoch of its own. Retention by age is not for memory.
     pub fn new(retention: Retention, keys: KeyLimits) -> Self {
-        let kept = Kept { entries: VecDeque::new(), bytes: 0, head: 0, keys: Keys::new(keys) };
-        Journal { epoch: Epoch::draw(), retention, kept: RwLock::new(kept) }
+        let limit = TailLimit { messages: retention.messages, bytes: retention.bytes };
+        let kept = Kept { tail: Tail::new(limit, 0), keys: Keys::new(keys) };
+        Memory { epoch: Epoch::draw(), kept: RwLock::new(kept) }
     }
 
-    /// Which journal this is.
-    pub fn epoch(&self) -> Epoch {
+    pub(super) fn epoch(&self) -> Epoch {
         self.epoch
     }
 
-    /// The sequence of the last message appended; 0 if there was none.
-    pub fn head(&self) -> u64 {
-        self.kept.read().unwrap_or_else(PoisonError::into_inner).head
+    fn kept(&self) -> RwLockReadGuard<'_, Kept> {
+        self.kept.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Appends each message of the batch, in order, and drops what retention no longer allows.
-    /// One answer per message, in the same order.
-    pub fn append(&self, batch: impl IntoIterator<Item = Append>) -> Vec<Appended> {
+    pub(super) fn head(&self) -> u64 {
+        self.kept().tail.head()
+    }
+
+    pub(super) fn append(&self, batch: Vec<Append>) -> Vec<Appended> {
         let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
         batch.into_iter().map(|append| self.append_one(&mut kept, append)).collect()
     }
@@ -71,56 +53,22 @@ impl Journal {
         if let Some((key, request)) = &key
             && let Some((first, answer)) = kept.keys.get(key, now)
         {
-            return if first == request { Appended::Repeated(answer.clone()) } else { Appended::KeyReused };
+            return Appended::again(first == request, || answer.clone());
         }
-        let entry = Arc::new(Entry::new(draft.into_message(id(self.epoch, kept.head + 1), Time::now())));
+        let id = MessageId { epoch: self.epoch, sequence: kept.tail.head() + 1 };
+        let entry = Arc::new(Entry::new(draft.into_message(id, Time::now())));
         if let Some((key, request)) = key {
             kept.keys.insert(key, request, Receipt::from(&entry.message), now);
         }
-        kept.head += 1;
-        kept.bytes += entry.weight();
-        kept.entries.push_back(Arc::clone(&entry));
-        // The newest stays whatever its size: it was accepted, and its subscribers are yet to read it.
-        while kept.entries.len() > 1
-            && (kept.entries.len() > self.retention.messages || kept.bytes > self.retention.bytes)
-        {
-            if let Some(dropped) = kept.entries.pop_front() {
-                kept.bytes -= dropped.weight();
-            }
-        }
+        kept.tail.push(Arc::clone(&entry));
         Appended::New(entry)
     }
 
-    /// The kept messages after `position` on `channels`.
-    pub fn read(&self, position: u64, channels: &Channels, limit: PageLimit) -> Page {
-        /// Entries looked at under one lock: a quiet channel must not make publishers wait while
-        /// a whole journal of others is skipped.
-        const SCAN: usize = 4096;
-
-        let kept = self.kept.read().unwrap_or_else(PoisonError::into_inner);
-        let (head, earliest) = (kept.head, kept.earliest());
-        let mut page = Page { entries: Vec::new(), through: position.max(earliest - 1), head, earliest };
-        let mut bytes = 0;
-        let read = usize::try_from(page.through + 1 - earliest).unwrap_or(usize::MAX);
-        for entry in kept.entries.range(read.min(kept.entries.len())..).take(SCAN) {
-            if channels.contains(&entry.message.channel) {
-                bytes += entry.weight();
-                let full = page.entries.len() == limit.messages || bytes > limit.bytes;
-                if full && !page.entries.is_empty() {
-                    break;
-                }
-                page.entries.push(Arc::clone(entry));
-            }
-            page.through = entry.message.id.sequence;
-        }
-        page
+    pub(super) fn read(&self, position: u64, channels: &Channels, limit: PageLimit) -> Page {
+        self.kept().tail.read(position, channels, limit)
     }
 
-    /// The position from which a read gives the newest `count` kept messages on `channels`, or as
-    /// many as there are.
-    pub fn position_before_newest(&self, count: usize, channels: &Channels) -> u64 {
-        let kept = self.kept.read().unwrap_or_else(PoisonError::into_inner);
-        let newest = kept.entries.iter().rev().filter(|entry| channels.contains(&entry.message.channel));
-        newest.take(count).last().map_or(kept.head, |entry| entry.message.id.sequence - 1)
+    pub(super) fn position_before_newest(&self, count: usize, channels: &Channels) -> u64 {
+        self.kept().tail.position_before_newest(count, channels).0
     }
 }

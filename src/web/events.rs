@@ -19,11 +19,11 @@ use super::connection::Peer;
 use super::fields::Fields;
 use super::problem::Problem;
 use super::publish::{channel_name, subscriber_id};
-use super::{App, LAST_EVENT_ID, accepts};
+use super::{App, LAST_EVENT_ID, accepts, journal_failed};
 use crate::config::Config;
 use crate::frame::{self, Format, Gap};
 use crate::hub::{Delivery, Request, Seat, Start, Subscription};
-use crate::journal::Channels;
+use crate::journal::{Channels, Failed};
 use crate::message::SubscriberId;
 
 /// Answers with a stream that ends when the subscriber goes, or the hub stops.
@@ -44,7 +44,7 @@ pub(super) async fn subscribe(
             return Ok(answer(format, Body::from([opening, frame::full(format, &full.to_string())].concat())));
         }
     };
-    let visit = Visit::begin(&app, peer, seat, request);
+    let visit = Visit::begin(&app, peer, seat, request).await.map_err(journal_failed)?;
     Ok(answer(format, Body::from_stream(stream(visit, format, &app.config))))
 }
 
@@ -122,9 +122,16 @@ fn stream(mut visit: Visit, format: Format, config: &Config) -> impl Stream<Item
             let bytes = tokio::select! {
                 biased;
                 delivery = visit.subscription.next() => {
-                    let Some(delivery) = delivery else {
-                        visit.end("shutdown");
-                        break;
+                    let delivery = match delivery {
+                        Ok(Some(delivery)) => delivery,
+                        Ok(None) => {
+                            visit.end("shutdown");
+                            break;
+                        }
+                        Err(_failed) => {
+                            visit.end("journal failed");
+                            break;
+                        }
                     };
                     active = Instant::now();
                     visit.encode(&delivery, format)
@@ -159,12 +166,13 @@ struct Visit {
 }
 
 impl Visit {
-    fn begin(app: &App, peer: Arc<Peer>, seat: Seat, request: Request) -> Self {
+    async fn begin(app: &App, peer: Arc<Peer>, seat: Seat, request: Request) -> Result<Self, Failed> {
+        let channels = request.channels.clone();
+        let subscription = app.hub.subscribe(request).await?;
         let number = app.subscribers.fetch_add(1, Ordering::Relaxed) + 1;
-        let channels: Vec<_> = request.channels.iter().map(|name| name.as_str()).collect();
+        let channels: Vec<_> = channels.iter().map(|name| name.as_str()).collect();
         tracing::info!(subscriber = number, address = %peer.address, channels = channels.join(","), "subscriber connected");
-        let subscription = app.hub.subscribe(request);
-        Visit { subscription, _seat: seat, peer, number, since: Instant::now(), sent: 0, ended: None }
+        Ok(Visit { subscription, _seat: seat, peer, number, since: Instant::now(), sent: 0, ended: None })
     }
 
     /// Says why, before the stream is ended from this side.

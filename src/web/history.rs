@@ -1,6 +1,5 @@
 //! `GET /messages`: the kept messages, as one JSON object.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
 use async_stream::stream;
@@ -11,12 +10,13 @@ use axum::response::{IntoResponse, Response};
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio_stream::Stream;
 
-use super::App;
 use super::events::subscription;
 use super::fields::Fields;
 use super::problem::Problem;
+use super::{App, journal_failed};
 use crate::frame;
 use crate::hub::{Delivery, Request, Start, Subscription};
+use crate::journal::Failed;
 
 /// Answers `{"messages": [message, …]}`, newest last. Where messages after `after` are no longer
 /// kept, a `gap` stands in front: `{"gap": {"asked", "earliest"}, "messages": […]}`.
@@ -39,18 +39,27 @@ pub(super) async fn read(State(app): State<Arc<App>>, uri: Uri) -> Result<Respon
             (Start::Newest(count), count)
         }
     };
-    let history = app.hub.history(Request { channels, start, subscriber });
+    let history = app.hub.history(Request { channels, start, subscriber }).await.map_err(journal_failed)?;
     let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
     Ok((headers, Body::from_stream(stream(history, limit))).into_response())
 }
 
-/// The object, page by page: a history of large messages is never in memory as a whole.
-fn stream(mut history: Subscription, limit: usize) -> impl Stream<Item = Result<Bytes, Infallible>> {
+/// The object, page by page: a history of large messages is never in memory as a whole. If the
+/// journal fails it breaks off, and does not pass for whole.
+fn stream(mut history: Subscription, limit: usize) -> impl Stream<Item = Result<Bytes, Failed>> {
     stream! {
         let mut bytes = BytesMut::from("{");
         let mut begun = false;
         let mut left = limit;
-        while left > 0 && let Some(delivery) = history.next().await {
+        while left > 0 {
+            let delivery = match history.next().await {
+                Ok(Some(delivery)) => delivery,
+                Ok(None) => break,
+                Err(failed) => {
+                    yield Err(failed);
+                    return;
+                }
+            };
             match delivery {
                 Delivery::Gap { asked, earliest, .. } if !begun => {
                     let gap = serde_json::to_string(&frame::Gap { asked: &asked, earliest }).expect("a gap is JSON");

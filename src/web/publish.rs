@@ -37,8 +37,13 @@ pub(super) async fn publish(State(app): State<Arc<App>>, request: Request) -> Re
         Err(PublishError::KeyReused) => {
             return Err(Problem::invalid("Idempotency-Key", "was used for another request"));
         }
-        Err(PublishError::Stopped) => {
-            return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the hub is stopping").retry_after(1));
+        Err(PublishError::NoSpace) => {
+            let detail = "the hub has no space to keep the message; nothing was published";
+            return Err(Problem::new(StatusCode::INSUFFICIENT_STORAGE, detail));
+        }
+        Err(PublishError::Unknown) => {
+            let detail = "it is not known whether the message is kept: send it again, with the same Idempotency-Key if it had one";
+            return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(1));
         }
     };
     if browser {

@@ -7,7 +7,9 @@
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,6 +21,45 @@ pub struct Hub {
     child: Child,
     pub address: SocketAddr,
     log: Arc<Log>,
+    /// Of a journal that is nobody else's.
+    _folder: Option<Folder>,
+}
+
+/// A journal in memory, or in a new file where the variable says so: every test that names none
+/// holds for both.
+fn any_journal(command: &mut Command) -> Option<Folder> {
+    let folder = (std::env::var("TABCAST_TEST_JOURNAL").as_deref() == Ok("file")).then(Folder::new);
+    match &folder {
+        Some(folder) => command.arg("--journal").arg(folder.path.join("tabcast.db")),
+        None => command.args(["--journal", "memory"]),
+    };
+    folder
+}
+
+/// A new folder, removed when dropped.
+pub struct Folder {
+    pub path: PathBuf,
+}
+
+impl Folder {
+    pub fn new() -> Folder {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let name = format!("tabcast-test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir(&path).unwrap();
+        Folder { path }
+    }
+
+    /// The path of a file in it, as a flag takes it.
+    pub fn file(&self, name: &str) -> String {
+        self.path.join(name).to_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.path);
+    }
 }
 
 #[derive(Default)]
@@ -30,13 +71,17 @@ struct Log {
 impl Hub {
     /// A hub with these flags, once it listens.
     pub fn start(flags: &[&str]) -> Hub {
-        Hub::start_with(Command::new(env!("CARGO_BIN_EXE_tabcast")).args(["--listen", "127.0.0.1:0"]).args(flags))
+        Hub::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), flags)
     }
 
     /// The same on a port that was a hub's before.
     pub fn start_at(address: SocketAddr, flags: &[&str]) -> Hub {
-        let address = address.to_string();
-        Hub::start_with(Command::new(env!("CARGO_BIN_EXE_tabcast")).args(["--listen", &address]).args(flags))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tabcast"));
+        command.args(["--listen", &address.to_string()]).args(flags);
+        let folder = (!flags.contains(&"--journal")).then(|| any_journal(&mut command)).flatten();
+        let mut hub = Hub::start_with(&mut command);
+        hub._folder = folder;
+        hub
     }
 
     /// The hub that this command runs, once it listens.
@@ -55,7 +100,7 @@ impl Hub {
                 log.grown.notify_all();
             }
         });
-        let mut hub = Hub { child, address: SocketAddr::from(([127, 0, 0, 1], 0)), log };
+        let mut hub = Hub { child, address: SocketAddr::from(([127, 0, 0, 1], 0)), log, _folder: None };
         let line = hub.wait_for_log(&["listening on http://"]);
         let address = line.split("http://").nth(1).unwrap().split_whitespace().next().unwrap();
         hub.address = address.parse().unwrap();

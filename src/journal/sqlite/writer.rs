@@ -1,0 +1,306 @@
+//! The writer: the thread that appends to the file and drops what retention no longer allows.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use rusqlite::{Connection, DropBehavior, ErrorCode, OptionalExtension, TransactionBehavior, params};
+
+use super::file::Opened;
+use super::{Job, Shared, channel, event};
+use crate::journal::{Append, AppendError, Appended, Entry, KeyLimits, Retention};
+use crate::message::{Epoch, Fingerprint, MessageId, Receipt, Time};
+use crate::seeded::{self, Bug};
+
+/// How often it looks for messages that have grown too old, when nothing else is to do.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Messages deleted at once. It delays the next append by some milliseconds, and must be more than
+/// are appended at once, or the file would grow.
+const STEP: u64 = 1_000;
+
+/// Pages in the WAL from which they are copied to the file, 4 KiB each: some 8 MiB. More makes
+/// reads slower, less copies a page that changes often more often.
+const CHECKPOINT_PAGES: i64 = 2_000;
+
+/// Pages in the WAL from which readers are waited for to start it over: 64 MiB.
+const RESTART_PAGES: i64 = 16_000;
+
+#[derive(Debug)]
+pub(super) struct Writer {
+    db: Connection,
+    epoch: Epoch,
+    shared: Arc<Shared>,
+    retention: Retention,
+    keys: KeyLimits,
+    head: u64,
+    /// Every row before this one is deleted, or has lost its data.
+    swept: u64,
+    /// After `db`: see [`Opened`].
+    _lock: File,
+}
+
+impl Writer {
+    pub(super) fn new(opened: Opened, shared: Arc<Shared>, retention: Retention, keys: KeyLimits) -> Self {
+        let Opened { db, epoch, head, earliest, lock } = opened;
+        let mut writer = Writer { db, epoch, shared, retention, keys, head, swept: earliest, _lock: lock };
+        writer.limit_count();
+        writer
+    }
+
+    /// Until the other end of `jobs` is dropped, or the journal fails.
+    pub(super) fn run(mut self, jobs: &Receiver<Job>) {
+        /// A panic here must not leave a hub that takes requests and never answers.
+        struct Watch(Arc<Shared>);
+        impl Drop for Watch {
+            fn drop(&mut self) {
+                if std::thread::panicking() {
+                    self.0.fail("the journal's thread panicked".to_owned());
+                }
+            }
+        }
+        let _watch = Watch(Arc::clone(&self.shared));
+        let mut busy = false;
+        loop {
+            // With more to sweep it only looks whether there is something better to do.
+            match jobs.recv_timeout(if busy { Duration::ZERO } else { TICK }) {
+                Ok(Job { batch, answer }) => {
+                    let result = self.append(batch);
+                    let failed = matches!(result, Err(AppendError::Failed(_)));
+                    // The hub waits for it, or is gone.
+                    let _ = answer.send(result);
+                    if failed {
+                        return;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            match self.maintain() {
+                Ok(more) => busy = more,
+                // There is no space to free space with; it may come.
+                Err(error) if is_full(&error) => busy = false,
+                Err(error) => {
+                    self.shared.fail(format!("can't write the journal: {error}"));
+                    return;
+                }
+            }
+        }
+        // Leaves one file. If it can't, the WAL beside it is as good.
+        let _ = self.checkpoint("TRUNCATE");
+    }
+
+    /// Commits the batch. Once it returns, it is on the disk.
+    fn append(&mut self, batch: Vec<Append>) -> Result<Vec<Appended>, AppendError> {
+        match self.commit(batch) {
+            Ok(appended) => {
+                let mut tail = self.shared.tail_mut();
+                for appended in &appended {
+                    if let Appended::New(entry) = appended {
+                        tail.push(Arc::clone(entry));
+                    }
+                }
+                self.head = tail.head();
+                drop(tail);
+                self.limit_count();
+                Ok(appended)
+            }
+            Err(error) if is_full(&error) && self.db.is_autocommit() => {
+                tracing::error!(%error, "no space for the journal; nothing of these publishes is kept");
+                Err(AppendError::NoSpace)
+            }
+            // A failed fsync may have kept it or not, and a later one that succeeds says nothing of
+            // what the failed one left out: there is no going on from here.
+            Err(error) => Err(self.shared.fail(format!("can't write the journal: {error}")).into()),
+        }
+    }
+
+    fn commit(&mut self, batch: Vec<Append>) -> rusqlite::Result<Vec<Appended>> {
+        let mut next = self.head + 1;
+        if seeded::has(Bug::AcknowledgeBeforeCommit) && !self.db.is_autocommit() {
+            self.db.execute_batch("COMMIT")?;
+        }
+        let mut transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut appended = Vec::with_capacity(batch.len());
+        for Append { draft, key } in batch {
+            let now = Time::now();
+            let key = key.filter(|_| !seeded::has(Bug::NoDedupe)).map(|key| (key, draft.fingerprint()));
+            if let Some((key, request)) = &key {
+                match kept_answer(&transaction, self.epoch, key.as_str())? {
+                    Some((_, answer)) if answer.time.has_passed(self.keys.window, now) => {
+                        forget(&transaction, answer.id.sequence)?;
+                    }
+                    Some((first, answer)) => {
+                        appended.push(Appended::again(first == *request, || answer));
+                        continue;
+                    }
+                    None => {}
+                }
+            }
+            let entry = Entry::new(draft.into_message(MessageId { epoch: self.epoch, sequence: next }, now));
+            let message = &entry.message;
+            let mut insert = transaction.prepare_cached(
+                "INSERT INTO messages (sequence, channel, event, data, time_ms, \"except\", key, request)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            )?;
+            insert.execute(params![
+                next,
+                message.channel.as_str(),
+                message.event.as_str(),
+                message.data.as_json(),
+                message.time.as_ms(),
+                message.except.as_ref().map(|subscriber| subscriber.as_str()),
+                key.as_ref().map(|(key, _)| key.as_str()),
+                key.as_ref().map(|(_, request)| request.0),
+            ])?;
+            next += 1;
+            appended.push(Appended::New(Arc::new(entry)));
+        }
+        if seeded::has(Bug::AcknowledgeBeforeCommit) {
+            transaction.set_drop_behavior(DropBehavior::Ignore);
+            return Ok(appended);
+        }
+        transaction.commit()?;
+        Ok(appended)
+    }
+
+    fn earliest(&self) -> u64 {
+        self.shared.earliest()
+    }
+
+    /// From now on, what is before `earliest` is not kept. Deleting it comes later.
+    fn drop_before(&self, earliest: u64) {
+        // The newest is kept whatever its age or size, as is its number.
+        let earliest = earliest.min(self.head).max(self.earliest());
+        self.shared.earliest.store(earliest, Ordering::Release);
+        self.shared.tail_mut().drop_before(earliest);
+    }
+
+    fn limit_count(&mut self) {
+        let most = u64::try_from(self.retention.messages).unwrap_or(u64::MAX).max(1);
+        if self.head >= self.earliest().saturating_add(most) {
+            self.drop_before(self.head + 1 - most);
+        }
+    }
+
+    /// One step of dropping what retention no longer allows, deleting what was dropped, and keeping
+    /// the WAL short. True if there is more to do.
+    fn maintain(&mut self) -> rusqlite::Result<bool> {
+        if seeded::has(Bug::AcknowledgeBeforeCommit) && !self.db.is_autocommit() {
+            return Ok(false);
+        }
+        if self.swept == self.earliest() {
+            self.limit_bytes()?;
+            self.limit_age()?;
+        }
+        let more = self.swept < self.earliest();
+        if more {
+            self.sweep()?;
+        }
+        let (pages, copied) = self.checkpoint("NOOP")?;
+        if pages - copied > CHECKPOINT_PAGES {
+            self.checkpoint(if pages > RESTART_PAGES { "RESTART" } else { "PASSIVE" })?;
+        }
+        Ok(more)
+    }
+
+    fn limit_bytes(&self) -> rusqlite::Result<()> {
+        let pragma = |name| self.db.pragma_query_value(None, name, |row| row.get::<_, u64>(0));
+        let used = (pragma("page_count")? - pragma("freelist_count")?) * pragma("page_size")?;
+        let excess = used.saturating_sub(u64::try_from(self.retention.bytes).unwrap_or(u64::MAX));
+        if excess > 0 {
+            let kept = (self.head + 1).saturating_sub(self.earliest()).max(1);
+            let messages = excess.div_ceil((used / kept).max(1)).min(STEP);
+            self.drop_before(self.earliest() + messages);
+        }
+        Ok(())
+    }
+
+    fn limit_age(&self) -> rusqlite::Result<()> {
+        let mut select = self
+            .db
+            .prepare_cached("SELECT sequence, time_ms FROM messages WHERE sequence >= ?1 ORDER BY sequence LIMIT ?2")?;
+        let now = Time::now();
+        let mut rows = select.query([self.earliest(), STEP])?;
+        let mut earliest = self.earliest();
+        while let Some(row) = rows.next()? {
+            if !Time::from_ms(row.get(1)?).has_passed(self.retention.age, now) {
+                break;
+            }
+            earliest = row.get::<_, u64>(0)? + 1;
+        }
+        self.drop_before(earliest);
+        Ok(())
+    }
+
+    /// Deletes a step of what was dropped. A row whose key is still to be remembered loses its data.
+    fn sweep(&mut self) -> rusqlite::Result<()> {
+        let to = self.earliest().min(self.swept + STEP);
+        let window = u64::try_from(self.keys.window.as_millis()).unwrap_or(u64::MAX);
+        let cutoff = Time::now().as_ms().saturating_sub(window);
+        let remembered = self.head.saturating_sub(u64::try_from(self.keys.count).unwrap_or(u64::MAX));
+        // Deleting again is cheaper than waiting for the disk: a sweep that is lost in a crash is
+        // done anew. The next append's fsync covers it.
+        self.db.pragma_update(None, "synchronous", "NORMAL")?;
+        let result = (|| {
+            let transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            transaction
+                .prepare_cached(
+                    "DELETE FROM messages WHERE sequence >= ?1 AND sequence < ?2
+                     AND (key IS NULL OR time_ms <= ?3 OR sequence <= ?4)",
+                )?
+                .execute(params![self.swept, to, cutoff, remembered])?;
+            transaction
+                .prepare_cached("UPDATE messages SET data = NULL WHERE sequence >= ?1 AND sequence < ?2")?
+                .execute([self.swept, to])?;
+            // Rows kept for a key, that were kept long enough.
+            transaction
+                .prepare_cached(
+                    "DELETE FROM messages WHERE sequence IN
+                     (SELECT sequence FROM messages WHERE sequence < ?1 ORDER BY sequence LIMIT ?2)
+                     AND (time_ms <= ?3 OR sequence <= ?4)",
+                )?
+                .execute(params![self.swept, STEP, cutoff, remembered])?;
+            transaction.commit()
+        })();
+        self.db.pragma_update(None, "synchronous", "FULL")?;
+        result?;
+        self.swept = to;
+        Ok(())
+    }
+
+    /// The WAL's pages, and how many of them are in the file.
+    fn checkpoint(&self, mode: &str) -> rusqlite::Result<(i64, i64)> {
+        self.db.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| Ok((row.get(1)?, row.get(2)?)))
+    }
+}
+
+/// What this key was answered before, and the request it came with.
+fn kept_answer(db: &Connection, epoch: Epoch, key: &str) -> rusqlite::Result<Option<(Fingerprint, Receipt)>> {
+    let mut select =
+        db.prepare_cached("SELECT request, sequence, channel, event, time_ms FROM messages WHERE key = ?1")?;
+    select
+        .query_row([key], |row| {
+            let answer = Receipt {
+                id: MessageId { epoch, sequence: row.get(1)? },
+                channel: channel(row, 2)?,
+                event: event(row, 3)?,
+                time: Time::from_ms(row.get(4)?),
+            };
+            Ok((Fingerprint(row.get(0)?), answer))
+        })
+        .optional()
+}
+
+/// Forgets the key of this message, so that it can be given to another.
+fn forget(db: &Connection, sequence: u64) -> rusqlite::Result<()> {
+    db.prepare_cached("UPDATE messages SET key = NULL, request = NULL WHERE sequence = ?1")?.execute([sequence])?;
+    Ok(())
+}
+
+/// No space: SQLite has undone the transaction, and it is certain that nothing of it is kept.
+fn is_full(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::DiskFull)
+}
