@@ -15,6 +15,8 @@
 //! - [`frame`]: a message's bytes on the wire.
 //! - [`message`]: what a message is made of, parsed once, valid after.
 
+#![warn(clippy::unwrap_used)]
+
 pub mod config;
 pub mod frame;
 pub mod hub;

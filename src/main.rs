@@ -1,5 +1,7 @@
 //! Starts the hub: flags, logging, signals.
 
+#![warn(clippy::unwrap_used)]
+
 use std::future::Future;
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;

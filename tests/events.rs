@@ -133,10 +133,11 @@ fn an_idle_stream_is_kept_alive_by_comments_and_ndjson_by_empty_lines() {
 fn a_quiet_channels_subscriber_is_told_where_it_is_so_that_it_does_not_fall_out_of_retention() {
     let hub = Hub::start(&["--keep-alive", "50ms", "--retention-messages", "3"]);
     let mut quiet = hub.watch("/events?channel=quiet&channel=silent", &[]);
-    let newest = (0..9).map(|_| hub.publish("loud")).last().unwrap();
+    let loud: Vec<_> = (0..9).map(|_| hub.publish("loud")).collect();
+    let newest = loud.last().unwrap();
     let checkpoint = loop {
         let block = quiet.block().unwrap();
-        if block.contains(&newest) {
+        if block.contains(newest) {
             break block;
         }
     };

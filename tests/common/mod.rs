@@ -2,7 +2,6 @@
 //! knows the hub's code: what a test sees is what crossed the wire.
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part, as if it were a crate")]
-#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
