@@ -1,0 +1,318 @@
+//! The journal in a file: what a restart must not change, what retention drops, and what is said
+//! when the file can't be used.
+
+mod common;
+
+use std::fs;
+use std::process::Command;
+
+use common::{Folder, Hub, Response};
+
+/// A hub on the journal `tabcast.db` of this folder.
+fn hub(folder: &Folder, flags: &[&str]) -> Hub {
+    let journal = folder.file("tabcast.db");
+    Hub::start(&[&["--journal", &journal], flags].concat())
+}
+
+fn restart(mut hub: Hub, folder: &Folder, signal: &str, flags: &[&str]) -> Hub {
+    hub.signal(signal);
+    hub.wait();
+    self::hub(folder, flags)
+}
+
+fn texts(response: &Response) -> Vec<String> {
+    let json = response.json();
+    let text = |message: &serde_json::Value| message["data"].as_str().unwrap().to_owned();
+    json["messages"].as_array().unwrap().iter().map(text).collect()
+}
+
+/// What a hub that can't start says.
+fn refused(journal: &str) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_tabcast"))
+        .args(["--listen", "127.0.0.1:0", "--journal", journal])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        stderr.contains(&format!("can't open the journal {journal}: ")) && stderr.contains("--journal"),
+        "{stderr}"
+    );
+    stderr
+}
+
+fn sqlite3(file: &str, sql: &str) -> String {
+    let output = Command::new("sqlite3").args([file, sql]).output().expect("tests/run installs sqlite3");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn whoever_reconnects_after_a_restart_goes_on_where_they_were() {
+    for signal in ["TERM", "KILL"] {
+        let folder = Folder::new();
+        let first = hub(&folder, &[]);
+        let ids: Vec<_> = (1..=5).map(|number| first.publish(&number.to_string())).collect();
+        let second = restart(first, &folder, signal, &[]);
+        let mut stream = second.watch("/events", &[&format!("Last-Event-ID: {}", ids[1])]);
+        assert_eq!((3..=5).map(|_| stream.data()).collect::<String>(), "345");
+        let mut newcomer = second.watch("/events?last=2", &[]);
+        // The id goes on too: nothing is numbered twice.
+        assert_eq!(second.publish("6"), ids[0].replace("-1", "-6"));
+        assert_eq!(stream.data(), "6");
+        assert_eq!((4..=6).map(|_| newcomer.data()).collect::<String>(), "456");
+    }
+}
+
+#[test]
+fn a_message_is_the_same_after_a_restart() {
+    let folder = Folder::new();
+    let first = hub(&folder, &[]);
+    first.post(
+        "?event=gr%C3%B6%C3%9Fe%20%F0%9F%8E%89&channel=a.b&except=me",
+        "text/plain",
+        "\0 \u{2028}\r\n\"ü\u{feff}",
+    );
+    first.post("?channel=a.b", "application/octet-stream", b"\x00\xff");
+    first.post("", "application/json", r#"{"data":{"z":1.50,"a":[1.0,null]},"channel":"a.b"}"#);
+    let before = first.get("/messages?channel=a.b").body;
+    let second = restart(first, &folder, "KILL", &[]);
+    assert_eq!(second.get("/messages?channel=a.b").body, before);
+    let except = second.get("/messages?channel=a.b&as=me").json();
+    assert_eq!(except["messages"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn the_answer_to_a_key_outlives_a_restart() {
+    let folder = Folder::new();
+    let send = |hub: &Hub, body: &str| {
+        hub.send("POST", "/messages", &["Idempotency-Key: k", "Content-Type: text/plain"], body.as_bytes())
+    };
+    let first = hub(&folder, &[]);
+    let answer = send(&first, "once");
+    let second = restart(first, &folder, "KILL", &[]);
+    assert_eq!(send(&second, "once").body, answer.body);
+    send(&second, "other").problem(422);
+    assert_eq!(texts(&second.get("/messages")), ["once"]);
+}
+
+#[test]
+fn a_thousand_concurrent_retries_of_one_key_publish_once() {
+    let folder = Folder::new();
+    let hub = hub(&folder, &[]);
+    let headers = ["Idempotency-Key: same", "Content-Type: text/plain"];
+    let answers: Vec<_> = std::thread::scope(|scope| {
+        let retries = || (0..20).map(|_| hub.send("POST", "/messages", &headers, b"x").body).collect::<Vec<_>>();
+        let threads: Vec<_> = (0..50).map(|_| scope.spawn(retries)).collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(answers.len(), 1_000);
+    assert!(answers.iter().all(|answer| *answer == answers[0]));
+    assert_eq!(texts(&hub.get("/messages")), ["x"]);
+}
+
+#[test]
+fn a_key_is_remembered_for_its_window_also_when_its_message_is_no_longer_kept() {
+    let folder = Folder::new();
+    let send = |hub: &Hub, body: &str| {
+        hub.send("POST", "/messages", &["Idempotency-Key: k", "Content-Type: text/plain"], body.as_bytes())
+    };
+    let flags = ["--retention-messages", "2"];
+    let first = hub(&folder, &flags);
+    let answer = send(&first, "once").body;
+    (0..9).for_each(|number| drop(first.publish(&number.to_string())));
+    assert_eq!(send(&first, "once").body, answer);
+    // A row of the dropped message is left, for its key; its data is not.
+    let second = restart(first, &folder, "TERM", &flags);
+    assert_eq!(send(&second, "once").body, answer);
+    assert_eq!(texts(&second.get("/messages")), ["7", "8"]);
+    // The window is over: the same key is another request.
+    let third = restart(second, &folder, "TERM", &["--idempotency-window", "1ms", "--retention-messages", "2"]);
+    assert_eq!(send(&third, "anew").status, 201);
+    assert_eq!(texts(&third.get("/messages")), ["8", "anew"]);
+}
+
+#[test]
+fn retention_by_count_holds_across_restarts_and_tells_of_the_gap() {
+    let folder = Folder::new();
+    let first = hub(&folder, &[]);
+    let ids: Vec<_> = (1..=9).map(|number| first.publish(&number.to_string())).collect();
+    let second = restart(first, &folder, "TERM", &["--retention-messages", "3"]);
+    assert_eq!(texts(&second.get("/messages?last=500")), ["7", "8", "9"]);
+    let mut stream = second.watch("/events", &[&format!("Last-Event-ID: {}", ids[2])]);
+    let gap = stream.event().unwrap();
+    assert_eq!((&*gap.event, gap.json()["earliest"].as_str()), ("tabcast:gap", Some(&*ids[6])));
+    assert_eq!((7..=9).map(|_| stream.data()).collect::<String>(), "789");
+}
+
+#[test]
+fn retention_by_age_drops_all_but_the_newest_message() {
+    let folder = Folder::new();
+    let first = hub(&folder, &[]);
+    (1..=5).for_each(|number| drop(first.publish(&number.to_string())));
+    let second = restart(first, &folder, "TERM", &["--retention-age", "1ms"]);
+    while texts(&second.get("/messages")).len() > 1 {}
+    assert_eq!(texts(&second.get("/messages")), ["5"]);
+    assert!(second.publish("6").ends_with("-6"));
+}
+
+#[test]
+fn retention_by_bytes_bounds_the_file_whose_space_is_used_again() {
+    let folder = Folder::new();
+    let hub = hub(&folder, &["--retention-bytes", "4MiB", "--hide-data"]);
+    let text = "x".repeat(100_000);
+    let size = || fs::metadata(folder.path.join("tabcast.db")).unwrap().len();
+    // 40 MB go through.
+    (0..400).for_each(|_| drop(hub.publish(&text)));
+    assert!(size() < 8 << 20, "{}", size());
+    let kept = texts(&hub.get("/messages?last=500")).len();
+    assert!((20..80).contains(&kept), "{kept}");
+}
+
+#[test]
+fn the_wal_is_bounded() {
+    let folder = Folder::new();
+    let hub = hub(&folder, &["--hide-data", "--retention-bytes", "16MiB"]);
+    let text = "x".repeat(500_000);
+    (0..300).for_each(|_| drop(hub.publish(&text)));
+    let wal = fs::metadata(folder.path.join("tabcast.db-wal")).unwrap().len();
+    assert!(wal < 80 << 20, "{wal}");
+}
+
+#[test]
+fn a_quiet_channels_newest_are_found_far_back_and_replay_passes_over_the_rest() {
+    let folder = Folder::new();
+    let first = hub(&folder, &["--hide-data"]);
+    let id = first.publish_to("quiet", "far back");
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| (0..1_000).for_each(|_| drop(first.publish("loud"))));
+        }
+    });
+    let second = restart(first, &folder, "TERM", &["--hide-data"]);
+    assert_eq!(texts(&second.get("/messages?channel=quiet&last=1")), ["far back"]);
+    assert_eq!(second.watch("/events?channel=quiet&last=5", &[]).data(), "far back");
+    let mut stream = second.watch("/events?channel=quiet", &[&format!("Last-Event-ID: {id}")]);
+    second.publish_to("quiet", "near");
+    assert_eq!(stream.data(), "near");
+}
+
+#[test]
+fn a_hub_stops_cleanly_to_one_file_that_sqlite3_reads_as_the_readme_says() {
+    let folder = Folder::new();
+    let mut hub = hub(&folder, &[]);
+    let receipt = hub.post("?event=e", "text/plain", "Hello World!").json();
+    hub.signal("TERM");
+    assert_eq!(hub.wait().code(), Some(0));
+    let files: Vec<_> = fs::read_dir(&folder.path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(files, ["tabcast.db"]);
+    let query = "SELECT id, channel, event, data, time FROM messages";
+    assert!(readme().contains(query));
+    let row = sqlite3(&folder.file("tabcast.db"), query);
+    let (id, time) = (receipt["id"].as_str().unwrap(), receipt["time"].as_str().unwrap());
+    assert_eq!(row.trim_end(), format!("{id}|main|e|\"Hello World!\"|{time}"));
+    assert_eq!(sqlite3(&folder.file("tabcast.db"), "PRAGMA integrity_check").trim_end(), "ok");
+}
+
+#[test]
+fn the_readmes_backup_command_copies_a_journal_in_use() {
+    let folder = Folder::new();
+    let hub = hub(&folder, &[]);
+    let id = hub.publish("kept");
+    let command = "sqlite3 tabcast.db \"VACUUM INTO 'backup.db'\"";
+    assert!(readme().contains(command));
+    assert!(Command::new("sh").args(["-c", command]).current_dir(&folder.path).status().unwrap().success());
+    hub.publish("after the backup");
+    let copy = Hub::start(&["--journal", &folder.file("backup.db")]);
+    assert_eq!(texts(&copy.get("/messages")), ["kept"]);
+    assert_eq!(copy.publish("goes on").split_once('-').unwrap().0, id.split_once('-').unwrap().0);
+}
+
+fn readme() -> String {
+    fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap()
+}
+
+#[test]
+fn a_second_hub_on_the_same_file_refuses_to_start() {
+    let folder = Folder::new();
+    let first = hub(&folder, &[]);
+    assert!(refused(&folder.file("tabcast.db")).contains("in use by another hub"));
+    first.publish("the first goes on");
+    // A hub that was killed leaves no lock behind.
+    restart(first, &folder, "KILL", &[]).publish("so does its successor");
+}
+
+#[test]
+fn a_file_that_is_no_journal_is_refused_and_left_as_it_is() {
+    let folder = Folder::new();
+    let file = folder.file("other");
+    for content in [&b""[..], b"not a database", &[0; 8192]] {
+        fs::write(&file, content).unwrap();
+        assert!(refused(&file).contains("not a tabcast journal"));
+        assert_eq!(fs::read(&file).unwrap(), content);
+    }
+    fs::remove_file(&file).unwrap();
+    sqlite3(&file, "PRAGMA journal_mode = WAL; CREATE TABLE messages (id)");
+    let before = fs::read(&file).unwrap();
+    assert!(refused(&file).contains("not a tabcast journal"));
+    assert_eq!(fs::read(&file).unwrap(), before);
+}
+
+#[test]
+fn a_journal_of_a_newer_version_is_refused_and_left_as_it_is() {
+    let folder = Folder::new();
+    let mut hub = hub(&folder, &[]);
+    hub.signal("TERM");
+    hub.wait();
+    let file = folder.file("tabcast.db");
+    sqlite3(&file, "PRAGMA user_version = 2");
+    let before = fs::read(&file).unwrap();
+    assert!(refused(&file).contains("made by a newer tabcast"));
+    assert_eq!(fs::read(&file).unwrap(), before);
+}
+
+#[test]
+fn a_damaged_journal_is_refused_and_left_as_it_is() {
+    let folder = Folder::new();
+    let mut hub = hub(&folder, &[]);
+    (0..100).for_each(|_| drop(hub.publish(&"x".repeat(1_000))));
+    hub.signal("TERM");
+    hub.wait();
+    let file = folder.file("tabcast.db");
+    let whole = fs::read(&file).unwrap();
+    let mut scrambled = whole.clone();
+    scrambled[4096..8192].fill(0xa5);
+    for damaged in [scrambled, whole[..5_000].to_vec(), whole[..whole.len() / 2].to_vec()] {
+        fs::write(&file, &damaged).unwrap();
+        assert!(refused(&file).contains("damaged"));
+        assert!(fs::read(&file).unwrap() == damaged);
+    }
+}
+
+#[test]
+fn a_folder_that_is_missing_or_not_writable_is_a_clear_error() {
+    let folder = Folder::new();
+    assert!(refused(&folder.file("missing/tabcast.db")).contains("No such file or directory"));
+    // Not even root can write there.
+    refused("/proc/tabcast.db");
+    assert!(refused(folder.path.to_str().unwrap()).contains("directory"));
+}
+
+#[test]
+fn without_a_journal_nothing_is_written() {
+    let folder = Folder::new();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tabcast"));
+    command.args(["--listen", "127.0.0.1:0", "--journal", "memory"]).current_dir(&folder.path);
+    let hub = Hub::start_with(&mut command);
+    hub.publish("x");
+    assert_eq!(fs::read_dir(&folder.path).unwrap().count(), 0);
+}
+
+#[test]
+fn by_default_the_journal_is_tabcast_db_beside_where_the_hub_runs() {
+    let folder = Folder::new();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tabcast"));
+    command.args(["--listen", "127.0.0.1:0"]).current_dir(&folder.path);
+    Hub::start_with(&mut command).publish("x");
+    assert!(folder.path.join("tabcast.db").exists());
+}

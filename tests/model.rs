@@ -1,0 +1,175 @@
+//! Both journals against a plain list: whatever is appended, read and reopened in whatever order,
+//! they give what the list gives.
+
+mod common;
+
+use std::path::Path;
+use std::time::Duration;
+
+use common::Folder;
+use proptest::prelude::*;
+use tabcast::journal::{Append, Appended, Channels, Journal, KeyLimits, PageLimit, Place, Retention};
+use tabcast::message::{ChannelName, Data, Draft, EventName, IdempotencyKey, SubscriberId};
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// A batch: each with its channel, the bytes of its data and perhaps a key.
+    Append(Vec<(usize, usize, Option<usize>)>),
+    /// Everything after this share of the head, on these channels, in pages of so many.
+    Read(f64, Vec<usize>, usize),
+    Newest(usize, Vec<usize>),
+    Reopen,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let channels = || prop::collection::vec(0..3usize, 1..3);
+    let message = (0..3usize, 0..3_000usize, prop::option::weighted(0.3, 0..20usize));
+    prop_oneof![
+        4 => prop::collection::vec(message, 1..40).prop_map(Step::Append),
+        3 => (0.0..1.0, channels(), 1..50usize).prop_map(|(share, channels, page)| Step::Read(share, channels, page)),
+        2 => (0..30usize, channels()).prop_map(|(count, channels)| Step::Newest(count, channels)),
+        1 => Just(Step::Reopen),
+    ]
+}
+
+/// What is kept of a message: sequence, channel, data.
+type Kept = (u64, usize, String);
+
+#[derive(Default)]
+struct Model {
+    messages: Vec<Kept>,
+    keys: std::collections::HashMap<usize, (String, u64)>,
+    retention: usize,
+}
+
+impl Model {
+    fn head(&self) -> u64 {
+        self.messages.len() as u64
+    }
+
+    fn earliest(&self) -> u64 {
+        self.head().saturating_sub(self.retention as u64) + 1
+    }
+
+    fn after(&self, position: u64, channels: &[usize]) -> Vec<Kept> {
+        let from = position.max(self.earliest() - 1);
+        self.messages
+            .iter()
+            .filter(|(sequence, channel, _)| *sequence > from && channels.contains(channel))
+            .cloned()
+            .collect()
+    }
+}
+
+fn channel(number: usize) -> ChannelName {
+    ChannelName::parse(["a", "b", "c.d"][number], 9).unwrap()
+}
+
+fn open(path: Option<&Path>, retention: usize) -> Journal {
+    let place = path.map_or(Place::Memory, |path| Place::File(path.to_owned()));
+    let retention = Retention { messages: retention, bytes: usize::MAX >> 1, age: Duration::from_secs(3600) };
+    let keys = KeyLimits { count: 1_000, window: Duration::from_secs(3600) };
+    Journal::open(&place, retention, keys).unwrap()
+}
+
+async fn read_all(journal: &Journal, position: u64, channels: &[usize], page: usize) -> Vec<Kept> {
+    let names = Channels::new(channels.iter().map(|number| channel(*number)));
+    let limit = PageLimit { messages: page, bytes: 20_000 };
+    let (mut position, mut read) = (position, Vec::new());
+    loop {
+        let page = journal.read(position, &names, limit).await.unwrap();
+        position = position.max(page.earliest - 1);
+        if page.through < position {
+            continue;
+        }
+        for entry in &page.entries {
+            let number = (0..3).find(|number| channel(*number) == entry.message.channel).unwrap();
+            read.push((entry.message.id.sequence, number, entry.message.data.as_text().unwrap()));
+        }
+        position = page.through;
+        if page.through >= page.head {
+            return read;
+        }
+    }
+}
+
+async fn run(path: Option<&Path>, retention: usize, steps: Vec<Step>) {
+    let mut journal = open(path, retention);
+    let mut model = Model { retention, ..Model::default() };
+    let epoch = journal.epoch();
+    for step in steps {
+        match step {
+            Step::Append(batch) => {
+                let mut appends = Vec::new();
+                for (number, length, key) in &batch {
+                    appends.push(Append {
+                        draft: Draft {
+                            channel: channel(*number),
+                            event: EventName::default(),
+                            data: Data::text(&"ü".repeat(*length)),
+                            except: Some(SubscriberId::parse("x").unwrap()),
+                        },
+                        key: key.map(|key| IdempotencyKey::parse(&key.to_string()).unwrap()),
+                    });
+                }
+                let answers = journal.append(appends).await.unwrap();
+                assert_eq!(answers.len(), batch.len());
+                for (answer, (number, length, key)) in answers.into_iter().zip(batch) {
+                    let request = format!("{number} {length}");
+                    let known = key.and_then(|key| model.keys.get(&key).cloned());
+                    match (answer, known) {
+                        (Appended::New(entry), None) => {
+                            let sequence = model.head() + 1;
+                            assert_eq!(entry.message.id.sequence, sequence);
+                            model.messages.push((sequence, number, "ü".repeat(length)));
+                            key.map(|key| model.keys.insert(key, (request, sequence)));
+                        }
+                        (Appended::Repeated(receipt), Some((first, sequence))) => {
+                            assert_eq!((first, receipt.id.sequence), (request, sequence));
+                        }
+                        (Appended::KeyReused, Some((first, _))) => assert_ne!(first, request),
+                        (answer, known) => panic!("{answer:?} where {known:?} is known"),
+                    }
+                }
+                assert_eq!(journal.head(), model.head());
+            }
+            Step::Read(share, channels, page) => {
+                let position = (share * (model.head() + 1) as f64) as u64;
+                assert_eq!(read_all(&journal, position, &channels, page).await, model.after(position, &channels));
+            }
+            Step::Newest(count, channels) => {
+                let names = Channels::new(channels.iter().map(|number| channel(*number)));
+                let position = journal.position_before_newest(count, &names).await.unwrap();
+                let all = model.after(0, &channels);
+                let newest = &all[all.len().saturating_sub(count)..];
+                assert_eq!(read_all(&journal, position, &channels, 10).await, newest);
+            }
+            Step::Reopen => {
+                if path.is_some() {
+                    drop(journal);
+                    journal = open(path, retention);
+                    assert_eq!((journal.epoch(), journal.head()), (epoch, model.head()));
+                }
+            }
+        }
+    }
+}
+
+fn block_on(future: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { max_shrink_iters: 200, ..ProptestConfig::with_cases(40) })]
+
+    #[test]
+    fn the_journal_in_memory_is_a_list(retention in 1..200usize, steps in prop::collection::vec(step(), 1..30)) {
+        block_on(run(None, retention, steps));
+    }
+
+    #[test]
+    fn the_journal_in_a_file_is_the_same_list(retention in 1..200usize, steps in prop::collection::vec(step(), 1..30)) {
+        let folder = Folder::new();
+        block_on(run(Some(&folder.path.join("tabcast.db")), retention, steps));
+    }
+}
