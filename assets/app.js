@@ -235,6 +235,11 @@ for (const button of document.querySelectorAll('.copy')) {
 show('connecting', 'Connecting…');
 status.hidden = element('empty').hidden = false;
 connect();
-// A page that comes back from the browser's cache may hold a closed stream.
+// A page that is left may be cached for its return, and its stream with it: open, but unread.
+addEventListener('pagehide', () => {
+  stream.close();
+  clearTimeout(settling);
+  show('connecting', 'Connecting…');
+});
 addEventListener('pageshow', revive);
 addEventListener('online', revive);

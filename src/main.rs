@@ -64,7 +64,9 @@ fn stopped() -> io::Result<impl Future<Output = ()>> {
         }
     };
     Ok(async move {
-        tracing::info!(signal = next().await, "stopping");
+        // Not inside the macro, which does not even wait if the level is off.
+        let signal = next().await;
+        tracing::info!(signal, "stopping");
         tokio::spawn(async move {
             next().await;
             std::process::exit(1);

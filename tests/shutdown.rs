@@ -103,6 +103,27 @@ fn a_second_signal_ends_it_at_once() {
 }
 
 #[test]
+fn a_quiet_log_does_not_stop_it() {
+    let address = Hub::start(&[]).address;
+    let mut hub = std::process::Command::new(env!("CARGO_BIN_EXE_tabcast"))
+        .args(["--listen", &address.to_string(), "--log-level", "off"])
+        .spawn()
+        .unwrap();
+    // It says nothing of when it is there: ask until it answers, or has ended.
+    let answers = loop {
+        if std::net::TcpStream::connect(address).is_ok() {
+            break true;
+        }
+        if hub.try_wait().unwrap().is_some() {
+            break false;
+        }
+    };
+    assert!(answers && hub.try_wait().unwrap().is_none(), "it ended by itself");
+    hub.kill().unwrap();
+    hub.wait().unwrap();
+}
+
+#[test]
 fn a_taken_port_is_a_clear_error_that_names_the_flag() {
     let hub = Hub::start(&[]);
     let (code, _, stderr) = tabcast(&["--listen", &hub.address.to_string()]);

@@ -122,12 +122,12 @@ impl Hub {
                 return found;
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(
-                !left.is_zero() && !lines.1,
-                "{} of {count} lines with {parts:?} in the log:\n{}",
-                found.len(),
-                lines.0.join("\n")
-            );
+            if left.is_zero() || lines.1 {
+                // Panicking with it locked would poison it for the thread that reads the log.
+                let (found, log) = (found.len(), lines.0.join("\n"));
+                drop(lines);
+                panic!("{found} of {count} lines with {parts:?} in the log:\n{log}");
+            }
             lines = self.log.grown.wait_timeout(lines, left).unwrap().0;
         }
     }

@@ -1,0 +1,252 @@
+//! A real browser: headless Chromium, driven by chromedriver over its plain HTTP and JSON
+//! (W3C WebDriver). What a test does here is what a user's browser does.
+
+#![allow(unreachable_pub, reason = "a test file uses it as if it were a crate")]
+
+use std::cell::Cell;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::common::{PATIENCE, Response};
+
+pub const ENTER: &str = "\u{e007}";
+pub const TAB: &str = "\u{e004}";
+
+/// A browser with a profile of its own. Ended and removed when dropped.
+pub struct Browser {
+    driver: Child,
+    address: SocketAddr,
+    session: String,
+    /// Holds all that the driver and the browser write.
+    folder: PathBuf,
+    /// The tab a browser begins with, until it is used.
+    spare: Cell<Option<String>>,
+}
+
+/// One of its tabs.
+pub struct Tab<'a> {
+    browser: &'a Browser,
+    window: String,
+}
+
+impl Browser {
+    pub fn start() -> Browser {
+        Browser::start_with(&json!({}))
+    }
+
+    /// A browser with these preferences.
+    pub fn start_with(preferences: &Value) -> Browser {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("tabcast-browser-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let folder = std::env::temp_dir().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        let mut driver = Command::new("chromedriver")
+            .arg("--port=0")
+            .envs(["HOME", "TMPDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"].map(|name| (name, &folder)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("chromedriver starts; tests/run installs it");
+        let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let port = lines
+            .find_map(|line| line.split_once("started successfully on port ")?.1.trim_end_matches('.').parse().ok());
+        // A full pipe would stop it.
+        std::thread::spawn(move || lines.for_each(drop));
+        let address = SocketAddr::from(([127, 0, 0, 1], port.expect("chromedriver says its port")));
+
+        // Made before the browser starts, so that the driver is ended even if that fails.
+        let mut browser = Browser { driver, address, session: String::new(), folder, spare: Cell::new(None) };
+        let profile = browser.folder.join("profile");
+        let arguments = [
+            "--headless=new",
+            // Its driver's end is then its own, however that comes.
+            "--remote-debugging-pipe",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--disable-default-apps",
+            // Only loopback, whatever the environment says.
+            "--no-proxy-server",
+            "--window-size=1280,800",
+            &format!("--user-data-dir={}", profile.display()),
+        ];
+        let capabilities = json!({"capabilities": {"alwaysMatch": {
+            "browserName": "chrome",
+            "goog:chromeOptions": {"args": arguments, "prefs": preferences},
+            "goog:loggingPrefs": {"browser": "ALL"},
+            // An alert is left open, for a test to see.
+            "unhandledPromptBehavior": "ignore",
+        }}});
+        let session = browser.request("POST", "/session", Some(&capabilities)).expect("the browser starts");
+        browser.session = format!("/session/{}", session["sessionId"].as_str().unwrap());
+        browser.spare = Cell::new(Some(text(&browser.command("GET", "/window", None))));
+        browser
+    }
+
+    /// A tab with this page, once that has loaded.
+    pub fn open(&self, url: &str) -> Tab<'_> {
+        let window = self.spare.take().unwrap_or_else(|| {
+            let window = self.command("POST", "/window/new", Some(&json!({"type": "tab"})));
+            text(&window["handle"])
+        });
+        let tab = Tab { browser: self, window };
+        tab.go(url);
+        tab
+    }
+
+    /// What the console says since this was last asked: level, a space, text.
+    pub fn console(&self) -> Vec<String> {
+        let entries = self.command("POST", "/se/log", Some(&json!({"type": "browser"})));
+        let line = |entry: &Value| format!("{} {}", text(&entry["level"]), text(&entry["message"]));
+        entries.as_array().unwrap().iter().map(line).collect()
+    }
+
+    fn command(&self, method: &str, path: &str, body: Option<&Value>) -> Value {
+        self.request(method, &format!("{}{path}", self.session), body)
+            .unwrap_or_else(|error| panic!("{method} {path} {}: {error}", body.unwrap_or(&Value::Null)))
+    }
+
+    /// The answer's value, or the error it tells.
+    fn request(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value, String> {
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            self.address,
+            body.len()
+        );
+        let mut connection = TcpStream::connect(self.address).map_err(|error| error.to_string())?;
+        // Starting a browser on a busy machine is the longest it does.
+        connection.set_read_timeout(Some(2 * PATIENCE)).unwrap();
+        connection.write_all(format!("{head}{body}").as_bytes()).map_err(|error| error.to_string())?;
+        let response = Response::read(&mut BufReader::new(connection), false);
+        if response.status == 0 {
+            return Err("chromedriver is gone".to_owned());
+        }
+        let value = response.json()["value"].take();
+        if response.status == 200 { Ok(value) } else { Err(format!("{}: {}", value["error"], value["message"])) }
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.request("POST", &format!("{}/se/log", self.session), Some(&json!({"type": "browser"})));
+            eprintln!("the browser's console: {log:#?}");
+        }
+        // Waits for the browser's end, after which nothing writes to the folder.
+        let _ = self.request("DELETE", &self.session, None);
+        let _ = self.driver.kill();
+        let _ = self.driver.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+impl Tab<'_> {
+    pub fn go(&self, url: &str) {
+        self.command("POST", "/url", Some(&json!({"url": url})));
+    }
+
+    pub fn url(&self) -> String {
+        text(&self.command("GET", "/url", None))
+    }
+
+    pub fn refresh(&self) {
+        self.command("POST", "/refresh", Some(&json!({})));
+    }
+
+    pub fn back(&self) {
+        self.command("POST", "/back", Some(&json!({})));
+    }
+
+    /// Hides it, and every other tab of its window.
+    pub fn hide(&self) {
+        self.command("POST", "/window/minimize", Some(&json!({})));
+    }
+
+    pub fn close(self) {
+        self.command("DELETE", "/window", None);
+    }
+
+    /// The value of an expression, as JSON has it.
+    pub fn get(&self, expression: &str) -> Value {
+        self.run(&format!("return {expression};"))
+    }
+
+    /// What a script returns.
+    pub fn run(&self, script: &str) -> Value {
+        self.command("POST", "/execute/sync", Some(&json!({"script": script, "args": []})))
+    }
+
+    /// Waits until an expression is true.
+    pub fn wait_for(&self, expression: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.get(&format!("Boolean({expression})")) != json!(true) {
+            if Instant::now() > deadline {
+                panic!("never: {expression}\nin a page that reads {}", self.get("document.body.innerText"));
+            }
+            // The page has no way to tell; the browser is left time to get there.
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Clicks in the middle of the element, as a mouse does.
+    pub fn click(&self, selector: &str) {
+        self.element_command("POST", selector, "/click", Some(&json!({})));
+    }
+
+    /// Presses keys, in the element.
+    pub fn press(&self, selector: &str, keys: &str) {
+        self.element_command("POST", selector, "/value", Some(&json!({"text": keys})));
+    }
+
+    /// Empties a field and types into it.
+    pub fn fill(&self, selector: &str, keys: &str) {
+        self.element_command("POST", selector, "/clear", Some(&json!({})));
+        self.press(selector, keys);
+    }
+
+    /// Its role and name for assistive technology, as the browser computes them.
+    pub fn role_and_name(&self, selector: &str) -> (String, String) {
+        let [role, name] = ["/computedrole", "/computedlabel"]
+            .map(|property| text(&self.element_command("GET", selector, property, None)));
+        (role, name)
+    }
+
+    /// The text of an open alert, if there is one.
+    pub fn alert(&self) -> Option<String> {
+        let path = format!("{}/alert/text", self.browser.session);
+        match self.browser.request("GET", &path, None) {
+            Ok(alert) => Some(text(&alert)),
+            Err(error) if error.contains("no such alert") => None,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn element_command(&self, method: &str, selector: &str, path: &str, body: Option<&Value>) -> Value {
+        /// The key of an element's reference: WebDriver 12, "web element identifier".
+        const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
+        let found = self.command("POST", "/element", Some(&json!({"using": "css selector", "value": selector})));
+        self.command(method, &format!("/element/{}{path}", text(&found[ELEMENT])), body)
+    }
+
+    fn command(&self, method: &str, path: &str, body: Option<&Value>) -> Value {
+        self.browser.command("POST", "/window", Some(&json!({"handle": self.window})));
+        self.browser.command(method, path, body)
+    }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_else(|| panic!("{value} is a string")).to_owned()
+}

@@ -1,0 +1,564 @@
+//! The page, in a real browser: what its tabs show, whatever the hub does meanwhile.
+
+mod browser;
+mod common;
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread::JoinHandle;
+
+use browser::{Browser, ENTER, TAB, Tab};
+use common::{Hub, PATIENCE};
+use serde_json::{Value, json};
+
+fn page(hub: &Hub) -> String {
+    format!("http://{}/", hub.address)
+}
+
+fn wait_for_state(tab: &Tab, state: &str) {
+    tab.wait_for(&format!("document.getElementById('status').dataset.state === '{state}'"));
+}
+
+/// A tab with the page, once it is live.
+fn open<'a>(browser: &'a Browser, hub: &Hub) -> Tab<'a> {
+    let tab = browser.open(&page(hub));
+    wait_for_state(&tab, "live");
+    tab
+}
+
+/// The text of every row.
+fn rows(tab: &Tab) -> Value {
+    tab.get("[...document.querySelectorAll('#messages li')].map(li => (li.querySelector('.data') ?? li).textContent)")
+}
+
+/// The text of every row once the last is this one. All before it have then arrived, doubles too.
+fn rows_until(tab: &Tab, last: &str) -> Value {
+    tab.wait_for(&format!("document.querySelector('#messages li:last-child .data')?.textContent === {}", json!(last)));
+    rows(tab)
+}
+
+fn value(tab: &Tab) -> Value {
+    tab.get("document.getElementById('data').value")
+}
+
+fn problem(tab: &Tab) -> String {
+    tab.wait_for("document.getElementById('problem').textContent");
+    tab.get("document.getElementById('problem').innerText").as_str().unwrap().to_owned()
+}
+
+fn count(hub: &Hub, part: &str) -> usize {
+    hub.log().iter().filter(|line| line.contains(part)).count()
+}
+
+#[test]
+fn a_press_of_the_button_shows_the_message_in_every_tab_once_and_in_order() {
+    let (hub, browser) = (Hub::start(&[]), Browser::start());
+    let tabs = [open(&browser, &hub), open(&browser, &hub), open(&browser, &hub)];
+    assert_eq!(value(&tabs[0]), "Hello World!");
+    tabs[0].click("#send");
+    for tab in &tabs {
+        assert_eq!(rows_until(tab, "Hello World!"), json!(["Hello World!"]));
+    }
+    for (number, tab) in tabs.iter().enumerate() {
+        tab.fill("#data", &format!("from tab {number}"));
+        tab.click("#send");
+        rows_until(tab, &format!("from tab {number}"));
+    }
+    hub.publish("end");
+    for tab in &tabs {
+        let expected = json!(["Hello World!", "from tab 0", "from tab 1", "from tab 2", "end"]);
+        assert_eq!(rows_until(tab, "end"), expected);
+    }
+    assert_eq!(count(&hub, "subscriber connected"), 3);
+    assert_eq!(count(&hub, "subscriber disconnected"), 0);
+    assert_eq!(browser.console(), [""; 0]);
+}
+
+#[test]
+fn a_tab_out_of_sight_shows_the_messages_too() {
+    let (hub, browser) = (Hub::start(&[]), Browser::start());
+    let tab = open(&browser, &hub);
+    tab.hide();
+    tab.wait_for("document.visibilityState === 'hidden'");
+    hub.publish("one");
+    assert_eq!(rows_until(&tab, "one"), json!(["one"]));
+    hub.publish("two");
+    assert_eq!(rows_until(&tab, "two"), json!(["one", "two"]));
+    assert_eq!(tab.get("document.visibilityState"), "hidden");
+}
+
+#[test]
+fn what_curl_sends_is_shown_as_text_and_never_as_markup_or_script() {
+    let (hub, browser) = (Hub::start(&[]), Browser::start());
+    let tab = open(&browser, &hub);
+    let elements = "[...document.querySelectorAll('body *')].map(element => element.localName).sort().join()";
+    let before = tab.get(elements);
+
+    let payloads = [
+        "<script>alert(1)</script>",
+        "<img src=x onerror=alert(1)>",
+        "</p></li></ol><h1 onmouseover=alert(1)>x</h1><style>body{display:none}</style>",
+        "<svg/onload=alert(1)><iframe srcdoc='<script>parent.alert(1)</script>'></iframe>",
+        "&lt;b&gt; &amp; <b>bold</b> javascript:alert(1) ${alert(1)} {{alert(1)}}",
+        "\u{202e}evil\u{0}\u{feff} \"'`><!--",
+    ];
+    for payload in payloads {
+        hub.publish(payload);
+    }
+    let response = hub.post("", "application/json", r#"{"data": {"<b>": "</script>"}, "event": "<i>x</i>"}"#);
+    assert_eq!(response.status, 201);
+    hub.publish("end");
+
+    let mut expected = payloads.to_vec();
+    expected.extend([r#"{"<b>":"</script>"}"#, "end"]);
+    assert_eq!(rows_until(&tab, "end"), json!(expected));
+    assert_eq!(tab.get("document.querySelector('li:nth-child(7) .event').textContent"), "<i>x</i>");
+    // The rows' own elements, and no other.
+    let mut expected: Vec<_> = before.as_str().unwrap().split(',').collect();
+    for _ in 0..payloads.len() + 2 {
+        expected.extend(["li", "time", "span", "p"]);
+    }
+    expected.sort_unstable();
+    assert_eq!(tab.get(elements), expected.join(","));
+    assert_eq!(tab.alert(), None);
+    assert_eq!(browser.console(), [""; 0]);
+}
+
+#[test]
+fn a_script_that_gets_into_the_page_all_the_same_is_not_run() {
+    let (hub, browser) = (Hub::start(&[]), Browser::start());
+    let tab = open(&browser, &hub);
+    tab.run(
+        "window.refused = []; addEventListener('securitypolicyviolation', e => refused.push(e.effectiveDirective));",
+    );
+    tab.run("document.getElementById('messages').innerHTML = '<img src=/icon.svg onload=alert(1)>';");
+    tab.run("document.body.append(Object.assign(document.createElement('script'), { textContent: 'alert(2)' }));");
+    tab.run("document.body.append(Object.assign(new Image(), { src: 'http://127.0.0.2:9/' }));");
+    tab.wait_for("refused.length === 3 && document.querySelector('[onload]').complete");
+    assert_eq!(tab.get("refused.sort()"), json!(["img-src", "script-src-attr", "script-src-elem"]));
+    assert_eq!(tab.alert(), None);
+}
+
+#[test]
+fn a_refresh_is_a_disconnect_and_a_connect_and_brings_the_history_back_once() {
+    let (hub, browser) = (Hub::start(&[]), Browser::start());
+    hub.publish("one");
+    hub.publish("two");
+    let tab = open(&browser, &hub);
+    hub.publish("three");
+    assert_eq!(rows_until(&tab, "three"), json!(["one", "two", "three"]));
+    tab.refresh();
+    hub.wait_for_log(&["subscriber disconnected", "subscriber=1", "sent=3"]);
+    hub.wait_for_log(&["subscriber connected", "subscriber=2"]);
+    wait_for_state(&tab, "live");
+    hub.publish("four");
+    assert_eq!(rows_until(&tab, "four"), json!(["one", "two", "three", "four"]));
+}
+
+#[test]
+fn leaving_the_page_and_coming_back_to_it_makes_it_live_again_with_what_was_missed() {
+    let (hub, browser) = (Hub::start(&[]), Browser::start());
+    let tab = open(&browser, &hub);
+    hub.publish("one");
+    rows_until(&tab, "one");
+    tab.go(&format!("{}messages?last=1", page(&hub)));
+    hub.wait_for_log(&["subscriber disconnected"]);
+    hub.publish("two");
+    tab.back();
+    wait_for_state(&tab, "live");
+    hub.publish("three");
+    assert_eq!(rows_until(&tab, "three"), json!(["one", "two", "three"]));
+}
+
+#[test]
+fn closing_a_tab_is_logged_with_how_long_it_stayed_what_it_was_sent_and_why_it_went() {
+    let (hub, browser) = (Hub::start(&[]), Browser::start());
+    let (_stays, goes) = (open(&browser, &hub), open(&browser, &hub));
+    hub.publish("one");
+    hub.publish("two");
+    rows_until(&goes, "two");
+    goes.close();
+    let line = hub.wait_for_log(&["subscriber disconnected", "subscriber=2", "sent=2", "reason="]);
+    let duration = line.split("duration_ms=").nth(1).unwrap().split(' ').next().unwrap();
+    assert!((1..30_000).contains(&duration.parse::<u64>().unwrap()), "{line}");
+    assert_eq!(count(&hub, "subscriber disconnected"), 1);
+}
+
+#[test]
+fn tabs_outlive_the_hub_and_are_live_again_by_themselves_when_it_is_back() {
+    let flags = ["--retry-min", "500ms", "--retry-max", "500ms"];
+    let (hub, browser) = (Hub::start(&flags), Browser::start());
+    let address = hub.address;
+    let tabs = [open(&browser, &hub), open(&browser, &hub)];
+    hub.publish("before");
+    for tab in &tabs {
+        rows_until(tab, "before");
+    }
+    drop(hub);
+    for tab in &tabs {
+        wait_for_state(tab, "offline");
+    }
+    // What can't be sent stays in the field, with the reason, and is sent once when it can be.
+    tabs[1].fill("#data", "unsent");
+    tabs[1].click("#send");
+    assert_eq!(problem(&tabs[1]), "The hub can't be reached");
+    assert_eq!(value(&tabs[1]), "unsent");
+
+    let hub = Hub::start_at(address, &flags);
+    for tab in &tabs {
+        wait_for_state(tab, "live");
+    }
+    tabs[1].click("#send");
+    rows_until(&tabs[1], "unsent");
+    assert_eq!(tabs[1].get("document.getElementById('problem').textContent"), "");
+    hub.publish("after");
+    for tab in &tabs {
+        // The journal in memory went with the hub, and the page says so.
+        let lost = "Some messages were no longer kept";
+        assert_eq!(rows_until(tab, "after"), json!(["before", lost, "unsent", "after"]));
+    }
+    assert_eq!(count(&hub, "subscriber connected"), 2);
+}
+
+/// What a proxy is whose hub is gone: it answers everything with 502.
+struct BadGateway {
+    address: SocketAddr,
+    /// One for each request for `/events`.
+    subscribed: Receiver<()>,
+    stopped: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl BadGateway {
+    fn start_at(address: SocketAddr) -> BadGateway {
+        let listener = TcpListener::bind(address).unwrap();
+        let stopped = Arc::new(AtomicBool::new(false));
+        let (subscribe, subscribed) = channel();
+        let accept = {
+            let stopped = Arc::clone(&stopped);
+            move || {
+                for connection in listener.incoming().map_while(Result::ok) {
+                    if stopped.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let subscribe = subscribe.clone();
+                    // A browser also opens connections that it does not use yet.
+                    std::thread::spawn(move || {
+                        let mut lines = BufReader::new(&connection).lines().map_while(Result::ok);
+                        let Some(request) = lines.next() else { return };
+                        lines.find(String::is_empty);
+                        let answer = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+                        let _ = (&connection).write_all(answer);
+                        if request.starts_with("GET /events") {
+                            let _ = subscribe.send(());
+                        }
+                    });
+                }
+            }
+        };
+        BadGateway { address, subscribed, stopped, thread: Some(std::thread::spawn(accept)) }
+    }
+
+    fn wait_for_subscriber(&self) {
+        self.subscribed.recv_timeout(PATIENCE).expect("the page tries again");
+    }
+}
+
+impl Drop for BadGateway {
+    fn drop(&mut self) {
+        self.stopped.store(true, Ordering::Relaxed);
+        let _ = TcpStream::connect(self.address);
+        self.thread.take().map(JoinHandle::join);
+    }
+}
+
+#[test]
+fn a_page_whose_eventsource_a_bad_gateway_has_closed_for_good_comes_back_all_the_same() {
+    let flags = ["--retry-min", "500ms", "--retry-max", "500ms"];
+    let (hub, browser) = (Hub::start(&flags), Browser::start());
+    let address = hub.address;
+    let tab = open(&browser, &hub);
+    // Beside the page's own, one that nothing looks after.
+    tab.run("window.plain = new EventSource('/events');");
+    tab.wait_for("plain.readyState === EventSource.OPEN");
+    hub.publish("before");
+    rows_until(&tab, "before");
+    drop(hub);
+    let gateway = BadGateway::start_at(address);
+    wait_for_state(&tab, "offline");
+    tab.wait_for("plain.readyState === EventSource.CLOSED");
+    // One each, and a third that only the page can have made.
+    for _ in 0..3 {
+        gateway.wait_for_subscriber();
+    }
+    drop(gateway);
+
+    let hub = Hub::start_at(address, &flags);
+    wait_for_state(&tab, "live");
+    hub.publish("after");
+    assert_eq!(rows_until(&tab, "after"), json!(["before", "Some messages were no longer kept", "after"]));
+    assert_eq!(count(&hub, "subscriber connected"), 1);
+}
+
+#[test]
+fn a_tab_the_hub_has_no_room_for_says_so() {
+    let (hub, browser) = (Hub::start(&["--max-subscribers", "1"]), Browser::start());
+    let _first = open(&browser, &hub);
+    let second = browser.open(&page(&hub));
+    wait_for_state(&second, "offline");
+    second.wait_for("document.getElementById('status').textContent === 'The hub is full, trying again'");
+    hub.wait_for_log(&["subscriber turned away"]);
+}
+
+#[test]
+fn enter_sends_what_was_typed_exactly() {
+    let (hub, browser) = (Hub::start(&[]), Browser::start());
+    let tab = open(&browser, &hub);
+    for text in ["  spaces  kept  ", "naïve Größe 日本語 עברית", "id: 1", "{\"data\": 1}", "a=b&c=%20+d", "\\n \\u0000"]
+    {
+        tab.fill("#data", text);
+        tab.press("#data", ENTER);
+        rows_until(&tab, text);
+        assert_eq!(hub.get("/messages?last=1").json()["messages"][0]["data"], text);
+    }
+    // As an emoji picker does it: chromedriver presses no keys beyond the basic plane.
+    let emoji = "👩‍👩‍👧‍👦 🏳️‍🌈 𝒳 🎉";
+    tab.run(&format!("document.execCommand('selectAll'); document.execCommand('insertText', false, '{emoji}');"));
+    tab.press("#data", ENTER);
+    rows_until(&tab, emoji);
+    assert_eq!(hub.get("/messages?last=1").json()["messages"][0]["data"], emoji);
+    // Kept and selected: Enter sends it again, typing replaces it.
+    tab.wait_for("!document.getElementById('send').disabled");
+    assert_eq!(value(&tab), emoji);
+    tab.press("#data", "next");
+    assert_eq!(value(&tab), "next");
+}
+
+#[test]
+fn nothing_is_not_sent_and_one_press_too_many_sends_once() {
+    let (hub, browser) = (Hub::start(&[]), Browser::start());
+    let tab = open(&browser, &hub);
+    tab.fill("#data", "   ");
+    tab.press("#data", ENTER);
+    tab.fill("#data", "");
+    tab.press("#data", ENTER);
+    tab.fill("#data", "twice");
+    tab.run("for (const press of [1, 2]) document.getElementById('form').requestSubmit();");
+    rows_until(&tab, "twice");
+    hub.publish("end");
+    assert_eq!(rows_until(&tab, "end"), json!(["twice", "end"]));
+}
+
+#[test]
+fn a_message_whose_answer_was_lost_is_not_doubled_when_it_is_sent_again() {
+    let (hub, browser) = (Hub::start(&[]), Browser::start());
+    let tab = open(&browser, &hub);
+    tab.run(
+        "const real = fetch;
+        window.fetch = async (...request) => { window.fetch = real; await real(...request); throw new TypeError(); };",
+    );
+    tab.fill("#data", "once");
+    tab.click("#send");
+    assert_eq!(problem(&tab), "The hub can't be reached");
+    rows_until(&tab, "once");
+    tab.click("#send");
+    tab.wait_for("document.getElementById('problem').textContent === ''");
+    // Said again on purpose, it is another message.
+    tab.press("#data", ENTER);
+    hub.wait_for_logs(&["message published"], 2);
+    tab.wait_for("!document.getElementById('send').disabled");
+    hub.publish("end");
+    assert_eq!(rows_until(&tab, "end"), json!(["once", "once", "end"]));
+}
+
+#[test]
+fn a_refused_message_stays_in_the_field_with_the_reason() {
+    let (hub, browser) = (Hub::start(&["--max-body", "64"]), Browser::start());
+    let tab = open(&browser, &hub);
+    let long = "x".repeat(100);
+    tab.fill("#data", &long);
+    tab.click("#send");
+    let told = problem(&tab);
+    let detail = hub.post("", "application/json", json!({"data": long}).to_string()).problem(413)["detail"].clone();
+    assert_eq!(detail, told.as_str());
+    assert!(told.contains("64"), "{told}");
+    assert_eq!(tab.role_and_name("#problem").0, "alert");
+    assert_eq!(value(&tab), long);
+    assert_eq!(rows(&tab), json!([]));
+
+    tab.fill("#data", "short");
+    tab.press("#data", ENTER);
+    assert_eq!(rows_until(&tab, "short"), json!(["short"]));
+    tab.wait_for("document.getElementById('problem').textContent === ''");
+}
+
+#[test]
+fn the_list_is_capped_and_follows_its_end_unless_the_reader_has_scrolled_up() {
+    let (hub, browser) = (Hub::start(&[]), Browser::start());
+    let tab = open(&browser, &hub);
+    for number in 1..=1_000 {
+        hub.publish(&format!("number {number}"));
+    }
+    let expected: Vec<_> = (501..=1_000).map(|number| format!("number {number}")).collect();
+    assert_eq!(rows_until(&tab, "number 1000"), json!(expected));
+    let at_end =
+        "(log => Math.abs(log.scrollHeight - log.scrollTop - log.clientHeight) < 2)(document.getElementById('log'))";
+    let button_shown = "document.getElementById('newer').checkVisibility()";
+    tab.wait_for(at_end);
+    assert_eq!(tab.get(button_shown), false);
+
+    // The first row whose top is in sight, and how far down.
+    let in_sight = "(() => {
+        const top = document.getElementById('log').getBoundingClientRect().top;
+        const row = [...document.querySelectorAll('#messages li')]
+            .find(row => row.getBoundingClientRect().top >= top);
+        return [row.querySelector('.data').textContent, Math.round(row.getBoundingClientRect().top)];
+    })()";
+    tab.run("document.getElementById('log').scrollTop /= 2;");
+    tab.wait_for("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))");
+    let read = tab.get(in_sight);
+    for number in 1_001..=1_050 {
+        hub.publish(&format!("number {number}"));
+    }
+    rows_until(&tab, "number 1050");
+    tab.wait_for(button_shown);
+    assert_eq!(tab.get(in_sight), read);
+    assert_eq!(tab.get("document.querySelectorAll('#messages li').length"), 500);
+
+    tab.click("#newer");
+    tab.wait_for(at_end);
+    tab.wait_for(&format!("!{button_shown}"));
+    hub.publish("end");
+    rows_until(&tab, "end");
+    tab.wait_for(at_end);
+
+    // A newcomer is shown the newest.
+    tab.refresh();
+    let mut expected: Vec<_> = (1_002..=1_050).map(|number| format!("number {number}")).collect();
+    expected.push("end".to_owned());
+    assert_eq!(rows_until(&tab, "end"), json!(expected));
+    tab.wait_for(at_end);
+}
+
+#[test]
+fn without_script_the_form_sends_and_comes_back_to_the_page() {
+    let hub = Hub::start(&[]);
+    let browser = Browser::start_with(&json!({"profile.managed_default_content_settings.javascript": 2}));
+    let tab = browser.open(&page(&hub));
+    assert_eq!(tab.get("document.querySelector('noscript a').checkVisibility()"), true);
+    assert_eq!(tab.get("document.getElementById('status').checkVisibility()"), false);
+    tab.fill("#data", "ünscripted & plain");
+    tab.click("#send");
+    hub.wait_for_log(&["message published"]);
+    // The field is as it was sent only in a page that was loaded anew.
+    tab.wait_for("document.readyState === 'complete' && document.getElementById('data')?.value === 'Hello World!'");
+    assert_eq!(tab.url(), page(&hub));
+    assert_eq!(hub.get("/messages?last=1").json()["messages"][0]["data"], "ünscripted & plain");
+    assert_eq!(count(&hub, "subscriber connected"), 0);
+}
+
+/// Text of what is hard on a line-based stream, on JSON and on UTF-8.
+fn random_text(random: &mut fastrand::Rng) -> String {
+    const PIECES: [&str; 24] = [
+        "\r",
+        "\n",
+        "\r\n",
+        "\n\n",
+        " ",
+        "  ",
+        ":",
+        "data: ",
+        "id: 7",
+        "event: evil",
+        "retry: 1",
+        "\u{feff}",
+        "\0",
+        "🎉",
+        "👩‍👩‍👧‍👦",
+        "é",
+        "e\u{301}",
+        "\u{2028}",
+        "\u{85}",
+        "\u{b}",
+        "\"",
+        "\\u000a",
+        "</script>",
+        "plain",
+    ];
+    (0..random.usize(0..12)).map(|_| PIECES[random.usize(..PIECES.len())]).collect()
+}
+
+#[test]
+fn any_text_arrives_through_a_browsers_eventsource() {
+    let (hub, browser) = (Hub::start(&[]), Browser::start());
+    let tab = browser.open(&page(&hub));
+    tab.run(
+        "window.bare = []; window.whole = [];
+        window.streams = ['/events', '/events?format=message'].map(url => new EventSource(url));
+        streams[0].onmessage = event => bare.push([event.lastEventId, event.data]);
+        streams[1].onmessage = event => whole.push([event.lastEventId, event.data]);
+        streams.forEach(stream => stream.addEventListener('evil', () => bare.push('evil')));",
+    );
+    tab.wait_for("streams.every(stream => stream.readyState === EventSource.OPEN)");
+
+    // Always the same, so that a failure can be seen again.
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut texts: Vec<_> = (0..300).map(|_| random_text(&mut random)).collect();
+    texts.extend(["", "\n", "\r", "\u{feff}", " ", ":", "\0", "end"].map(str::to_owned));
+    let ids: Vec<_> = texts.iter().map(|text| hub.publish(text)).collect();
+
+    tab.wait_for("bare.at(-1)?.[1] === 'end' && whole.length && JSON.parse(whole.at(-1)[1]).data === 'end'");
+    let (bare, whole) = (tab.get("bare"), tab.get("whole"));
+    assert_eq!((bare.as_array().unwrap().len(), whole.as_array().unwrap().len()), (texts.len(), texts.len()));
+    for (place, (id, text)) in ids.iter().zip(&texts).enumerate() {
+        // WHATWG HTML 9.2.6: whatever ended a line, a line feed is what script sees.
+        let lines = text.replace("\r\n", "\n").replace('\r', "\n");
+        assert_eq!(bare[place], json!([id, lines]), "{text:?}");
+        assert_eq!(whole[place][0], id.as_str());
+        let message: Value = serde_json::from_str(whole[place][1].as_str().unwrap()).unwrap();
+        assert_eq!((&message["id"], &message["data"]), (&json!(id), &json!(text)));
+    }
+}
+
+#[test]
+fn the_page_tells_assistive_technology_what_it_is_and_takes_the_keyboard_to_every_control() {
+    let (hub, browser) = (Hub::start(&[]), Browser::start());
+    hub.publish("one");
+    let tab = open(&browser, &hub);
+    rows_until(&tab, "one");
+    assert_eq!(tab.get("document.documentElement.lang"), "en");
+    assert_eq!(tab.get("document.querySelectorAll('h1').length"), 1);
+    for (selector, role, name) in [
+        ("h1", "heading", "tabcast"),
+        ("#status", "status", ""),
+        ("#log", "log", "Messages"),
+        ("#messages", "list", ""),
+        ("#messages li", "listitem", ""),
+        ("#data", "textbox", "Message"),
+        ("#send", "button", "Send"),
+    ] {
+        assert_eq!(tab.role_and_name(selector), (role.to_owned(), name.to_owned()), "{selector}");
+    }
+    assert_eq!(tab.get("document.getElementById('status').textContent"), "Live");
+
+    let focus = "(({ id, ariaLabel }) => id || ariaLabel)(document.activeElement)";
+    let mut reached = Vec::new();
+    tab.run("document.activeElement.blur();");
+    for _ in 0..5 {
+        tab.press(":focus, body:not(:has(:focus))", TAB);
+        reached.push(tab.get(focus));
+    }
+    assert_eq!(json!(reached), json!(["Copy the watch command", "Copy the send command", "log", "data", "send"]));
+}
+
+#[test]
+fn the_commands_the_page_shows_are_this_hubs() {
+    let (hub, browser) = (Hub::start(&[]), Browser::start());
+    let tab = open(&browser, &hub);
+    let shown = tab.get("['watch', 'publish'].map(id => document.getElementById(id).textContent)");
+    let commands = ["curl -N {}events", "curl -d 'Hello World!' {}messages"];
+    assert_eq!(shown, json!(commands.map(|command| command.replace("{}", &page(&hub)))));
+}
