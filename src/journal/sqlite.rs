@@ -7,6 +7,7 @@
 mod file;
 mod writer;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc};
@@ -37,6 +38,9 @@ pub struct Sqlite {
     /// `None` once the writer is told to end.
     jobs: Option<mpsc::Sender<Job>>,
     writer: Option<JoinHandle<()>>,
+    /// The last to be dropped: closing any descriptor of the file ends the locks that SQLite holds on
+    /// it in this process.
+    _lock: File,
 }
 
 /// A batch to commit.
@@ -84,7 +88,7 @@ impl Shared {
 
 impl Sqlite {
     pub(super) fn open(path: &Path, retention: Retention, keys: KeyLimits) -> Result<Self, OpenError> {
-        let opened = file::open(path)?;
+        let (opened, lock) = file::open(path)?;
         let tail = Tail::new(TailLimit { messages: TAIL.messages.min(retention.messages), ..TAIL }, opened.head);
         let shared = Arc::new(Shared {
             tail: RwLock::new(tail),
@@ -97,7 +101,7 @@ impl Sqlite {
         let writer = writer::Writer::new(opened, Arc::clone(&shared), retention, keys);
         let writer = std::thread::Builder::new().name("journal".to_owned()).spawn(move || writer.run(&waiting));
         let writer = writer.map_err(OpenError::Io)?;
-        Ok(Sqlite { epoch, shared, readers: Arc::new(readers), jobs: Some(jobs), writer: Some(writer) })
+        Ok(Sqlite { epoch, shared, readers: Arc::new(readers), jobs: Some(jobs), writer: Some(writer), _lock: lock })
     }
 
     pub(super) fn epoch(&self) -> Epoch {

@@ -85,6 +85,13 @@ impl Hub {
 
     /// The hub that this command runs, once it listens.
     pub fn start_with(command: &mut Command) -> Hub {
+        let mut hub = Hub::spawn(command);
+        hub.wait_until_it_listens();
+        hub
+    }
+
+    /// The hub that this command runs, at once: it may never listen.
+    pub fn spawn(command: &mut Command) -> Hub {
         let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the hub starts");
         let log = Arc::new(Log::default());
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
@@ -99,11 +106,30 @@ impl Hub {
                 log.grown.notify_all();
             }
         });
-        let mut hub = Hub { child, address: SocketAddr::from(([127, 0, 0, 1], 0)), log, _folder: None };
-        let line = hub.wait_for_log(&["listening on http://"]);
+        Hub { child, address: SocketAddr::from(([127, 0, 0, 1], 0)), log, _folder: None }
+    }
+
+    fn wait_until_it_listens(&mut self) {
+        let line = self.wait_for_log(&["listening on http://"]);
         let address = line.split("http://").nth(1).unwrap().split_whitespace().next().unwrap();
-        hub.address = address.parse().unwrap();
-        hub
+        self.address = address.parse().unwrap();
+    }
+
+    /// Waits for the process to say that it listens, or to say nothing any more. True if it listens.
+    pub fn listens(&mut self) -> bool {
+        let deadline = Instant::now() + PATIENCE;
+        let mut lines = self.log.lines.lock().unwrap();
+        while !lines.1 && !lines.0.iter().any(|line| line.contains("listening on http://")) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "the hub neither listens nor ends:\n{}", lines.0.join("\n"));
+            lines = self.log.grown.wait_timeout(lines, left).unwrap().0;
+        }
+        let listens = lines.0.iter().any(|line| line.contains("listening on http://"));
+        drop(lines);
+        if listens {
+            self.wait_until_it_listens();
+        }
+        listens
     }
 
     /// Waits for a line of the log that has all these parts, and returns it.

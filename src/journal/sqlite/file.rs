@@ -54,13 +54,10 @@ pub(super) struct Opened {
     pub(super) head: u64,
     /// The sequence of its earliest kept message; `head + 1` if none is.
     pub(super) earliest: u64,
-    /// Released when this is dropped, as it must be after `db`: closing any descriptor of the file
-    /// ends the locks that SQLite holds on it in this process.
-    pub(super) lock: File,
 }
 
-/// Opens the journal, or makes a new one.
-pub(super) fn open(path: &Path) -> Result<Opened, OpenError> {
+/// Opens the journal, or makes a new one. It is no other process's while the file is not dropped.
+pub(super) fn open(path: &Path) -> Result<(Opened, File), OpenError> {
     if rusqlite::version_number() < LEAST_SQLITE {
         return Err(OpenError::OldSqlite);
     }
@@ -77,7 +74,7 @@ pub(super) fn open(path: &Path) -> Result<Opened, OpenError> {
     let db = connect(path).map_err(OpenError::Sqlite)?;
     let (epoch, head, earliest) = read_state(&db)?;
     prepare(&db).map_err(OpenError::Sqlite)?;
-    Ok(Opened { db, epoch, head, earliest, lock })
+    Ok((Opened { db, epoch, head, earliest }, lock))
 }
 
 /// A connection, for reading unless it is told more.
@@ -134,6 +131,8 @@ fn create(path: &Path) -> Result<(), OpenError> {
         Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
         _ => PathBuf::from("."),
     };
+    // Left by a process of the same number that was killed just here.
+    let _ = fs::remove_file(&new);
     // SQLite says only that it can't; this says why.
     File::options().write(true).create_new(true).open(&new).map_err(OpenError::Io)?;
     let result = fill(&new).map_err(OpenError::Sqlite).and_then(|()| {

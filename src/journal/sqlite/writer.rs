@@ -1,10 +1,9 @@
 //! The writer: the thread that appends to the file and drops what retention no longer allows.
 
-use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, DropBehavior, ErrorCode, OptionalExtension, TransactionBehavior, params};
 
@@ -16,6 +15,10 @@ use crate::seeded::{self, Bug};
 
 /// How often it looks for messages that have grown too old, when nothing else is to do.
 const TICK: Duration = Duration::from_secs(1);
+
+/// How long it appends before it looks again. What comes in meanwhile is over the limits for so long,
+/// and the WAL grows by so much.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Messages deleted at once. It delays the next append by some milliseconds, and must be more than
 /// are appended at once, or the file would grow.
@@ -38,14 +41,14 @@ pub(super) struct Writer {
     head: u64,
     /// Every row before this one is deleted, or has lost its data.
     swept: u64,
-    /// After `db`: see [`Opened`].
-    _lock: File,
+    /// When it last looked what retention allows.
+    looked: Instant,
 }
 
 impl Writer {
     pub(super) fn new(opened: Opened, shared: Arc<Shared>, retention: Retention, keys: KeyLimits) -> Self {
-        let Opened { db, epoch, head, earliest, lock } = opened;
-        let mut writer = Writer { db, epoch, shared, retention, keys, head, swept: earliest, _lock: lock };
+        let Opened { db, epoch, head, earliest } = opened;
+        let mut writer = Writer { db, epoch, shared, retention, keys, head, swept: earliest, looked: Instant::now() };
         writer.limit_count();
         writer
     }
@@ -192,6 +195,10 @@ impl Writer {
             return Ok(false);
         }
         if self.swept == self.earliest() {
+            if self.looked.elapsed() < LOOK {
+                return Ok(false);
+            }
+            self.looked = Instant::now();
             self.limit_bytes()?;
             self.limit_age()?;
         }
