@@ -77,7 +77,10 @@ fn stopped() -> io::Result<impl Future<Output = ()>> {
 /// Lines go to stderr by way of a thread: a terminal that is paused, or a pipe nobody reads, must
 /// not stop the hub. Then lines are dropped, messages never.
 fn log_to_stderr(config: &Config) -> WorkerGuard {
-    let (writer, guard) = NonBlockingBuilder::default().lossy(true).finish(io::stderr());
+    /// Lines that wait for the thread. Room for all is taken at the start, 32 bytes a line.
+    const WAITING: usize = 8_192;
+    let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(WAITING);
+    let (writer, guard) = builder.finish(io::stderr());
     tracing_subscriber::fmt()
         .with_max_level(config.log_level)
         .with_writer(writer)
