@@ -1,10 +1,15 @@
-//! A publish's body, read whole: within its limit, in time, and within what the hub takes at once.
+//! A publish's body, read whole: within its limit, in time, and within what the hub takes at once. And
+//! what becomes of a body that is not.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
+use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode, header};
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
@@ -63,4 +68,56 @@ fn reserve(in_flight: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePer
 fn too_large(limit: usize) -> Problem {
     let detail = format!("the body is longer than {limit} bytes, the limit");
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail).field("body").limit(limit)
+}
+
+/// Has the rest of the request's body read and dropped, if whoever handles it does not read to its
+/// end. Many clients write a whole body before they look for an answer: if the connection were closed
+/// with a part of it unread, a reset would take the answer with it.
+pub(super) fn drain_on_drop(request: Request) -> Request {
+    // That client waits for the answer before it sends anything.
+    if request.headers().contains_key(header::EXPECT) || request.body().is_end_stream() {
+        return request;
+    }
+    request.map(|body| Body::new(Drained { body: Some(body) }))
+}
+
+struct Drained {
+    /// `None` once read to its end.
+    body: Option<Body>,
+}
+
+impl HttpBody for Drained {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, axum::Error>>> {
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let frame = ready!(Pin::new(body).poll_frame(cx));
+        if !matches!(frame, Some(Ok(_))) {
+            self.body = None;
+        }
+        Poll::Ready(frame)
+    }
+}
+
+impl Drop for Drained {
+    fn drop(&mut self) {
+        /// Of the time and bytes that are wasted on somebody who may mean no good.
+        const TIME: Duration = Duration::from_secs(5);
+        const BYTES: usize = 16 << 20;
+
+        let Some(mut body) = self.body.take().filter(|body| !body.is_end_stream()) else { return };
+        tokio::spawn(timeout(TIME, async move {
+            let mut left = BYTES;
+            while let Some(Ok(frame)) = body.frame().await {
+                left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+                if left == 0 {
+                    break;
+                }
+            }
+        }));
+    }
 }

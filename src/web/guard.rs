@@ -6,30 +6,35 @@ use axum::extract::{Request, State};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 
-use super::App;
 use super::problem::Problem;
+use super::{App, body};
 
-/// Refuses a Host that is not the hub's own, and a write from a foreign origin.
-///
-/// # Errors
-/// 400 for a Host that is none, 403 for what is refused.
-pub(super) async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Result<Response, Problem> {
+/// Refuses a Host that is not the hub's own, and a write from a foreign origin: 400 for a Host that is
+/// none, 403 for what is refused.
+pub(super) async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let mut response = match check(&app, &request) {
+        Ok(()) => next.run(body::drain_on_drop(request)).await,
+        Err(problem) => {
+            drop(body::drain_on_drop(request));
+            problem.into_response()
+        }
+    };
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+fn check(app: &App, request: &Request) -> Result<(), Problem> {
     let host = host(request.uri(), request.headers())?;
     // Without a Host (HTTP/1.0) it is no browser.
     if let Some(host) = &host
-        && !is_own_host(&app, host.host())
+        && !is_own_host(app, host.host())
     {
         let detail = format!("the hub is not {}; if it is, start it with --allow-host {0}", host.host());
         return Err(Problem::new(StatusCode::FORBIDDEN, detail).field("Host"));
     }
-    if !request.method().is_safe() {
-        check_origin(&app, request.headers(), host.as_ref())?;
-    }
-    let mut response = next.run(request).await;
-    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    Ok(response)
+    if request.method().is_safe() { Ok(()) } else { check_origin(app, request.headers(), host.as_ref()) }
 }
 
 /// The host a request is for: of the target, or else of the header (RFC 9112 3.2.2).
@@ -44,22 +49,24 @@ fn host(uri: &Uri, headers: &HeaderMap) -> Result<Option<Authority>, Problem> {
         return Ok(Some(authority.clone()));
     }
     let Some(host) = host else { return Ok(None) };
-    Authority::try_from(host.as_bytes()).map(Some).map_err(|_| bad("is no host"))
+    let authority = Authority::try_from(host.as_bytes()).map_err(|_| bad("is no host"))?;
+    // A URL's authority may name a user as well; a host has none.
+    if authority.as_str().contains('@') { Err(bad("is no host")) } else { Ok(Some(authority)) }
 }
 
 /// A page can point a name of its own at a loopback or private address (DNS rebinding), and its
 /// scripts then count as this hub's. It can't do that to a name or an address of the hub's.
 fn is_own_host(app: &App, host: &str) -> bool {
+    let named = |name: &str| host.eq_ignore_ascii_case(name);
+    if named("localhost") || app.config.allow_host.iter().any(|allowed| named(allowed)) {
+        return true;
+    }
     let listening = app.address.ip();
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
-    match address.map(|address| address.to_canonical()) {
-        // On every address, the hub can't know them all: port forwarding adds some.
-        Ok(address) => address.is_loopback() || address == listening || listening.is_unspecified(),
-        Err(_) => {
-            host.eq_ignore_ascii_case("localhost")
-                || app.config.allow_host.iter().any(|allowed| host.eq_ignore_ascii_case(allowed))
-        }
-    }
+    // On every address, the hub can't know them all: port forwarding adds some.
+    address
+        .map(|address| address.to_canonical())
+        .is_ok_and(|address| address.is_loopback() || address == listening || listening.is_unspecified())
 }
 
 /// A form or text POST needs no preflight, so any page can send one; what it can't do is hide

@@ -1,0 +1,527 @@
+//! What keeps strangers out: the hub listens on loopback, answers to its own name only, publishes
+//! for its own pages only, and passes nothing on that a page or a program could take for more than
+//! data.
+
+mod common;
+
+use std::process::Command;
+
+use common::{Hub, Response};
+use serde_json::{Value, json};
+
+fn kept(hub: &Hub) -> Vec<Value> {
+    hub.get("/messages").json()["messages"].as_array().unwrap().clone()
+}
+
+#[test]
+fn the_default_is_loopback() {
+    let help = Command::new(env!("CARGO_BIN_EXE_tabcast")).arg("--help").env_remove("TABCAST_LISTEN").output().unwrap();
+    assert!(help.status.success());
+    let help = String::from_utf8(help.stdout).unwrap();
+    let listen = help.split("--listen").nth(1).unwrap().split("\n      --").next().unwrap();
+    assert!(listen.contains("[default: 127.0.0.1:3000]"), "{listen}");
+    assert_eq!(help.matches("0.0.0.0").count(), 0);
+}
+
+// Host: a page whose name was pointed at this machine (DNS rebinding) sends that name.
+
+#[test]
+fn the_hub_answers_to_its_own_hosts() {
+    let hub = Hub::start(&[]);
+    let own = hub.address.to_string();
+    let port = hub.address.port();
+    for host in [
+        &*own,
+        "127.0.0.1",
+        "127.0.0.1:1",
+        "localhost",
+        &format!("localhost:{port}"),
+        "localhost:65535",
+        "LocalHost:80",
+        "[::1]",
+        &format!("[::1]:{port}"),
+        "127.0.0.2",
+        "[::ffff:127.0.0.1]",
+    ] {
+        assert_eq!(hub.send("GET", "/messages", &[&format!("Host: {host}")], b"").status, 200, "{host}");
+    }
+}
+
+#[test]
+fn another_host_is_refused_whatever_it_asks_for() {
+    let hub = Hub::start(&[]);
+    for host in [
+        "evil.example",
+        "evil.example:3000",
+        "localhost.evil.example",
+        "evil-localhost",
+        "127.0.0.1.evil.example",
+        "127.0.0.1evil.example",
+        "0.0.0.0",
+        "192.168.1.1",
+        "10.0.0.1:3000",
+        "[2001:db8::1]",
+        "[::ffff:10.0.0.1]",
+        "2130706433",
+        "0x7f.1",
+    ] {
+        for (method, target) in [
+            ("GET", "/"),
+            ("GET", "/app.js"),
+            ("GET", "/messages"),
+            ("GET", "/events"),
+            ("POST", "/messages"),
+            ("PUT", "/nothing"),
+            ("OPTIONS", "/messages"),
+        ] {
+            let refused = hub.send(method, target, &[&format!("Host: {host}")], b"x");
+            assert_eq!(refused.problem(403)["field"], "Host", "{method} {target} {host}");
+        }
+        assert_eq!(hub.send("HEAD", "/events", &[&format!("Host: {host}")], b"").status, 403, "{host}");
+    }
+    assert!(kept(&hub).is_empty());
+}
+
+#[test]
+fn an_allowed_host_is_let_in_in_any_case() {
+    let hub = Hub::start(&["--allow-host", "hub.example,Other.Example", "--allow-host", "10.1.2.3"]);
+    for host in ["hub.example", "HUB.Example", "hub.example:8443", "other.example", "OTHER.EXAMPLE:1", "localhost"] {
+        assert_eq!(hub.send("GET", "/messages", &[&format!("Host: {host}")], b"").status, 200, "{host}");
+    }
+    for host in ["example", "x.hub.example", "hub.example.org", "hub.example,other.example", "*"] {
+        assert!([400, 403].contains(&hub.send("GET", "/messages", &[&format!("Host: {host}")], b"").status), "{host}");
+    }
+    let origin = ["Host: hub.example", "Origin: https://hub.example", "Content-Type: text/plain"];
+    assert_eq!(hub.send("POST", "/messages", &origin, b"from its page behind TLS").status, 201);
+}
+
+#[test]
+fn an_address_can_be_allowed_as_a_host() {
+    let hub = Hub::start(&["--allow-host", "10.1.2.3"]);
+    assert_eq!(hub.send("GET", "/messages", &["Host: 10.1.2.3:3000"], b"").status, 200);
+    hub.send("GET", "/messages", &["Host: 10.1.2.4:3000"], b"").problem(403);
+}
+
+#[test]
+fn a_host_that_is_none_is_400() {
+    let hub = Hub::start(&[]);
+    for hosts in [
+        "Host: localhost\r\nHost: localhost",
+        "Host: localhost\r\nHost: evil.example",
+        "Host: a b",
+        "Host: a/b",
+        "Host: user@localhost",
+    ] {
+        let refused = hub.raw(format!("GET /messages HTTP/1.1\r\n{hosts}\r\n\r\n"));
+        assert_eq!(refused.problem(400)["field"], "Host", "{hosts}");
+    }
+}
+
+#[test]
+fn the_targets_host_counts_and_not_the_headers() {
+    let hub = Hub::start(&[]);
+    let get = |target: &str, host: &str| {
+        hub.raw(format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"))
+    };
+    assert_eq!(get("http://localhost/messages", "localhost").status, 200);
+    // RFC 9112 3.2.2: the header is ignored then.
+    assert_eq!(get(&format!("http://{}/messages", hub.address), "evil.example").status, 200);
+    assert_eq!(get("http://evil.example/messages", "localhost").problem(403)["field"], "Host");
+}
+
+#[test]
+fn http_1_0_needs_no_host() {
+    let hub = Hub::start(&[]);
+    assert_eq!(hub.raw("GET /messages HTTP/1.0\r\n\r\n").status, 200);
+    let post = "POST /messages HTTP/1.0\r\nContent-Type: text/plain\r\nContent-Length: 3\r\n\r\nold";
+    assert_eq!(hub.raw(post).status, 201);
+    hub.raw("GET /messages HTTP/1.0\r\nHost: evil.example\r\n\r\n").problem(403);
+}
+
+#[test]
+fn no_answer_of_the_hub_is_sniffed_for_another_type() {
+    let hub = Hub::start(&["--allow-origin", APP]);
+    for (method, target, header, status) in [
+        ("GET", "/", "Accept: */*", 200),
+        ("GET", "/messages", "Accept: */*", 200),
+        ("POST", "/messages", "Content-Type: text/plain", 201),
+        ("POST", "/messages", "Content-Type: none", 415),
+        ("PUT", "/messages", "Accept: */*", 405),
+        ("GET", "/nothing", "Accept: */*", 404),
+        ("GET", "/", "Host: evil.example", 403),
+        ("GET", "/", "Host: not a host", 400),
+        ("POST", "/messages", "Origin: https://evil.example", 403),
+        ("POST", "/messages", "Sec-Fetch-Site: cross-site", 403),
+    ] {
+        let answer = hub.send(method, target, &[header], b"");
+        let nosniff = answer.header("x-content-type-options");
+        assert_eq!((answer.status, nosniff), (status, Some("nosniff")), "{method} {target} {header}");
+    }
+}
+
+// Origin: what may publish.
+
+fn post_from(hub: &Hub, headers: &[&str]) -> Response {
+    hub.send("POST", "/messages", &[headers, &["Content-Type: text/plain"]].concat(), b"x")
+}
+
+#[test]
+fn the_hubs_own_page_and_programs_may_publish() {
+    let hub = Hub::start(&[]);
+    let (address, port) = (hub.address, hub.address.port());
+    let own = format!("Origin: http://{address}");
+    for headers in [
+        &[][..],
+        &[&*own],
+        &[&*own, "Sec-Fetch-Site: same-origin"],
+        &["Sec-Fetch-Site: same-origin"],
+        &["Sec-Fetch-Site: none"],
+        &[&*format!("Host: localhost:{port}"), &format!("Origin: http://localhost:{port}")],
+        // Behind a proxy that ends TLS, and on the default port, where both leave it out.
+        &["Host: localhost", "Origin: https://localhost"],
+    ] {
+        assert_eq!(post_from(&hub, headers).status, 201, "{headers:?}");
+    }
+    assert_eq!(kept(&hub).len(), 7);
+}
+
+#[test]
+fn a_foreign_page_may_not_publish() {
+    let hub = Hub::start(&[]);
+    let (address, port) = (hub.address, hub.address.port());
+    for origin in [
+        "https://evil.example",
+        "null",
+        "",
+        "file://",
+        &format!("http://evil.example/{address}"),
+        &format!("http://{address}.evil.example"),
+        &format!("http://evil.example@{address}"),
+        &format!("http://localhost:{port}"),
+        "http://127.0.0.1:1",
+        "http://127.0.0.1",
+        &address.to_string(),
+        "\u{ff}",
+    ] {
+        let refused = post_from(&hub, &[&format!("Origin: {origin}")]);
+        assert_eq!(refused.problem(403)["field"], "Origin", "{origin:?}");
+        assert_eq!(refused.header("access-control-allow-origin"), None);
+    }
+    let refused = post_from(&hub, &["Sec-Fetch-Site: cross-site"]);
+    assert_eq!(refused.problem(403)["field"], "Sec-Fetch-Site");
+    // The forms that need no preflight, all of them.
+    for content_type in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"] {
+        let headers = ["Origin: https://evil.example", &format!("Content-Type: {content_type}")];
+        hub.send("POST", "/messages", &headers, b"data=x").problem(403);
+    }
+    assert!(kept(&hub).is_empty());
+}
+
+#[test]
+fn a_foreign_page_may_not_read_and_is_not_told_that_it_may() {
+    let hub = Hub::start(&[]);
+    hub.publish("secret");
+    let headers = ["Origin: https://evil.example", "Access-Control-Request-Method: POST"];
+    for (method, target) in [("GET", "/messages"), ("GET", "/"), ("OPTIONS", "/messages"), ("HEAD", "/events")] {
+        let answer = hub.send(method, target, &headers, b"");
+        let cors = answer.headers.iter().find(|(name, _)| name.starts_with("access-control-"));
+        assert_eq!(cors, None, "{method} {target}");
+    }
+    let stream = hub.watch("/events", &headers);
+    assert_eq!(stream.header("access-control-allow-origin"), None);
+}
+
+const APP: &str = "https://app.example";
+
+#[test]
+fn an_allowed_origin_is_let_in_and_can_read_every_answer() {
+    let hub = Hub::start(&["--allow-origin", "https://App.Example,http://localhost:8080", "--max-body", "64"]);
+    let origin = format!("Origin: {APP}");
+    let readable = |answer: &Response, status: u16| {
+        assert_eq!(answer.status, status);
+        assert_eq!(answer.header("access-control-allow-origin"), Some(APP), "{answer:?}");
+        // Or a cache would hand this answer to another origin.
+        let vary =
+            answer.headers.iter().filter(|(name, _)| name == "vary").map(|(_, value)| value.to_ascii_lowercase());
+        assert!(
+            vary.flat_map(|value| value.split(',').map(|name| name.trim().to_owned()).collect::<Vec<_>>())
+                .any(|name| name == "origin"),
+            "{answer:?}"
+        );
+        // It is let in without cookies, of which the hub has none.
+        assert_eq!(answer.header("access-control-allow-credentials"), None);
+    };
+    let send = |method: &str, target: &str, content_type: &str, body: &[u8]| {
+        let headers = [&*origin, "Sec-Fetch-Site: cross-site", &format!("Content-Type: {content_type}")];
+        hub.send(method, target, &headers, body)
+    };
+    let mut stream = hub.watch("/events", &[&origin]);
+    assert_eq!(stream.header("access-control-allow-origin"), Some(APP));
+    readable(&send("POST", "/messages", "text/plain", b"hello"), 201);
+    assert_eq!(stream.data(), "hello");
+    readable(&send("POST", "/messages", "application/json", b"{"), 400);
+    readable(&send("POST", "/messages", "application/json", b"{}"), 422);
+    readable(&send("POST", "/messages", "text/plain", &[b'x'; 65]), 413);
+    readable(&send("POST", "/messages", "multipart/form-data", b"x"), 415);
+    readable(&send("PUT", "/messages", "text/plain", b"x"), 405);
+    readable(&send("GET", "/nothing", "text/plain", b""), 404);
+    readable(&send("GET", "/messages?last=1", "text/plain", b""), 200);
+    readable(&send("GET", "/events?format=xml", "text/plain", b""), 422);
+    readable(&hub.send("GET", "/messages", &[&origin, "Host: evil.example"], b""), 403);
+    let other = hub.send("GET", "/messages", &["Origin: http://localhost:8080"], b"");
+    assert_eq!(other.header("access-control-allow-origin"), Some("http://localhost:8080"));
+}
+
+#[test]
+fn an_allowed_origins_preflight_is_answered() {
+    let hub = Hub::start(&["--allow-origin", APP]);
+    let headers = [
+        &*format!("Origin: {APP}"),
+        "Access-Control-Request-Method: POST",
+        "Access-Control-Request-Headers: content-type,idempotency-key",
+    ];
+    let answer = hub.send("OPTIONS", "/messages", &headers, b"");
+    assert!((200..300).contains(&answer.status), "{answer:?}");
+    assert_eq!(answer.header("access-control-allow-origin"), Some(APP));
+    let has = |header: &str, value: &str| {
+        let values = answer.header(header).unwrap_or_default();
+        values.split(',').any(|known| known.trim().eq_ignore_ascii_case(value))
+    };
+    assert!(has("access-control-allow-methods", "POST"), "{answer:?}");
+    for name in ["content-type", "idempotency-key", "last-event-id"] {
+        assert!(has("access-control-allow-headers", name), "{answer:?}");
+    }
+
+    let headers = ["Origin: https://evil.example", "Access-Control-Request-Method: POST"];
+    let answer = hub.send("OPTIONS", "/messages", &headers, b"");
+    assert_eq!(answer.header("access-control-allow-origin"), None);
+}
+
+#[test]
+fn an_origin_that_is_not_allowed_stays_out_beside_one_that_is() {
+    let hub = Hub::start(&["--allow-origin", APP]);
+    for origin in
+        ["https://evil.example", "http://app.example", "https://app.example:8443", "https://x.app.example", "null"]
+    {
+        let origin = format!("Origin: {origin}");
+        let refused = post_from(&hub, &[&origin]);
+        refused.problem(403);
+        assert_eq!(refused.header("access-control-allow-origin"), None, "{origin}");
+        assert_eq!(hub.send("GET", "/messages", &[&origin], b"").header("access-control-allow-origin"), None);
+        assert_eq!(hub.watch("/events", &[&origin]).header("access-control-allow-origin"), None);
+    }
+    assert!(kept(&hub).is_empty());
+}
+
+#[test]
+fn a_star_lets_every_origin_in_but_no_other_host() {
+    let hub = Hub::start(&["--allow-origin", "*"]);
+    for origin in ["https://evil.example", "null"] {
+        let answer = post_from(&hub, &[&format!("Origin: {origin}"), "Sec-Fetch-Site: cross-site"]);
+        assert_eq!((answer.status, answer.header("access-control-allow-origin")), (201, Some("*")));
+        assert_eq!(answer.header("access-control-allow-credentials"), None);
+    }
+    post_from(&hub, &["Host: evil.example", "Origin: https://evil.example"]).problem(403);
+}
+
+// The page.
+
+#[test]
+fn the_page_and_its_files_may_do_only_what_they_need() {
+    let hub = Hub::start(&[]);
+    for (path, content_type) in [
+        ("/", "text/html; charset=utf-8"),
+        ("/app.css", "text/css; charset=utf-8"),
+        ("/app.js", "text/javascript; charset=utf-8"),
+        ("/icon.svg", "image/svg+xml"),
+    ] {
+        let file = hub.get(path);
+        assert_eq!((file.status, file.header("content-type")), (200, Some(content_type)), "{path}");
+        for (name, value) in [
+            ("x-content-type-options", "nosniff"),
+            ("x-frame-options", "DENY"),
+            // With `no-referrer` the form would post as from the origin `null`, a stranger's.
+            ("referrer-policy", "same-origin"),
+            ("cross-origin-opener-policy", "same-origin"),
+            ("cross-origin-resource-policy", "same-origin"),
+        ] {
+            assert_eq!(file.header(name), Some(value), "{path}");
+        }
+        let policy = file.header("content-security-policy").unwrap();
+        let directives: Vec<_> = policy.split(';').map(str::trim).collect();
+        for directive in ["default-src 'none'", "base-uri 'none'", "frame-ancestors 'none'", "form-action 'self'"] {
+            assert!(directives.contains(&directive), "{policy}");
+        }
+        // Nothing but the hub itself, and nothing inline.
+        let sources = directives.iter().flat_map(|directive| directive.split_whitespace().skip(1));
+        assert!(sources.into_iter().all(|source| ["'self'", "'none'"].contains(&source)), "{policy}");
+    }
+}
+
+#[test]
+fn a_known_file_is_not_sent_again() {
+    let hub = Hub::start(&[]);
+    let mut tags = Vec::new();
+    for path in ["/", "/app.css", "/app.js", "/icon.svg"] {
+        let file = hub.get(path);
+        let tag = file.header("etag").unwrap().to_owned();
+        assert!(tag.len() > 2 && tag.starts_with('"') && tag.ends_with('"'), "{tag}");
+        for known in [&*tag, &format!("W/{tag}"), &format!("\"other\", {tag}"), "*"] {
+            let again = hub.send("GET", path, &[&format!("If-None-Match: {known}")], b"");
+            assert_eq!((again.status, again.body.len()), (304, 0), "{path} {known}");
+            assert_eq!(again.header("etag"), Some(&*tag));
+            assert_eq!(again.header("content-security-policy"), file.header("content-security-policy"));
+        }
+        for unknown in ["\"other\"", "", &tag[1..]] {
+            let again = hub.send("GET", path, &[&format!("If-None-Match: {unknown}")], b"");
+            assert_eq!((again.status, &again.body), (200, &file.body), "{path} {unknown}");
+        }
+        tags.push(tag);
+    }
+    tags.sort_unstable();
+    tags.dedup();
+    assert_eq!(tags.len(), 4);
+}
+
+/// What stands between the brackets of every tag of a page.
+fn tags(page: &str) -> impl Iterator<Item = &str> {
+    page.split('<').skip(1).filter_map(|rest| rest.split('>').next())
+}
+
+#[test]
+fn the_page_has_no_inline_code_and_asks_for_nothing_from_elsewhere() {
+    let hub = Hub::start(&[]);
+    let answer = hub.get("/");
+    let page = answer.text().to_ascii_lowercase();
+    assert!(tags(&page).any(|tag| tag.starts_with("script")));
+    for tag in tags(&page) {
+        let name = tag.split_whitespace().next().unwrap_or_default();
+        assert!(name != "style" && name != "base", "{tag}");
+        assert!(name != "script" || tag.contains("src=\""), "{tag}");
+        for attribute in tag.split_whitespace().skip(1) {
+            let Some((attribute, _)) = attribute.split_once('=') else { continue };
+            assert!(!attribute.starts_with("on") && attribute != "style", "{tag}");
+        }
+        assert!(!tag.contains("javascript:"), "{tag}");
+        for kind in ["src=\"", "href=\"", "action=\""] {
+            let Some(target) = tag.split(kind).nth(1).and_then(|rest| rest.split('"').next()) else { continue };
+            assert!(target.starts_with('/') && !target.starts_with("//"), "{tag}");
+            assert_eq!(hub.get(target).status, 200, "{tag}");
+        }
+    }
+    for script in page.split("<script").skip(1) {
+        let content = script.split_once('>').unwrap().1.split_once("</script>").unwrap().0;
+        assert_eq!(content.trim(), "");
+    }
+}
+
+// Streams.
+
+#[test]
+fn a_streams_headers_are_exact() {
+    let hub = Hub::start(&[]);
+    for (target, accept, content_type) in [
+        ("/events", "Accept: text/event-stream", "text/event-stream"),
+        ("/events?format=message", "Accept: */*", "text/event-stream"),
+        ("/events", "Accept: application/x-ndjson", "application/x-ndjson"),
+    ] {
+        let expected = [
+            ("content-type", content_type),
+            ("cache-control", "no-store, no-transform"),
+            ("x-accel-buffering", "no"),
+            ("x-content-type-options", "nosniff"),
+        ];
+        // A proxy or a browser would hold back or unpack what is encoded.
+        let check = |headers: &[(String, String)]| {
+            for (name, value) in expected {
+                let values: Vec<_> =
+                    headers.iter().filter(|(known, _)| known == name).map(|(_, value)| &**value).collect();
+                assert_eq!(values, [value], "{name} {target}");
+            }
+            assert!(headers.iter().all(|(name, _)| name != "content-encoding" && name != "content-length"));
+        };
+        check(&hub.open(target, &[accept, "Accept-Encoding: gzip, br"]).headers);
+        check(&hub.send("HEAD", target, &[accept], b"").headers);
+    }
+}
+
+/// Everything that ends a line for somebody, and what a field or an event would look like behind it.
+const HOSTILE: &str =
+    "a\revent: evil\ndata: x\r\n\r\nid: 9\0\nretry: 1\u{2028}event: evil\u{2029}id: 8\u{85}\u{b}\u{c}: no\n\n\r";
+
+/// Its text as `data:` lines: split on CR, LF and CRLF and on nothing else.
+const HOSTILE_LINES: &str = "data: a\ndata: event: evil\ndata: data: x\ndata: \ndata: id: 9\0\n\
+    data: retry: 1\u{2028}event: evil\u{2029}id: 8\u{85}\u{b}\u{c}: no\ndata: \ndata: \ndata: \n";
+
+#[test]
+fn data_can_not_become_a_field_or_an_event() {
+    let hub = Hub::start(&[]);
+    let mut bare = hub.watch("/events", &[]);
+    let mut message = hub.watch("/events?format=message", &[]);
+    let mut lines = hub.open("/events", &["Accept: application/x-ndjson"]);
+    for content_type in ["text/plain", "application/json", "application/x-www-form-urlencoded"] {
+        let body = match content_type {
+            "text/plain" => HOSTILE.to_owned(),
+            "application/json" => json!({ "data": HOSTILE }).to_string(),
+            _ => format!("data={}", HOSTILE.bytes().map(|byte| format!("%{byte:02X}")).collect::<String>()),
+        };
+        let receipt = hub.post("", content_type, body).json();
+        let id = receipt["id"].as_str().unwrap();
+        assert_eq!(bare.block().unwrap(), format!("id: {id}\n{HOSTILE_LINES}\n"));
+
+        let block = message.block().unwrap();
+        let json = block.strip_prefix(&format!("id: {id}\ndata: ")).unwrap().strip_suffix("\n\n").unwrap();
+        assert!(!json.contains(['\r', '\n', '\0']), "{json:?}");
+        assert_eq!(serde_json::from_str::<Value>(json).unwrap()["data"], HOSTILE);
+        assert_eq!(lines.line().unwrap(), format!("{json}\n"));
+    }
+    // What comes next is what is sent next.
+    let id = hub.publish("after");
+    assert_eq!(bare.block().unwrap(), format!("id: {id}\ndata: after\n\n"));
+    assert!(message.block().unwrap().starts_with(&format!("id: {id}\ndata: {{")));
+    assert_eq!(serde_json::from_str::<Value>(&lines.line().unwrap()).unwrap()["data"], "after");
+}
+
+#[test]
+fn json_data_goes_out_on_one_line() {
+    let hub = Hub::start(&[]);
+    let mut bare = hub.watch("/events", &[]);
+    let data = json!({ HOSTILE: [HOSTILE, { "b": HOSTILE }] });
+    // White space between tokens may be line breaks; it is not passed on.
+    let pretty = serde_json::to_string_pretty(&data).unwrap().replace('\n', "\r\n");
+    let receipt = hub.post("", "application/json", format!("{{\"data\":\r{pretty}}}")).json();
+    let id = receipt["id"].as_str().unwrap();
+    assert_eq!(bare.block().unwrap(), format!("id: {id}\ndata: {data}\n\n"));
+}
+
+#[test]
+fn what_a_subscriber_asked_for_is_told_back_as_data() {
+    let hub = Hub::start(&[]);
+    let asked: String = "x\r\nevent: evil\n\nid: 9\0\u{2028}".bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let target = format!("/events?last_event_id={asked}");
+    let gap = hub.watch(&target, &[]).block().unwrap();
+    let fields: Vec<_> = gap.trim_end().lines().map(|line| line.split(':').next().unwrap()).collect();
+    assert_eq!(fields, ["id", "event", "data"], "{gap:?}");
+    assert!(!gap.contains(['\r', '\0']), "{gap:?}");
+    assert_eq!(common::parse_event(&gap).json()["asked"], "x\r\nevent: evil\n\nid: 9\0\u{2028}");
+
+    let line = hub.open(&target, &["Accept: application/x-ndjson"]).line().unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&line).unwrap()["data"]["asked"], "x\r\nevent: evil\n\nid: 9\0\u{2028}");
+    // As a header it can have no line break, but bytes that are no text.
+    let head = b"GET /events HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: \xff\xfe\t\r\n\r\n";
+    let mut connection = hub.connect();
+    std::io::Write::write_all(&mut connection, head).unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(connection)).map(Result::unwrap);
+    assert!(lines.any(|line| line == "event: tabcast:gap"));
+    assert!(lines.next().unwrap().starts_with("data: {\"asked\":\""));
+}
+
+#[test]
+fn a_problem_tells_back_what_was_sent_as_data() {
+    let hub = Hub::start(&[]);
+    let name: String =
+        "x\r\nSet-Cookie: a=b\r\n\r\n<script>\u{2028}".bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let answer = hub.get(&format!("/messages?{name}=1"));
+    assert_eq!(answer.problem(422)["field"], "x\r\nSet-Cookie: a=b\r\n\r\n<script>\u{2028}");
+    assert_eq!(answer.header("set-cookie"), None);
+}
