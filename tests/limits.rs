@@ -4,7 +4,7 @@
 mod common;
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -121,12 +121,18 @@ fn a_body_of_the_limit_is_taken_and_one_byte_more_is_not() {
 #[test]
 fn a_size_has_units_and_may_come_from_the_environment_over_which_a_flag_wins() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tabcast"));
-    let hub = Hub::start_with(command.env("TABCAST_MAX_BODY", "1KiB").args(["--listen", "127.0.0.1:0"]));
+    let hub = Hub::start_with(command.env("TABCAST_MAX_BODY", "1KiB").args([
+        "--listen",
+        "127.0.0.1:0",
+        "--journal",
+        "memory",
+    ]));
     assert_eq!(hub.post("", "text/plain", vec![b'x'; 1024]).status, 201);
     problem_past(&hub.post("", "text/plain", vec![b'x'; 1025]), 413, "body", 1024);
 
     let mut command = Command::new(env!("CARGO_BIN_EXE_tabcast"));
-    let command = command.env("TABCAST_MAX_BODY", "1KiB").env("TABCAST_LISTEN", "127.0.0.1:0");
+    let command =
+        command.envs([("TABCAST_MAX_BODY", "1KiB"), ("TABCAST_LISTEN", "127.0.0.1:0"), ("TABCAST_JOURNAL", "memory")]);
     let hub = Hub::start_with(command.args(["--max-body", "2KB"]));
     assert_eq!(hub.post("", "text/plain", vec![b'x'; 2000]).status, 201);
     problem_past(&hub.post("", "text/plain", vec![b'x'; 2001]), 413, "body", 2000);
@@ -287,8 +293,8 @@ fn a_subscriber_beyond_the_limit_is_told_so_and_gets_in_once_another_goes() {
     let hub = Hub::start(&["--max-subscribers", "2"]);
     let mut first = hub.watch("/events", &[]);
     let second = hub.watch("/events", &[]);
-    assert_full(&hub, "2 subscribers");
-    assert_full(&hub, "2 subscribers");
+    assert_full(&hub, "the limit of subscribers, 2,");
+    assert_full(&hub, "the limit of subscribers, 2,");
     let full = hub.send("GET", "/events", &["Accept: application/x-ndjson"], b"");
     assert_eq!((full.status, full.header("content-type")), (200, Some("application/x-ndjson")));
     assert!(full.text().ends_with('\n') && full.text().lines().count() == 1, "{}", full.text());
@@ -297,7 +303,7 @@ fn a_subscriber_beyond_the_limit_is_told_so_and_gets_in_once_another_goes() {
     drop(second);
     hub.wait_for_log(&["subscriber disconnected"]);
     let mut third = hub.watch("/events", &[]);
-    assert_full(&hub, "2 subscribers");
+    assert_full(&hub, "the limit of subscribers, 2,");
     hub.publish("for those inside");
     assert_eq!((first.data(), third.data()), ("for those inside".to_owned(), "for those inside".to_owned()));
 }
@@ -306,7 +312,7 @@ fn a_subscriber_beyond_the_limit_is_told_so_and_gets_in_once_another_goes() {
 fn one_address_has_only_so_many_subscribers() {
     let hub = Hub::start(&["--max-subscribers-per-address", "1"]);
     let first = hub.watch("/events", &[]);
-    assert_full(&hub, "this address has 1 subscribers");
+    assert_full(&hub, "the limit of subscribers from one address, 1,");
     drop(first);
     hub.wait_for_log(&["subscriber disconnected"]);
     let mut second = hub.watch("/events", &[]);
@@ -316,12 +322,7 @@ fn one_address_has_only_so_many_subscribers() {
 
 #[test]
 fn another_address_has_seats_of_its_own() {
-    let hub = Hub::start_with(Command::new(env!("CARGO_BIN_EXE_tabcast")).args([
-        "--listen",
-        "0.0.0.0:0",
-        "--max-subscribers-per-address",
-        "1",
-    ]));
+    let hub = Hub::start_at(SocketAddr::from(([0, 0, 0, 0], 0)), &["--max-subscribers-per-address", "1"]);
     // All of 127.0.0.0/8 is this machine. From 127.0.0.1 one connects to 127.0.0.1, from 127.0.0.2 to 127.0.0.2.
     let port = hub.address.port();
     let watch = |address: &str| {
@@ -507,7 +508,7 @@ fn so_many_messages_are_kept() {
 
 #[test]
 fn kept_messages_take_so_much_memory() {
-    let hub = Hub::start(&["--retention-bytes", "64KiB"]);
+    let hub = Hub::start(&["--retention-bytes", "64KiB", "--journal", "memory"]);
     let text = |number: usize| format!("{number:05}{}", "x".repeat(3_995));
     let first = hub.publish(&text(0));
     hub.publish(&text(1));
@@ -546,7 +547,8 @@ fn a_page_of_history_has_a_limit_and_a_replay_has_none() {
 #[test]
 fn so_many_idempotency_keys_are_remembered() {
     let id = |response: Response| response.json()["id"].clone();
-    let hub = Hub::start(&["--idempotency-keys", "2"]);
+    // In a file, those of the messages kept are remembered besides.
+    let hub = Hub::start(&["--idempotency-keys", "2", "--journal", "memory"]);
     let (a, b) = (id(with_key(&hub, "a", "x")), id(with_key(&hub, "b", "x")));
     assert_eq!((id(with_key(&hub, "a", "x")), id(with_key(&hub, "b", "x"))), (a.clone(), b.clone()));
     id(with_key(&hub, "c", "x"));

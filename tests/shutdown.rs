@@ -106,7 +106,7 @@ fn a_second_signal_ends_it_at_once() {
 fn a_quiet_log_does_not_stop_it() {
     let address = Hub::start(&[]).address;
     let mut hub = std::process::Command::new(env!("CARGO_BIN_EXE_tabcast"))
-        .args(["--listen", &address.to_string(), "--log-level", "off"])
+        .args(["--listen", &address.to_string(), "--log-level", "off", "--journal", "memory"])
         .spawn()
         .unwrap();
     // It says nothing of when it is there: ask until it answers, or has ended.

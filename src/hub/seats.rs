@@ -30,13 +30,13 @@ struct Taken {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Full {
     /// In all.
-    #[error("the hub has {limit} subscribers, its limit")]
+    #[error("the limit of subscribers, {limit}, is reached")]
     Total {
         /// The most there may be.
         limit: usize,
     },
     /// For this address.
-    #[error("this address has {limit} subscribers, its limit")]
+    #[error("the limit of subscribers from one address, {limit}, is reached")]
     Address {
         /// The most there may be.
         limit: usize,
