@@ -7,6 +7,7 @@ mod memory;
 mod sqlite;
 mod tail;
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,15 @@ pub enum Place {
     Memory,
     /// In this SQLite file.
     File(PathBuf),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Memory => out.write_str("memory"),
+            Place::File(path) => path.display().fmt(out),
+        }
+    }
 }
 
 /// How much is kept. The oldest messages are dropped to stay within each limit.

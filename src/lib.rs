@@ -11,9 +11,10 @@
 //! - [`config`]: every setting.
 //! - `web`: HTTP: the router, its handlers and the connections.
 //! - [`hub`]: publish, subscribe, and what a subscription is.
-//! - [`journal`]: the record of published messages that everything reads from.
+//! - [`journal`]: the record of published messages that everything reads from, in memory or a file.
 //! - [`frame`]: a message's bytes on the wire.
 //! - [`message`]: what a message is made of, parsed once, valid after.
+//! - `seeded`: the hub wrong on purpose, for tests alone.
 
 #![warn(clippy::unwrap_used)]
 
@@ -36,10 +37,10 @@ pub use config::Config;
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The journal can't be opened.
-    #[error("can't open the journal {}: {error}", .path.display())]
+    #[error("can't open the journal {place}: {error}")]
     Open {
-        /// Its file.
-        path: std::path::PathBuf,
+        /// Where it is.
+        place: journal::Place,
         /// Why.
         error: journal::OpenError,
     },
@@ -62,14 +63,8 @@ pub async fn serve(
     config: Config,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    let journal =
-        journal::Journal::open(&config.journal, config.retention(), config.key_limits()).map_err(|error| {
-            let path = match &config.journal {
-                journal::Place::File(path) => path.clone(),
-                journal::Place::Memory => "memory".into(),
-            };
-            ServeError::Open { path, error }
-        })?;
+    let journal = journal::Journal::open(&config.journal, config.retention(), config.key_limits())
+        .map_err(|error| ServeError::Open { place: config.journal.clone(), error })?;
     let hub = hub::Hub::new(journal, config.page_limit());
     let mut failure = None;
     let stop = async {

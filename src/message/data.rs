@@ -1,0 +1,123 @@
+//! Data: what a message says, one JSON value.
+
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
+
+/// What was published: one JSON value, kept as its compact text exactly as it was sent (no number
+/// is rounded, no key reordered).
+#[derive(Debug)]
+pub struct Data(Box<RawValue>);
+
+impl Data {
+    /// The JSON string of this text.
+    pub fn text(text: &str) -> Self {
+        Data(serde_json::value::to_raw_value(text).expect("a str is always a JSON string"))
+    }
+
+    /// A JSON value, without the white space between its tokens.
+    ///
+    /// # Errors
+    /// [`InvalidData`] if arrays and objects nest deeper than `depth_limit`, or a string value has
+    /// half a surrogate pair and so is no text.
+    pub fn json(raw: &RawValue, depth_limit: usize) -> Result<Self, InvalidData> {
+        let compact = compact(raw.get(), depth_limit)?;
+        let value = RawValue::from_string(compact).expect("white space between tokens carries no meaning");
+        let data = Data(value);
+        match data.as_json().starts_with('"') && data.as_text().is_none() {
+            true => Err(InvalidData::NotText),
+            false => Ok(data),
+        }
+    }
+
+    /// Data that was kept before.
+    ///
+    /// # Errors
+    /// If it is no JSON value.
+    pub fn kept(json: String) -> Result<Self, serde_json::Error> {
+        RawValue::from_string(json).map(Data)
+    }
+
+    /// Its compact JSON text.
+    pub fn as_json(&self) -> &str {
+        self.0.get()
+    }
+
+    /// Its text if it is a string, `None` for any other JSON.
+    pub fn as_text(&self) -> Option<String> {
+        serde_json::from_str(self.as_json()).ok()
+    }
+}
+
+impl Serialize for Data {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+/// Why a JSON value can't be published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidData {
+    /// Arrays and objects nest too deeply.
+    #[error("nests deeper than {limit} levels")]
+    TooDeep {
+        /// The most levels there may be.
+        limit: usize,
+    },
+    /// A string that is no Unicode text.
+    #[error("is a string with half a surrogate pair")]
+    NotText,
+}
+
+/// Valid JSON without the white space between tokens. Keeps every token as it is written.
+fn compact(json: &str, depth_limit: usize) -> Result<String, InvalidData> {
+    let mut out = String::with_capacity(json.len());
+    let mut depth = 0usize;
+    let mut in_string = false;
+    let mut escaped = false;
+    for c in json.chars() {
+        if in_string {
+            in_string = escaped || c != '"';
+            escaped = !escaped && c == '\\';
+        } else {
+            match c {
+                ' ' | '\t' | '\n' | '\r' => continue,
+                '"' => in_string = true,
+                '{' | '[' if depth == depth_limit => return Err(InvalidData::TooDeep { limit: depth_limit }),
+                '{' | '[' => depth += 1,
+                '}' | ']' => depth -= 1,
+                _ => {}
+            }
+        }
+        out.push(c);
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raw(json: &str) -> Box<RawValue> {
+        RawValue::from_string(json.to_owned()).unwrap()
+    }
+
+    #[test]
+    fn json_is_compacted_and_otherwise_left_as_it_was_sent() {
+        let sent = "{ \"b\" : [ 1.0 , 1e400, 12345678901234567890123 ],\n \"a\": \" x \\\" { y \" }";
+        let kept = Data::json(&raw(sent), 8).unwrap();
+        assert_eq!(kept.as_json(), "{\"b\":[1.0,1e400,12345678901234567890123],\"a\":\" x \\\" { y \"}");
+        assert_eq!(kept.as_text(), None);
+    }
+
+    #[test]
+    fn depth_counts_open_brackets_outside_strings() {
+        assert!(Data::json(&raw("[[1],[\"[[[[\"]]"), 2).is_ok());
+        assert_eq!(Data::json(&raw("[[[1]]]"), 2).unwrap_err(), InvalidData::TooDeep { limit: 2 });
+    }
+
+    #[test]
+    fn half_a_surrogate_pair_is_no_text() {
+        assert_eq!(Data::json(&raw("\"\\ud800\""), 2).unwrap_err(), InvalidData::NotText);
+        assert_eq!(Data::json(&raw("\"\\ud83c\\udf89\""), 2).unwrap().as_text().as_deref(), Some("🎉"));
+    }
+}

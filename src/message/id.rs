@@ -1,0 +1,115 @@
+//! Ids: which journal a message is in, and its place there.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Serialize, Serializer};
+
+/// Which journal an id belongs to: 8 characters of `[a-z0-9]`, drawn when a journal is created.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Epoch([u8; Epoch::LENGTH]);
+
+impl Epoch {
+    /// 36^8 are 2.8e12 epochs: a hub restarted every second for a year repeats one with a chance
+    /// of 1 in 5,000; a longer one would be resent with every id for nothing.
+    const LENGTH: usize = 8;
+
+    /// A random epoch.
+    pub fn draw() -> Self {
+        Epoch(std::array::from_fn(|_| fastrand::choice(b"abcdefghijklmnopqrstuvwxyz0123456789").map_or(b'a', |c| *c)))
+    }
+}
+
+impl FromStr for Epoch {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let bytes: [u8; Epoch::LENGTH] = text.as_bytes().try_into().map_err(|_| InvalidId)?;
+        let plain = bytes.iter().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+        if plain { Ok(Epoch(bytes)) } else { Err(InvalidId) }
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(out, "{}", *byte as char))
+    }
+}
+
+impl fmt::Debug for Epoch {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, out)
+    }
+}
+
+/// `<epoch>-<sequence>`: the journal, and the place in it. Sequences begin at 1; 0 is the place
+/// before the first message. At most 29 bytes of ASCII, opaque to users.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MessageId {
+    /// Which journal.
+    pub epoch: Epoch,
+    /// The place in it.
+    pub sequence: u64,
+}
+
+impl FromStr for MessageId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let (epoch, sequence) = text.split_once('-').ok_or(InvalidId)?;
+        // `parse` alone would take "+1" and "007": each id has one spelling.
+        let canonical = sequence == "0" || !sequence.starts_with(['0', '+']);
+        if !canonical {
+            return Err(InvalidId);
+        }
+        Ok(MessageId { epoch: epoch.parse()?, sequence: sequence.parse().map_err(|_| InvalidId)? })
+    }
+}
+
+impl fmt::Display for MessageId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}-{}", self.epoch, self.sequence)
+    }
+}
+
+impl Serialize for MessageId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// The text is no message id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a message id")]
+pub struct InvalidId;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_reads_back_as_it_was_written() {
+        let id = MessageId { epoch: Epoch::draw(), sequence: 42 };
+        assert_eq!(id.to_string().parse(), Ok(id));
+        assert!(id.to_string().ends_with("-42"));
+    }
+
+    #[test]
+    fn an_id_has_one_spelling() {
+        for text in [
+            "",
+            "-",
+            "abcdefgh",
+            "abcdefgh-",
+            "abcdefgh-+1",
+            "abcdefgh-01",
+            "ABCDEFGH-1",
+            "abcdefg-1",
+            "abcdefgh-1 ",
+            "abcdefgh--1",
+        ] {
+            assert_eq!(text.parse::<MessageId>(), Err(InvalidId), "{text:?}");
+        }
+        assert!("abcdefgh-0".parse::<MessageId>().is_ok());
+    }
+}
