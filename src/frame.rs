@@ -165,3 +165,36 @@ fn own(format: Format, name: &str, data: &impl Serialize, id: Option<MessageId>)
         Format::Bare | Format::Message => format!("{id}event: {RESERVED_PREFIX}{name}\ndata: {data}\n\n").into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Draft;
+
+    fn message(event: &str, data: Data) -> Message {
+        let event = EventName::parse(event, 64).unwrap();
+        let draft = Draft { channel: ChannelName::default(), event, data, except: None };
+        draft.into_message("abcdefgh-7".parse().unwrap(), Time::from_ms(0))
+    }
+
+    #[test]
+    fn a_message_is_encoded_once_and_the_line_is_a_part_of_the_event() {
+        let (frames, message) = (Frames::default(), message("x", Data::text("1\n2")));
+        for format in [Format::Bare, Format::Message, Format::Ndjson] {
+            let (first, second) = (frames.get(&message, format), frames.get(&message, format));
+            assert_eq!(first.as_ptr(), second.as_ptr(), "{format:?}");
+        }
+        let (event, line) = (frames.get(&message, Format::Message), frames.get(&message, Format::Ndjson));
+        assert_eq!(event.as_ptr_range().end, line.as_ptr_range().end.wrapping_add(1));
+        assert_eq!([&frames.json(&message)[..], b"\n"].concat(), line);
+    }
+
+    #[test]
+    fn every_kind_of_line_break_ends_a_line_and_none_is_lost() {
+        let text = |text| lines(text).collect::<Vec<_>>();
+        assert_eq!(text(""), [""]);
+        assert_eq!(text("a\nb\rc\r\nd"), ["a", "b", "c", "d"]);
+        assert_eq!(text("\n\r\r\n"), ["", "", "", ""]);
+        assert_eq!(text("\r\n\n"), ["", "", ""]);
+    }
+}

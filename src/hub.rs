@@ -250,3 +250,96 @@ async fn publish(core: Arc<Core>, mut requests: mpsc::Receiver<Publish>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::journal::{KeyLimits, Place, Retention};
+    use crate::message::{Data, EventName};
+
+    fn hub() -> Hub {
+        let retention = Retention { messages: 1_000, bytes: 1 << 20, age: Duration::MAX };
+        let keys = KeyLimits { count: 0, window: Duration::ZERO };
+        let journal = Journal::open(&Place::Memory, retention, keys).unwrap();
+        Hub::new(journal, PageLimit { messages: 10, bytes: 1 << 20 })
+    }
+
+    async fn subscribe(hub: &Hub, names: &[&str]) -> Subscription {
+        let channels = Channels::new(names.iter().map(|name| ChannelName::parse(name, 9).unwrap()));
+        hub.subscribe(Request { channels, start: Start::Live, subscriber: None }).await.unwrap()
+    }
+
+    async fn publish(hub: &Hub, channel: &str, text: &str) -> Arc<Entry> {
+        let (channel, event) = (ChannelName::parse(channel, 9).unwrap(), EventName::default());
+        let draft = Draft { channel, event, data: Data::text(text), except: None };
+        match hub.publish(draft, None).await.unwrap() {
+            Published::New { entry, .. } => entry,
+            Published::Repeated(_) => unreachable!("it had no key"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_live_feed_is_made_with_the_first_subscriber_of_its_channel_and_gone_with_the_last() {
+        let hub = hub();
+        let feeds = || hub.core.live().feeds.len();
+        publish(&hub, "a", "nobody listens").await;
+        assert_eq!(feeds(), 0);
+        let (first, second) = (subscribe(&hub, &["a", "b"]).await, subscribe(&hub, &["b"]).await);
+        assert_eq!(feeds(), 2);
+        drop(first);
+        assert_eq!(feeds(), 1);
+        drop(second);
+        assert_eq!(feeds(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_feed_nobody_reads_keeps_no_message() {
+        let hub = hub();
+        let _stalled = subscribe(&hub, &["a"]).await;
+        let message = publish(&hub, "a", "dropped by retention").await;
+        let announced = Arc::downgrade(&message);
+        drop(message);
+        for _ in 0..5 {
+            publish(&hub, "a", &"x".repeat(1 << 18)).await;
+        }
+        assert!(announced.upgrade().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_subscriber_that_lags_behind_its_feed_reads_on_from_the_journal() {
+        let hub = hub();
+        let mut subscription = subscribe(&hub, &["a"]).await;
+        let count = FEED_CAPACITY as u64 + 50;
+        for _ in 0..count {
+            publish(&hub, "a", "x").await;
+        }
+        let mut next = 1;
+        while next <= count {
+            let Some(Delivery::Messages(entries)) = subscription.next().await.unwrap() else { panic!("a gap") };
+            for entry in entries {
+                assert_eq!(entry.message.id.sequence, next);
+                next += 1;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_lost_by_not_waiting_for_the_next_message() {
+        let hub = hub();
+        let mut subscription = subscribe(&hub, &["a", "b"]).await;
+        for number in 0..100 {
+            publish(&hub, ["a", "b"][number % 2], "x").await;
+            // Polled once, and dropped whether it was ready or not.
+            let polled = tokio::time::timeout(Duration::ZERO, subscription.next()).await;
+            if let Ok(Ok(Some(Delivery::Messages(entries)))) = polled {
+                assert_eq!(entries[0].message.id.sequence, number as u64 + 1);
+                assert_eq!(entries.len(), 1);
+            } else {
+                panic!("it was there");
+            }
+            assert!(tokio::time::timeout(Duration::ZERO, subscription.next()).await.is_err());
+        }
+    }
+}

@@ -104,6 +104,14 @@ fn last_replays_the_newest_kept_messages_and_then_goes_on_live() {
 }
 
 #[test]
+fn all_that_waits_for_a_subscriber_is_written_at_once() {
+    let hub = Hub::start(&[]);
+    let ids: Vec<_> = (0..100).map(|_| hub.publish("x")).collect();
+    let expected: String = ids.iter().map(|id| format!("id: {id}\ndata: x\n\n")).collect();
+    assert_eq!(hub.watch("/events?last=100", &[]).chunk(), expected);
+}
+
+#[test]
 fn a_message_except_one_subscriber_is_not_sent_to_it_live_or_on_replay() {
     let hub = Hub::start(&[]);
     let (mut me, mut you) = (hub.watch("/events?as=me", &[]), hub.watch("/events?as=you", &[]));

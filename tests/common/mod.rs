@@ -442,6 +442,13 @@ impl Stream {
         }
     }
 
+    /// The next chunk of the body, whole: what the hub wrote at once.
+    pub fn chunk(&mut self) -> String {
+        assert!(self.bytes.is_empty(), "in the midst of a chunk");
+        assert!(self.fill(), "the stream has ended");
+        String::from_utf8(self.bytes.drain(..).collect()).unwrap()
+    }
+
     /// The raw bytes up to and with the next blank line; `None` at the end.
     pub fn block(&mut self) -> Option<String> {
         let mut seen = 0;
