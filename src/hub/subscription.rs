@@ -17,7 +17,7 @@ use tokio_stream::wrappers::BroadcastStream;
 
 use super::{Announcement, Core, FEED_CAPACITY, Request, Start};
 use crate::journal::{Channels, Entry, Failed};
-use crate::message::{ChannelName, MessageId, SubscriberId};
+use crate::message::{MessageId, SubscriberId};
 use crate::seeded::{self, Bug};
 
 /// What a subscriber is given next.
@@ -61,38 +61,40 @@ pub struct Subscription {
 
 impl Subscription {
     pub(super) async fn new(core: Arc<Core>, request: Request) -> Result<Self, Failed> {
+        let is_live = matches!(request.start, Start::Live);
+        let mut subscription = Subscription::at_start(core, request).await?;
+        let core = Arc::clone(&subscription.core);
         // The feeds are taken before the journal is read: a message appended in between is then on
-        // both, and the position tells so. The other way round it would be on neither.
-        let (feeds, announced) = {
-            let mut live = core.live_mut();
-            let feed = |name: &ChannelName| {
-                let feed = live.feeds.entry(name.clone()).or_insert_with(|| broadcast::Sender::new(FEED_CAPACITY));
-                BroadcastStream::new(feed.subscribe())
-            };
-            (request.channels.iter().map(feed).collect(), live.announced)
-        };
-        let behind = !matches!(request.start, Start::Live);
-        let mut subscription = Subscription::at_start(core, request, announced).await?;
-        subscription.feeds = feeds;
-        subscription.behind = behind;
+        // both, and the position tells so. The other way round it would be on neither. And nothing is
+        // awaited from here on: who takes a feed must be there to give it back.
+        let mut live = core.live_mut();
+        for name in subscription.channels.iter() {
+            let feed = live.feeds.entry(name.clone()).or_insert_with(|| broadcast::Sender::new(FEED_CAPACITY));
+            subscription.feeds.push(BroadcastStream::new(feed.subscribe()));
+        }
+        if is_live {
+            (subscription.position, subscription.told) = (live.announced, live.announced);
+        }
+        subscription.behind = !is_live;
+        drop(live);
         Ok(subscription)
     }
 
     /// The kept messages up to now, and then an end.
     pub(super) async fn history(core: Arc<Core>, request: Request) -> Result<Self, Failed> {
         let head = core.journal.head();
-        let mut subscription = Subscription::at_start(core, request, head).await?;
+        let mut subscription = Subscription::at_start(core, request).await?;
         subscription.behind = true;
         subscription.end = Some(head);
         Ok(subscription)
     }
 
     /// Follows nothing yet.
-    async fn at_start(core: Arc<Core>, request: Request, live: u64) -> Result<Self, Failed> {
+    async fn at_start(core: Arc<Core>, request: Request) -> Result<Self, Failed> {
         let Request { channels, start, subscriber } = request;
         let mut foreign = None;
         let position = match start {
-            Start::Live => live,
+            Start::Live => core.journal.head(),
             Start::Newest(count) => core.journal.position_before_newest(count, &channels).await?,
             Start::After(asked) => match asked.parse::<MessageId>() {
                 Ok(id) if id.epoch == core.journal.epoch() && id.sequence <= core.journal.head() => {
@@ -134,8 +136,11 @@ impl Subscription {
     /// [`Failed`] if the journal can't be read.
     pub async fn next(&mut self) -> Result<Option<Delivery>, Failed> {
         loop {
-            let at_end = self.end.is_some_and(|end| self.position >= end && self.foreign.is_none());
-            if at_end || self.core.stopped() {
+            let is_over = match self.end {
+                Some(end) => self.position >= end && self.foreign.is_none(),
+                None => self.core.stopped(),
+            };
+            if is_over {
                 return Ok(None);
             }
             let delivery = if self.behind { self.replay().await? } else { self.follow().await };
