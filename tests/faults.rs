@@ -1,0 +1,494 @@
+//! What the hub does with its disk, as strace(1) sees it; and what it does when the disk fails,
+//! for which strace makes system calls fail.
+
+#![cfg(target_os = "linux")]
+
+mod checker;
+mod common;
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use checker::{Load, Reading, Site, Workload, assert_kept, kill, run, seed};
+use common::{Hub, PATIENCE};
+
+/// A hub with strace beside it.
+struct Traced {
+    hub: Hub,
+    /// The trace's path.
+    trace: String,
+}
+
+impl Traced {
+    /// The hub is this process's child all the same: strace watches it from the side (`-D`), and
+    /// ends when it does.
+    fn spawn(site: &Site, options: &[&str]) -> Traced {
+        let installed = Command::new("strace").arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        assert!(installed.is_ok_and(|status| status.success()), "this test needs strace");
+        let trace = format!("{}.trace-{}", site.folder.path.display(), fastrand::u64(..));
+        let words = ["strace", "-D", "-f", "-q", "-y", "--seccomp-bpf", "-o", &trace];
+        let hub = Hub::spawn(&mut site.command(&[&words, options, &["--"]].concat()));
+        Traced { hub, trace }
+    }
+
+    fn start(site: &Site, options: &[&str]) -> Traced {
+        let mut traced = Traced::spawn(site, options);
+        assert!(traced.hub.listens(), "{:?}", traced.hub.log());
+        traced
+    }
+
+    /// A hub whose system calls on these files fail as `inject` says; see strace(1).
+    fn faulty(site: &Site, files: &[String], inject: &str) -> Traced {
+        let inject = format!("inject={inject}");
+        let mut options = vec!["-e", "trace=pread64,pwrite64,fsync,fdatasync", "-e", &inject];
+        files.iter().for_each(|file| options.extend(["-P", file]));
+        Traced::spawn(site, &options)
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.trace).unwrap()).into_owned()
+    }
+
+    /// Whether a system call was made to fail so far.
+    fn is_injected(&self) -> bool {
+        self.text().contains("(INJECTED)")
+    }
+
+    fn kill(&mut self) {
+        self.hub.signal("KILL");
+        self.hub.wait();
+    }
+
+    /// All the hub has done, once it has ended.
+    fn calls(mut self) -> Vec<Call> {
+        self.hub.wait();
+        let pid = self.hub.pid().to_string();
+        let is_end = |line: &str| line.split_whitespace().next() == Some(&pid) && line.ends_with(" +++");
+        let deadline = Instant::now() + PATIENCE;
+        // There is no event to wait for but what strace writes at last.
+        while !self.text().lines().any(is_end) {
+            assert!(Instant::now() < deadline, "the trace does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        parse_calls(&self.text())
+    }
+}
+
+impl Drop for Traced {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.trace);
+    }
+}
+
+fn wal(site: &Site) -> String {
+    format!("{}-wal", site.journal())
+}
+
+/// The files whose calls are to fail.
+fn files(site: &Site) -> [String; 2] {
+    [site.journal(), wal(site)]
+}
+
+/// A system call.
+#[derive(Debug)]
+struct Call {
+    name: String,
+    arguments: String,
+    result: String,
+    /// The lines of the trace on which it began and ended. strace stops a thread at both, so that
+    /// of two lines of whatever threads the earlier one was earlier.
+    began: usize,
+    ended: usize,
+}
+
+impl Call {
+    /// Whether it is one of these, on the descriptor of this file.
+    fn is_on(&self, names: &[&str], path: &str) -> bool {
+        let descriptor = self.arguments.split([',', ')']).next().unwrap_or_default();
+        names.contains(&&*self.name) && descriptor.ends_with(&format!("<{path}>"))
+    }
+
+    /// Whether it put this file on the disk.
+    fn syncs(&self, path: &str) -> bool {
+        self.is_on(&["fsync", "fdatasync"], path) && self.result == "0"
+    }
+
+    /// Whether it lies between two others.
+    fn is_between(&self, before: &Call, after: &Call) -> bool {
+        before.ended < self.began && self.ended < after.began
+    }
+}
+
+/// The calls of a trace, in the order in which they began. Of each line: `PID name(arguments) =
+/// result`; or `PID name(arguments <unfinished ...>` and later `PID <... name resumed>) = result`.
+fn parse_calls(trace: &str) -> Vec<Call> {
+    let mut calls = Vec::new();
+    for (number, line) in trace.lines().enumerate() {
+        let Some((pid, rest)) = line.split_once(' ') else { continue };
+        let rest = rest.trim_start();
+        let result = |rest: &str| rest.rsplit_once(" = ").map_or("", |(_, result)| result).to_owned();
+        if rest.starts_with("<... ") {
+            let unfinished = |(open, call): &&mut (String, Call)| open == pid && call.ended == usize::MAX;
+            let (_, call) = calls.iter_mut().rev().find(unfinished).expect("what is resumed began");
+            (call.ended, call.result) = (number, result(rest));
+        } else if let Some((name, arguments)) = rest.split_once('(') {
+            let (arguments, ended, result) = match arguments.strip_suffix(" <unfinished ...>") {
+                Some(arguments) => (arguments, usize::MAX, String::new()),
+                None => (arguments, number, result(rest)),
+            };
+            let (name, arguments) = (name.to_owned(), arguments.to_owned());
+            calls.push((pid.to_owned(), Call { name, arguments, result, began: number, ended }));
+        }
+    }
+    calls.into_iter().map(|(_, call)| call).collect()
+}
+
+const TRACE: &str =
+    "trace=openat,linkat,unlink,rename,write,writev,sendto,sendmsg,pwrite64,pwritev,ftruncate,fsync,fdatasync";
+
+/// Options for a trace with all the bytes.
+const WITH_BYTES: [&str; 4] = ["-s", "1000000", "-e", TRACE];
+
+/// A message as this file publishes them: its text, which is nobody else's, and its id.
+type Marked = (String, String);
+
+/// Publishes as many from each of some publishers at once, and returns them.
+fn publish(hub: &Hub, publishers: usize, count: usize) -> Vec<Marked> {
+    let publisher = |publisher: usize| {
+        (0..count).map(move |number| format!("<marker {publisher}.{number}>")).map(|text| {
+            let id = hub.publish(&text);
+            (text, id)
+        })
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            (0..publishers).map(|number| scope.spawn(move || publisher(number).collect::<Vec<_>>())).collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+/// The write of the 201 with this id to its publisher's socket.
+fn answer<'a>(calls: &'a [Call], id: &str) -> &'a Call {
+    let id = format!(r#"\"id\":\"{id}\""#);
+    let is_answer = |call: &&Call| {
+        let sends = ["write", "writev", "sendto", "sendmsg"].contains(&&*call.name);
+        sends && call.arguments.contains("HTTP/1.1 201 Created") && call.arguments.contains(&id)
+    };
+    calls.iter().find(is_answer).unwrap_or_else(|| panic!("no write of {id} in {} calls", calls.len()))
+}
+
+/// The messages that were acknowledged before they were in the WAL, and the WAL on the disk.
+fn acknowledged_too_early(calls: &[Call], wal: &str, published: &[Marked]) -> Vec<String> {
+    let is_kept = |(text, id): &&Marked| {
+        let answer = answer(calls, id);
+        let write =
+            calls.iter().find(|call| call.is_on(&["pwrite64", "pwritev"], wal) && call.arguments.contains(text));
+        write.is_some_and(|write| calls.iter().any(|call| call.syncs(wal) && call.is_between(write, answer)))
+    };
+    published.iter().filter(|marked| !is_kept(marked)).map(|(text, _)| text.clone()).collect()
+}
+
+#[test]
+fn each_message_is_on_the_disk_before_it_is_acknowledged() {
+    let site = Site::new();
+    let mut traced = Traced::start(&site, &WITH_BYTES);
+    let published = publish(&traced.hub, 8, 10);
+    traced.kill();
+    let calls = traced.calls();
+    assert_eq!(published.len(), 80);
+    assert_eq!(acknowledged_too_early(&calls, &wal(&site), &published), [""; 0]);
+}
+
+#[test]
+fn it_is_so_while_old_messages_are_dropped_too() {
+    let mut site = Site::new();
+    site.retention = 20;
+    let mut traced = Traced::start(&site, &WITH_BYTES);
+    let published = publish(&traced.hub, 8, 30);
+    traced.kill();
+    assert_eq!(acknowledged_too_early(&traced.calls(), &wal(&site), &published), [""; 0]);
+    let db = rusqlite::Connection::open(site.journal()).unwrap();
+    let rows: usize = db.query_row("SELECT count(*) FROM messages", [], |row| row.get(0)).unwrap();
+    assert!((20..240).contains(&rows), "{rows} rows: nothing was dropped while it published");
+}
+
+#[test]
+fn nothing_at_all_is_unsynced_when_a_lone_message_is_acknowledged() {
+    let site = Site::new();
+    let mut traced = Traced::start(&site, &WITH_BYTES);
+    let published = publish(&traced.hub, 1, 20);
+    traced.kill();
+    let (calls, wal) = (traced.calls(), wal(&site));
+    for (text, id) in &published {
+        let answer = answer(&calls, id);
+        let changes =
+            |call: &&Call| call.is_on(&["pwrite64", "pwritev", "ftruncate"], &wal) && call.began < answer.began;
+        let last = calls.iter().rfind(changes).expect("the WAL was written");
+        assert!(calls.iter().any(|call| call.syncs(&wal) && call.is_between(last, answer)), "{text}: {last:?}");
+    }
+}
+
+#[test]
+fn a_new_file_is_in_its_folder_on_the_disk_before_anything_is_acknowledged() {
+    let site = Site::new();
+    let (journal, wal, folder) = (site.journal(), wal(&site), site.folder.path.to_str().unwrap().to_owned());
+    // Opened anew after an orderly end, it makes a WAL only.
+    for number in 0..2 {
+        let mut traced = Traced::start(&site, &WITH_BYTES);
+        let id = traced.hub.publish("x");
+        traced.hub.signal("TERM");
+        assert!(traced.hub.wait().success());
+        assert!(!Path::new(&wal).exists(), "an orderly end leaves one file");
+        let pid = traced.hub.pid();
+        let calls = traced.calls();
+        let answer = answer(&calls, &id);
+        let done = |made: &Call| calls.iter().any(|call| call.syncs(&folder) && call.is_between(made, answer));
+
+        let made =
+            calls.iter().find(|call| call.name == "linkat" && call.arguments.contains(&format!("\"{journal}\"")));
+        assert_eq!(made.is_some(), number == 0);
+        if let Some(made) = made {
+            assert!(made.result == "0" && done(made), "{made:?}");
+            let new = format!("{journal}.new-{pid}");
+            let whole = |call: &&Call| call.syncs(&new) && call.ended < made.began;
+            let synced = calls.iter().rfind(whole).expect("it is on the disk before it has its name");
+            let written = |call: &Call| call.is_on(&["pwrite64"], &new) && synced.began < call.ended;
+            assert!(!calls.iter().any(written));
+        }
+        let makes_wal = |call: &&Call| {
+            call.name == "openat"
+                && call.arguments.contains(&format!("\"{wal}\""))
+                && call.arguments.contains("O_CREAT")
+        };
+        let made = calls.iter().find(makes_wal).expect("there is a WAL");
+        assert!(done(made), "{made:?}");
+    }
+}
+
+fn workload(padding: usize) -> Workload {
+    Workload { publishers: 4, subscribers: vec![Reading::Steady, Reading::HangsUp], padding, seed: seed() }
+}
+
+/// Of a message's data: some messages a page.
+const SMALL: usize = 1_500;
+
+/// Of a message's data: after some 80 of them the WAL is copied to the file.
+const LARGE: usize = 100_000;
+
+/// Waits for as many messages more to be acknowledged.
+fn goes_on(load: &Load<'_>, count: usize) {
+    let count = load.acknowledged() + count;
+    assert!(load.wait_until(|evidence| evidence.acknowledged.len() >= count), "publishing does not go on");
+}
+
+/// Under load, has these calls on these files fail with EIO, one after the other in a hub each.
+/// Returns how many publishers were told that it is not known whether their message is kept.
+fn stops_on_eio(
+    site: &Site,
+    files: &[String],
+    padding: usize,
+    calls: &str,
+    numbers: impl Iterator<Item = usize>,
+) -> usize {
+    let evidence = run(site, site.start(), &workload(padding), |mut hub, load| {
+        for number in numbers {
+            goes_on(load, 5);
+            kill(hub);
+            let mut faulty = Traced::faulty(site, files, &format!("{calls}:error=EIO:when={number}"));
+            let before = load.count(&[0, 503]);
+            let listened = faulty.hub.listens();
+            let status = faulty.hub.wait();
+            assert!(faulty.is_injected(), "{number}: {:?}", faulty.hub.log());
+            assert!(status.code().is_some_and(|code| code != 0), "{number}: {status}");
+            // Of a read that failed, SQLite says that the file is malformed.
+            faulty.hub.wait_for_log(&["tabcast: can't ", " the journal"]);
+            if listened {
+                assert!(load.wait_until(|evidence| evidence.count(&[0, 503]) > before), "{number}: nobody was told");
+            }
+            hub = site.start();
+        }
+        goes_on(load, 20);
+        hub
+    });
+    assert_kept(&evidence);
+    println!("{calls}: {:?}", evidence.answers);
+    evidence.count(&[503])
+}
+
+#[test]
+fn after_a_failed_sync_the_hub_stops_and_nothing_acknowledged_is_lost() {
+    let site = Site::new();
+    assert!(stops_on_eio(&site, &files(&site), SMALL, "fsync,fdatasync", 1..=12) > 0);
+}
+
+#[test]
+fn after_a_failed_write_the_hub_stops_and_nothing_acknowledged_is_lost() {
+    let site = Site::new();
+    assert!(stops_on_eio(&site, &files(&site), SMALL, "pwrite64", (1..=16).chain([23, 30, 47])) > 0);
+}
+
+#[test]
+fn after_a_failed_read_the_hub_stops_and_nothing_acknowledged_is_lost() {
+    let site = Site::new();
+    // The first while it serves, as there is little to read at the start; the others at the start.
+    stops_on_eio(&site, &files(&site), SMALL, "pread64", [24].into_iter().chain(1..=12));
+}
+
+#[test]
+fn after_a_failed_copy_of_the_wal_the_hub_stops_and_nothing_acknowledged_is_lost() {
+    for (calls, numbers) in [("pwrite64", vec![1, 2, 100]), ("fsync,fdatasync", vec![1])] {
+        let site = Site::new();
+        stops_on_eio(&site, &[site.journal()], LARGE, calls, numbers.into_iter());
+    }
+}
+
+#[test]
+fn without_space_to_copy_the_wal_to_all_goes_on() {
+    let site = Site::new();
+    let evidence = run(&site, site.start(), &workload(LARGE), |hub, load| {
+        kill(hub);
+        let mut faulty = Traced::faulty(&site, &[site.journal()], "pwrite64:error=ENOSPC:when=1..3");
+        assert!(faulty.hub.listens(), "{:?}", faulty.hub.log());
+        goes_on(load, 300);
+        assert!(faulty.is_injected());
+        faulty.kill();
+        site.start()
+    });
+    assert_kept(&evidence);
+    assert_eq!(evidence.count(&[507]), 0);
+}
+
+#[test]
+fn a_hub_that_cannot_make_its_journal_says_so_and_leaves_nothing_half_made() {
+    for calls in ["pwrite64", "fsync,fdatasync", "linkat"] {
+        // Until there is no call left to fail.
+        for number in 1.. {
+            let site = Site::new();
+            let inject = format!("inject={calls}:error=EIO:when={number}");
+            let mut traced = Traced::spawn(&site, &["-e", &format!("trace={calls}"), "-e", &inject]);
+            let listens = traced.hub.listens();
+            let injected = traced.is_injected();
+            if listens {
+                traced.kill();
+            } else {
+                let status = traced.hub.wait();
+                assert!(status.code().is_some_and(|code| code != 0), "{calls} {number}: {status}");
+                let log = traced.hub.log();
+                let says = |line: &String| line.starts_with("tabcast: can't open the journal");
+                assert!(log.iter().any(says), "{calls} {number}: {log:?}");
+            }
+            let files = std::fs::read_dir(&site.folder.path).unwrap();
+            let names: Vec<_> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+            let known = ["tabcast.db", "tabcast.db-wal", "tabcast.db-shm", "tabcast.db-journal"];
+            assert!(names.iter().all(|name| known.contains(&&**name)), "{calls} {number}: {names:?}");
+            // Whatever it left, the next one takes it from there.
+            let hub = site.start();
+            let id = hub.publish("x");
+            kill(hub);
+            assert_eq!(site.start().get("/messages").json()["messages"][0]["id"], id, "{calls} {number}");
+            if !injected {
+                assert!(listens && number > 1, "{calls} {number}");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn without_space_publishers_are_told_so_and_all_goes_on_when_there_is_some() {
+    let site = Site::new();
+    let mut hubs = 1;
+    let evidence = run(&site, site.start(), &workload(SMALL), |mut hub, load| {
+        for number in [1, 2, 3, 4, 5, 6, 7, 8, 10, 13, 20, 31] {
+            goes_on(load, 5);
+            kill(hub);
+            let until = number + number % 5 * 3;
+            let mut faulty =
+                Traced::faulty(&site, &files(&site), &format!("pwrite64:error=ENOSPC:when={number}..{until}"));
+            let before = load.count(&[507]);
+            assert!(faulty.hub.listens(), "{number}: {:?}", faulty.hub.log());
+            assert!(load.wait_until(|evidence| evidence.count(&[507]) > before), "{number}: nobody was told");
+            goes_on(load, 20);
+            faulty.hub.wait_for_log(&["no space for the journal"]);
+            // The same process, to which each subscriber still has the stream it began with.
+            faulty.kill();
+            hub = site.start();
+            hubs += 2;
+        }
+        goes_on(load, 20);
+        hub
+    });
+    assert_kept(&evidence);
+    println!("ENOSPC: {:?}", evidence.answers);
+    // And the one that follows after the load.
+    hubs += 1;
+    assert!(evidence.subscribers[0].streams <= hubs, "{} streams of {hubs} hubs", evidence.subscribers[0].streams);
+}
+
+/// A small file system over a folder, unmounted when dropped.
+struct Small<'a>(&'a Path);
+
+impl Small<'_> {
+    /// `None` where this process may not mount.
+    fn mount(folder: &Path) -> Option<Small<'_>> {
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(folder).stderr(Stdio::null());
+        mount.status().is_ok_and(|status| status.success()).then_some(Small(folder))
+    }
+
+    fn enlarge(&self) {
+        let mut mount = Command::new("mount");
+        assert!(mount.args(["-o", "remount,size=256m"]).arg(self.0).status().unwrap().success());
+    }
+}
+
+impl Drop for Small<'_> {
+    fn drop(&mut self) {
+        // Lazily: a test that fails may still have a hub there.
+        let _ = Command::new("umount").arg("--lazy").arg(self.0).status();
+    }
+}
+
+#[test]
+fn on_a_full_disk_streams_stay_open_and_publishing_goes_on_when_space_is_made() {
+    let site = Site::new();
+    let Some(small) = Small::mount(&site.folder.path) else {
+        println!("skipped: this process may not mount a file system to fill");
+        return;
+    };
+    let ballast = site.folder.file("ballast");
+    std::fs::write(&ballast, vec![1; 300 << 10]).unwrap();
+    let evidence = run(&site, site.start(), &workload(SMALL), |hub, load| {
+        let is_full = |load: &Load<'_>| {
+            let before = load.count(&[507]);
+            assert!(load.wait_until(|evidence| evidence.count(&[507]) > before + 20), "it is never full");
+        };
+        is_full(load);
+        std::fs::remove_file(&ballast).unwrap();
+        goes_on(load, 5);
+        is_full(load);
+        // Nor is anything lost by a hub that dies there, or kept from the next.
+        kill(hub);
+        let hub = site.start();
+        is_full(load);
+        small.enlarge();
+        goes_on(load, 50);
+        hub
+    });
+    assert_kept(&evidence);
+    println!("full: {:?}", evidence.answers);
+    assert!(evidence.subscribers[0].streams <= 3, "{} streams of 3 hubs", evidence.subscribers[0].streams);
+}
+
+/// That the trace would show it. With `--features seeded-bugs`.
+#[cfg(feature = "seeded-bugs")]
+#[test]
+fn acknowledging_before_the_commit_is_seen_in_the_trace() {
+    let site = Site::with_bug(Some("AcknowledgeBeforeCommit"));
+    let mut traced = Traced::start(&site, &WITH_BYTES);
+    let published = publish(&traced.hub, 1, 20);
+    traced.kill();
+    let early = acknowledged_too_early(&traced.calls(), &wal(&site), &published);
+    assert_eq!(early.len(), published.len());
+}
