@@ -1,14 +1,18 @@
 //! The limits: servers that do less than the hub, to hold it against. What they leave out, the hub
-//! pays for: they keep nothing, check nothing, and lose messages where they are slow.
+//! pays for: they check nothing, lose messages where they are slow, and keep nothing that could be
+//! read again.
 
 use std::convert::Infallible;
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Sse;
@@ -18,7 +22,7 @@ use axum::serve::ListenerExt;
 use axum::{Json, Router};
 use clap::ValueEnum;
 use serde::Deserialize;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, oneshot};
 use tokio_stream::wrappers::BroadcastStream;
 use tokio_stream::{Stream, StreamExt};
 
@@ -31,6 +35,9 @@ pub(crate) enum Limit {
     NaiveAxum,
     /// One thread that sends a ready frame to one socket after the other.
     OneSend,
+    /// Bare axum that answers once the body is appended to a file and on the disk; all that wait
+    /// share one write and one fdatasync.
+    AppendSync,
 }
 
 impl Limit {
@@ -39,11 +46,12 @@ impl Limit {
             Limit::BareAxum => "bare axum",
             Limit::NaiveAxum => "naive axum",
             Limit::OneSend => "one send each",
+            Limit::AppendSync => "append + fdatasync",
         }
     }
 
     /// Serves until stdin ends, and so no longer than the process that started it.
-    pub(crate) fn serve(self, address: SocketAddr) -> anyhow::Result<()> {
+    pub(crate) fn serve(self, address: SocketAddr, file: Option<PathBuf>) -> anyhow::Result<()> {
         thread::spawn(|| {
             let _ = io::copy(&mut io::stdin(), &mut io::sink());
             std::process::exit(0);
@@ -53,6 +61,7 @@ impl Limit {
             Limit::BareAxum => serve_axum(listener, bare_axum()),
             Limit::NaiveAxum => serve_axum(listener, naive_axum()),
             Limit::OneSend => one_send(&listener),
+            Limit::AppendSync => serve_axum(listener, append_sync(&file.context("it needs a file")?)?),
         }
     }
 }
@@ -78,6 +87,59 @@ fn bare_axum() -> Router {
         StatusCode::CREATED
     }
     Router::new().route("/messages", post(publish))
+}
+
+/// A body to append, and where to tell that it is on the disk.
+type Append = (Bytes, oneshot::Sender<()>);
+
+fn append_sync(path: &Path) -> anyhow::Result<Router> {
+    async fn publish(State(appends): State<mpsc::Sender<Append>>, body: Bytes) -> StatusCode {
+        let Ok(publish) = serde_json::from_slice::<Publish>(&body) else { return StatusCode::BAD_REQUEST };
+        std::hint::black_box(publish.data);
+        let (answer, answered) = oneshot::channel();
+        let sent = appends.send((body, answer)).is_ok();
+        if sent && answered.await.is_ok() { StatusCode::CREATED } else { StatusCode::INTERNAL_SERVER_ERROR }
+    }
+
+    let file = File::create_new(path)?;
+    let (appends, waiting) = mpsc::channel();
+    thread::spawn(move || append_all(file, &waiting));
+    Ok(Router::new().route("/messages", post(publish)).with_state(appends))
+}
+
+/// Appends whatever waits, then answers it. Ends at the first error, and no POST is answered 201 after.
+fn append_all(mut file: File, waiting: &mpsc::Receiver<Append>) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    while let Ok(first) = waiting.recv() {
+        let mut answers = Vec::new();
+        for (body, answer) in std::iter::once(first).chain(waiting.try_iter()) {
+            bytes.extend_from_slice(&body);
+            bytes.push(b'\n');
+            answers.push(answer);
+        }
+        file.write_all(&bytes)?;
+        file.sync_data()?;
+        bytes.clear();
+        for answer in answers {
+            let _ = answer.send(());
+        }
+    }
+    Ok(())
+}
+
+/// Bodies of 100 bytes put on the disk per second by one thread that has a group of so many ready each
+/// time: no server, no publishers, nothing but write and fdatasync.
+pub(crate) fn file_alone(path: &Path, group: usize, time: Duration) -> anyhow::Result<f64> {
+    let mut file = File::create_new(path)?;
+    let bytes = vec![b'.'; 100 * group];
+    let begun = Instant::now();
+    let mut groups = 0;
+    while begun.elapsed() < time {
+        file.write_all(&bytes)?;
+        file.sync_data()?;
+        groups += 1;
+    }
+    Ok((groups * group) as f64 / begun.elapsed().as_secs_f64())
 }
 
 /// The naive hub: its live feed, and the number of the last message.

@@ -17,6 +17,15 @@ use socket2::SockRef;
 /// How long nothing may come that has to come.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long it waits for something to come before it looks whether that is still to be waited for.
+const POLL: Duration = Duration::from_millis(100);
+
+/// How long a replay may take.
+const LONGEST_REPLAY: Duration = Duration::from_secs(40);
+
+/// Messages published during a replay, at most.
+const PUBLISHED_MEANWHILE: usize = 10_000;
+
 /// Subscribers that connect at once: well below any server's backlog, which when full would cost a
 /// second each.
 const CONNECTING: usize = 128;
@@ -25,7 +34,8 @@ const CONNECTING: usize = 128;
 const FIRST_PUBLISHER: usize = 1 << 20;
 
 /// What a message's data is: with what is around it, a body of 100 bytes.
-const DATA: &str = "The quick brown fox jumps over the lazy dog, and every open tab and watcher sees it all.";
+pub(crate) const DATA: &str =
+    "The quick brown fox jumps over the lazy dog, and every open tab and watcher sees it all.";
 
 /// When a publisher sends its next message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +44,9 @@ pub(crate) enum Pace {
     Answered,
     /// When every message is acknowledged and delivered to every subscriber.
     Delivered,
+    /// At this interval, from one publisher: if its answers are late it catches up, and the time it
+    /// was late counts as time that took.
+    Every(Duration),
 }
 
 /// What came of a run.
@@ -42,6 +55,8 @@ pub(crate) struct Run {
     pub(crate) elapsed: Duration,
     /// From each POST to its answer.
     pub(crate) answer_times: Vec<Duration>,
+    /// From each POST to each of its deliveries, with [`Pace::Every`]; none otherwise.
+    pub(crate) delivery_times: Vec<Duration>,
 }
 
 /// Publishers and subscribers of one server.
@@ -56,18 +71,20 @@ pub(crate) struct Load {
     post: Vec<u8>,
     /// Larger than what comes between two reads: one that fills it is followed by another.
     buffer: Box<[u8]>,
-    /// Messages sent.
-    sent: usize,
+    /// When each message was sent, or had to be.
+    sent: Vec<Instant>,
     /// Subscribers that have had their opening.
     open: usize,
     /// Messages received, summed over the subscribers.
     delivered: usize,
     answer_times: Vec<Duration>,
+    /// If they are wanted.
+    delivery_times: Option<Vec<Duration>>,
 }
 
 impl Load {
-    /// None yet.
-    pub(crate) fn new(address: SocketAddr) -> anyhow::Result<Self> {
+    /// None yet. The server keeps so many messages already, which its subscribers don't ask for.
+    pub(crate) fn new(address: SocketAddr, kept: usize) -> anyhow::Result<Self> {
         let body = format!("{{\"data\":\"{DATA}\"}}");
         let post = format!(
             "POST /messages HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
@@ -79,19 +96,24 @@ impl Load {
             events: Events::with_capacity(1024),
             subscribers: Vec::new(),
             publishers: Vec::new(),
-            expected: Expected::default(),
+            expected: Expected { kept, ..Expected::default() },
             post: post.into_bytes(),
             buffer: vec![0; 256 << 10].into(),
-            sent: 0,
+            sent: Vec::new(),
             open: 0,
             delivered: 0,
             answer_times: Vec::new(),
+            delivery_times: None,
         })
     }
 
     /// So many more subscribers, each of which has had its stream's opening.
     pub(crate) fn subscribe(&mut self, count: usize) -> anyhow::Result<()> {
-        let request = format!("GET /events HTTP/1.1\r\nhost: {}\r\n\r\n", self.address);
+        self.subscribe_to("/events", count)
+    }
+
+    fn subscribe_to(&mut self, events: &str, count: usize) -> anyhow::Result<()> {
+        let request = format!("GET {events} HTTP/1.1\r\nhost: {}\r\n\r\n", self.address);
         let all = self.subscribers.len() + count;
         while self.subscribers.len() < all {
             for _ in 0..CONNECTING.min(all - self.subscribers.len()) {
@@ -102,17 +124,37 @@ impl Load {
             let begun = Instant::now();
             while self.open < self.subscribers.len() {
                 ensure!(begun.elapsed() < PATIENCE, "{} of {} streams opened", self.open, self.subscribers.len());
-                self.take_what_comes()?;
+                self.take_what_comes(POLL)?;
             }
         }
         Ok(())
+    }
+
+    /// Replays `count` messages, all that were ever kept, to one subscriber of `events`: how long it
+    /// takes from its request to the last of them. More may follow those, as they are published.
+    ///
+    /// # Errors
+    /// If it gets anything but them, in order, once.
+    pub(crate) fn replay(address: SocketAddr, events: &str, prefix: &str, count: usize) -> anyhow::Result<Duration> {
+        let mut load = Load::new(address, 0)?;
+        load.expected.prefix = Some(prefix.to_owned());
+        for _ in 0..count + PUBLISHED_MEANWHILE {
+            load.expected.push();
+        }
+        let begun = Instant::now();
+        load.subscribe_to(events, 1)?;
+        while load.delivered < count {
+            ensure!(begun.elapsed() < LONGEST_REPLAY, "{} of {count} messages replayed", load.delivered);
+            load.take_what_comes(POLL)?;
+        }
+        Ok(begun.elapsed())
     }
 
     /// So many publishers.
     pub(crate) fn connect_publishers(&mut self, count: usize) -> anyhow::Result<()> {
         for index in 0..count {
             let stream = self.connect(Token(FIRST_PUBLISHER + index))?;
-            self.publishers.push(Publisher { stream, waiting_since: None, answer: Vec::new() });
+            self.publishers.push(Publisher { stream, state: State::Idle(Instant::now()), answer: Vec::new() });
         }
         Ok(())
     }
@@ -135,30 +177,59 @@ impl Load {
     /// published, in order, once.
     pub(crate) fn run(&mut self, pace: Pace, time: Duration) -> anyhow::Result<Run> {
         let begun = Instant::now();
+        self.run_while(pace, || begun.elapsed() < time)
+    }
+
+    /// [`run`](Self::run) for as long as `more` says so.
+    pub(crate) fn run_while(&mut self, pace: Pace, mut more: impl FnMut() -> bool) -> anyhow::Result<Run> {
+        let begun = Instant::now();
+        let mut over = None;
+        // When the next is due, with `Pace::Every`.
+        let mut due = begun;
         self.answer_times.clear();
+        self.delivery_times = matches!(pace, Pace::Every(_)).then(Vec::new);
         loop {
-            let elapsed = begun.elapsed();
-            let answered = self.publishers.iter().all(|publisher| publisher.waiting_since.is_none());
-            let missing = self.sent * self.subscribers.len() - self.delivered;
-            if elapsed < time {
-                if pace == Pace::Answered || answered && missing == 0 {
-                    self.post_where_answered()?;
-                }
-            } else if answered && missing == 0 {
-                return Ok(Run { elapsed, answer_times: mem::take(&mut self.answer_times) });
+            let answered = self.publishers.iter().all(Publisher::is_idle);
+            let missing = self.sent.len() * self.subscribers.len() - self.delivered;
+            if over.is_none() && !more() {
+                over = Some(Instant::now());
             }
-            ensure!(elapsed < time + PATIENCE, "{missing} deliveries are missing; all answered: {answered}");
-            self.take_what_comes()?;
+            let mut wait = POLL;
+            match (over, pace) {
+                (Some(_), _) if answered && missing == 0 => {
+                    return Ok(Run {
+                        elapsed: begun.elapsed(),
+                        answer_times: mem::take(&mut self.answer_times),
+                        delivery_times: self.delivery_times.take().unwrap_or_default(),
+                    });
+                }
+                (Some(over), _) => {
+                    let late = over.elapsed() > PATIENCE;
+                    ensure!(!late, "{missing} deliveries are missing; all answered: {answered}");
+                }
+                (None, Pace::Delivered) if missing > 0 || !answered => {}
+                (None, Pace::Delivered | Pace::Answered) => self.post_where_idle(None)?,
+                (None, Pace::Every(interval)) => {
+                    if answered && due <= Instant::now() {
+                        self.post_where_idle(Some(due))?;
+                        due += interval;
+                    }
+                    wait = due.saturating_duration_since(Instant::now());
+                }
+            }
+            self.take_what_comes(wait)?;
         }
     }
 
-    /// Sends a message from every publisher that waits for no answer.
-    fn post_where_answered(&mut self) -> anyhow::Result<()> {
+    /// Sends a message from every publisher that waits for no answer. If it was `due` while its
+    /// publisher still waited, that is when it was sent.
+    fn post_where_idle(&mut self, due: Option<Instant>) -> anyhow::Result<()> {
         for publisher in &mut self.publishers {
-            if publisher.waiting_since.is_none() {
-                publisher.waiting_since = Some(Instant::now());
+            if let State::Idle(idle_since) = publisher.state {
+                let sent = due.filter(|due| *due < idle_since).unwrap_or_else(Instant::now);
+                publisher.state = State::Waiting(sent);
                 publisher.stream.write_all(&self.post).context("can't POST")?;
-                self.sent += 1;
+                self.sent.push(sent);
                 if !self.subscribers.is_empty() {
                     self.expected.push();
                 }
@@ -167,9 +238,9 @@ impl Load {
         Ok(())
     }
 
-    /// Waits for something to read, and reads it all.
-    fn take_what_comes(&mut self) -> anyhow::Result<()> {
-        match self.poll.poll(&mut self.events, Some(Duration::from_millis(100))) {
+    /// Waits so long for something to read, and reads it all.
+    fn take_what_comes(&mut self, wait: Duration) -> anyhow::Result<()> {
+        match self.poll.poll(&mut self.events, Some(wait)) {
             Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
             result => result?,
         }
@@ -189,6 +260,10 @@ impl Load {
                 read_all(&mut subscriber.stream, &mut self.buffer, |bytes| progress.take(bytes, &mut self.expected))?;
                 self.open += usize::from(progress.is_open() && !was_open);
                 self.delivered += progress.received - had;
+                if let Some(times) = &mut self.delivery_times {
+                    let now = Instant::now();
+                    times.extend(self.sent[had..progress.received].iter().map(|sent| now - *sent));
+                }
             }
         }
         Ok(())
@@ -224,13 +299,24 @@ fn read_all(
 /// One connection that POSTs one message after the other.
 struct Publisher {
     stream: TcpStream,
-    /// When the message was sent whose answer it waits for.
-    waiting_since: Option<Instant>,
+    state: State,
     /// What has come of the answer.
     answer: Vec<u8>,
 }
 
+#[derive(Clone, Copy)]
+enum State {
+    /// Since then.
+    Idle(Instant),
+    /// For the answer to the message sent then.
+    Waiting(Instant),
+}
+
 impl Publisher {
+    fn is_idle(&self) -> bool {
+        matches!(self.state, State::Idle(_))
+    }
+
     /// The time the answer took, if it is there whole.
     fn take_answer(&mut self) -> anyhow::Result<Option<Duration>> {
         let Some(head) = end_of(b"\r\n\r\n", &self.answer) else { return Ok(None) };
@@ -244,8 +330,10 @@ impl Publisher {
         }
         ensure!(self.answer.len() == head + length, "more than an answer: {:?}", text());
         self.answer.clear();
-        let since = self.waiting_since.take().context("an answer to nothing")?;
-        Ok(Some(since.elapsed()))
+        let State::Waiting(sent) = self.state else { bail!("an answer to nothing") };
+        let now = Instant::now();
+        self.state = State::Idle(now);
+        Ok(Some(now - sent))
     }
 }
 
@@ -329,6 +417,8 @@ impl Progress {
 /// What every subscriber has to get after its opening, byte for byte.
 #[derive(Default)]
 struct Expected {
+    /// Messages before the first it gets.
+    kept: usize,
     /// What all ids begin with, as the first opening told it.
     prefix: Option<String>,
     bytes: Vec<u8>,
@@ -340,15 +430,17 @@ impl Expected {
     /// One more message.
     fn push(&mut self) {
         let prefix = self.prefix.as_deref().unwrap_or_default();
-        let number = self.ends.len() + 1;
+        let number = self.kept + self.ends.len() + 1;
         self.bytes.extend_from_slice(format!("id: {prefix}{number}\ndata: {DATA}\n\n").as_bytes());
         self.ends.push(self.bytes.len());
     }
 
-    /// Every server tells a subscriber that it begins with the first message: after number 0.
+    /// Every server tells a subscriber that it begins with the next message: after those it keeps.
     fn check_opening(&mut self, opening: &str) -> anyhow::Result<()> {
         let id = opening.lines().find_map(|line| line.strip_prefix("id: "));
-        let prefix = id.and_then(|id| id.strip_suffix("-0")).with_context(|| format!("a stream begins {opening:?}"))?;
+        let last = format!("-{}", self.kept);
+        let prefix =
+            id.and_then(|id| id.strip_suffix(&last)).with_context(|| format!("a stream begins {opening:?}"))?;
         let prefix = format!("{prefix}-");
         let known = self.prefix.get_or_insert_with(|| prefix.clone());
         ensure!(*known == prefix, "subscribers are told of two journals: {known}, {prefix}");

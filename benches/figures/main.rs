@@ -1,16 +1,17 @@
 //! The figures: how much the hub does on this machine, each beside a limit measured in the same run.
 //!
 //! ```text
-//! cargo bench --bench figures                                   # all of it, some two minutes
+//! cargo bench --bench figures                                   # all of it, some four minutes
 //! cargo bench --bench figures -- --rounds 1 posts burst         # some of it, once
 //! cargo bench --bench figures -- --hub "--retention-messages 1000"
 //! ```
 //!
 //! The hub is the release binary, a process of its own on a loopback port, with this machine's
 //! usual number of threads. So is each limit ([`limits`]), for which this program runs itself. All
-//! load comes from the one thread of this process ([`load`]), which shares the machine with the
-//! server: absolute figures are those of both together, and what they say of the server alone is
-//! its CPU time (user and system, from `/proc`), which hardly depends on what else runs.
+//! load comes from the one thread of this process ([`load`]), and a replay beside it from a second;
+//! they share the machine with the server: absolute figures are those of both together, and what they
+//! say of the server alone is its CPU time (user and system, from `/proc`), which hardly depends on what
+//! else runs.
 //!
 //! | workload | what is done | limit |
 //! | --- | --- | --- |
@@ -18,8 +19,13 @@
 //! | `fan-out` | 1,000 subscribers; the next message is sent when all have the last | naive axum, one send |
 //! | `burst` | 1,000 subscribers; 32 publishers as in `posts` | naive axum |
 //! | `memory` | 10,000 subscribers that are sent nothing: growth of resident memory | naive axum |
+//! | `journal` | 1, 32 and 256 publishers as in `posts`, no subscriber; the hub keeps messages in a file | append + fdatasync; the file alone, without server; the hub with its journal in memory |
+//! | `kept` | the hub on a file of 1,000,000 messages: its start, its memory, the file's size; all of it replayed to one subscriber; and one message each 10 ms to 100 others, while that is replayed again | the same 100 without a replay |
 //! | `start` | from starting the process to the first bytes of an HTTP answer | |
 //! | `size` | the binary as it was built here: with what benches and tests add to the packages' features | |
+//!
+//! The hub has its journal in memory but for `journal` and `kept`, whose files are on the disk of the
+//! build. A replay is read from the file, but that is in the kernel's page cache.
 //!
 //! Bodies are JSON of 100 bytes. Every subscriber's bytes are compared with what it has to get: each
 //! acknowledged message, once, in order, with ids that rise by one. A figure is the median of the
@@ -30,6 +36,7 @@
 //!
 //! Linux only.
 
+mod files;
 mod limits;
 mod load;
 mod machine;
@@ -38,20 +45,29 @@ mod server;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use clap::{Parser, ValueEnum};
 
+use files::{Folder, Kept};
 use limits::Limit;
 use load::{Load, Pace};
 use machine::CpuTime;
-use server::{Server, Target};
+use server::{Place, Server, Target};
 
 /// Publishers of a closed loop: enough to keep two cores busy.
 const PUBLISHERS: usize = 32;
+/// Of the same on a journal, where those that wait share an fsync. The hub's batch is the last.
+const JOURNAL_PUBLISHERS: [usize; 3] = [1, 32, 256];
 const SUBSCRIBERS: usize = 1_000;
 const IDLE_SUBSCRIBERS: usize = 10_000;
+/// Messages in the journal that is replayed.
+const KEPT: usize = 1_000_000;
+/// Who gets messages while it is replayed, and how often.
+const LIVE_SUBSCRIBERS: usize = 100;
+const LIVE_PACE: Pace = Pace::Every(Duration::from_millis(10));
 /// Before each measurement: for allocators, TCP windows and the branch predictor.
 const WARM_UP: Duration = Duration::from_millis(300);
 /// Starts in a round: each is a matter of milliseconds.
@@ -84,6 +100,9 @@ struct Args {
     serve: Option<Limit>,
     #[arg(long, hide = true)]
     listen: Option<SocketAddr>,
+    /// Which appends to this file
+    #[arg(long, hide = true)]
+    file: Option<PathBuf>,
 }
 
 /// What is done with a server; see the table above.
@@ -93,6 +112,8 @@ enum Workload {
     FanOut,
     Burst,
     Memory,
+    Journal,
+    Kept,
     Start,
     Size,
 }
@@ -100,12 +121,13 @@ enum Workload {
 impl Workload {
     /// The servers it is done with.
     fn targets(self) -> &'static [Target] {
-        use Target::{Hub, Limit as L};
+        use Target::{FileAlone, Hub, HubInMemory, Limit as L};
         match self {
             Workload::Posts => &[Hub, L(Limit::BareAxum)],
             Workload::FanOut => &[Hub, L(Limit::NaiveAxum), L(Limit::OneSend)],
             Workload::Burst | Workload::Memory => &[Hub, L(Limit::NaiveAxum)],
-            Workload::Start | Workload::Size => &[Hub],
+            Workload::Journal => &[Hub, L(Limit::AppendSync), FileAlone, HubInMemory],
+            Workload::Kept | Workload::Start | Workload::Size => &[Hub],
         }
     }
 }
@@ -113,34 +135,59 @@ impl Workload {
 /// What is told of a server, in the order of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Figure {
-    PostRate,
-    PostP50,
-    PostP99,
-    PostCpu,
+    Posts(Posts),
     FanOutRate,
     FanOutCpu,
     BurstRate,
     BurstCpu,
     Memory,
+    /// By so many publishers, on a journal.
+    Journal(usize, Posts),
+    KeptSize,
+    KeptStart,
+    KeptMemory,
+    ReplayRate,
+    ReplayMemory,
+    LiveP50,
+    LiveP99,
     Start,
     Size,
 }
 
+/// What is told of POSTs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Posts {
+    Rate,
+    P50,
+    P99,
+    Cpu,
+}
+
 impl Figure {
-    fn text(self) -> &'static str {
-        match self {
-            Figure::PostRate => "POSTs acknowledged per second, 32 publishers",
-            Figure::PostP50 => "… time to the answer, µs, p50",
-            Figure::PostP99 => "… time to the answer, µs, p99",
-            Figure::PostCpu => "… server CPU, µs per POST",
+    fn text(self) -> String {
+        let text = match self {
+            Figure::Posts(Posts::Rate) => "POSTs acknowledged per second, 32 publishers",
+            Figure::Journal(1, Posts::Rate) => "POSTs acknowledged per second, journal in a file, 1 publisher",
+            Figure::Journal(publishers, Posts::Rate) => return format!("… the same, {publishers} publishers"),
+            Figure::Posts(Posts::P50) | Figure::Journal(_, Posts::P50) => "… time to the answer, µs, p50",
+            Figure::Posts(Posts::P99) | Figure::Journal(_, Posts::P99) => "… time to the answer, µs, p99",
+            Figure::Posts(Posts::Cpu) | Figure::Journal(_, Posts::Cpu) => "… server CPU, µs per POST",
             Figure::FanOutRate => "deliveries per second, 1,000 subscribers, one message at a time",
             Figure::FanOutCpu => "… server CPU, µs per delivery",
             Figure::BurstRate => "deliveries per second, 1,000 subscribers, 32 publishers",
             Figure::BurstCpu => "… server CPU, µs per delivery",
             Figure::Memory => "resident memory, bytes per idle subscriber of 10,000",
+            Figure::KeptSize => "file of 1,000,000 messages, bytes per message",
+            Figure::KeptStart => "… start on it to first HTTP answer, ms",
+            Figure::KeptMemory => "… resident memory then, MB",
+            Figure::ReplayRate => "… replay of all of it from the file, messages per second",
+            Figure::ReplayMemory => "… greatest growth of resident memory meanwhile, MB",
+            Figure::LiveP50 => "POST to delivery during a replay, 100 messages per second to 100 subscribers, µs, p50",
+            Figure::LiveP99 => "… p99",
             Figure::Start => "start to first HTTP answer, ms",
             Figure::Size => "binary, bytes",
-        }
+        };
+        text.to_owned()
     }
 }
 
@@ -154,7 +201,7 @@ fn main() -> anyhow::Result<()> {
     }
     let args = Args::parse();
     if let (Some(limit), Some(address)) = (args.serve, args.listen) {
-        return limit.serve(address);
+        return limit.serve(address, args.file);
     }
     let descriptors = rlimit::increase_nofile_limit(u64::MAX).context("can't raise the limit of open files")?;
     ensure!(descriptors > IDLE_SUBSCRIBERS as u64 + 100, "{descriptors} open files are too few: see ulimit -Hn");
@@ -169,6 +216,7 @@ fn main() -> anyhow::Result<()> {
 fn measure_all(args: &Args) -> anyhow::Result<Measured> {
     let begun = Instant::now();
     let mut measured = Measured::new();
+    let mut kept = None;
     for round in 0..usize::from(args.rounds) {
         eprintln!("round {} of {}, after {} s", round + 1, args.rounds, begun.elapsed().as_secs());
         for &workload in Workload::value_variants() {
@@ -180,9 +228,14 @@ fn measure_all(args: &Args) -> anyhow::Result<Measured> {
             targets.rotate_left(first);
             for target in targets {
                 ensure!(begun.elapsed() < LONGEST_RUN, "out of time in round {}: ask for fewer --rounds", round + 1);
-                let figures = measure(args, workload, target)
-                    .with_context(|| format!("{workload:?} with {target}, round {}", round + 1))?;
-                for (figure, value) in figures {
+                let figures = if workload == Workload::Kept {
+                    measure_kept(args, &mut kept)
+                } else {
+                    let figures = measure(args, workload, target);
+                    figures.map(|figures| figures.into_iter().map(|(figure, value)| (figure, target, value)).collect())
+                };
+                let figures = figures.with_context(|| format!("{workload:?} with {target}, round {}", round + 1))?;
+                for (figure, target, value) in figures {
                     measured.entry((figure, target)).or_default().push(value);
                 }
             }
@@ -197,38 +250,51 @@ fn measure(args: &Args, workload: Workload, target: Target) -> anyhow::Result<Ve
         Workload::Posts => {
             // The bare server has no subscribers to offer.
             let subscribers = usize::from(target == Target::Hub);
-            let load = put_load(args, target, subscribers, PUBLISHERS, Pace::Answered)?;
-            Ok(vec![
-                (Figure::PostRate, load.messages / load.seconds),
-                (Figure::PostP50, load.answer_time(0.50)),
-                (Figure::PostP99, load.answer_time(0.99)),
-                (Figure::PostCpu, load.cpu_us / load.messages),
-            ])
+            let load = put_load(args, target, Place::Memory, subscribers, PUBLISHERS, Pace::Answered)?;
+            Ok(load.of_posts().map(|(of_posts, value)| (Figure::Posts(of_posts), value)).into())
         }
         Workload::FanOut => {
-            let load = put_load(args, target, SUBSCRIBERS, 1, Pace::Delivered)?;
+            let load = put_load(args, target, Place::Memory, SUBSCRIBERS, 1, Pace::Delivered)?;
             Ok(vec![
                 (Figure::FanOutRate, load.deliveries() / load.seconds),
                 (Figure::FanOutCpu, load.cpu_us / load.deliveries()),
             ])
         }
         Workload::Burst => {
-            let load = put_load(args, target, SUBSCRIBERS, PUBLISHERS, Pace::Answered)?;
+            let load = put_load(args, target, Place::Memory, SUBSCRIBERS, PUBLISHERS, Pace::Answered)?;
             Ok(vec![
                 (Figure::BurstRate, load.deliveries() / load.seconds),
                 (Figure::BurstCpu, load.cpu_us / load.deliveries()),
             ])
         }
         Workload::Memory => {
-            let server = Server::start(target, args)?;
+            let server = Server::start(target, args, Place::Memory)?;
             // What the first subscriber brings about is no other's.
-            let mut load = Load::new(server.address)?;
+            let mut load = Load::new(server.address, 0)?;
             load.subscribe(1)?;
             let before = server.resident_bytes()?;
             load.subscribe(IDLE_SUBSCRIBERS)?;
             let grown = server.resident_bytes()? - before;
             Ok(vec![(Figure::Memory, grown / IDLE_SUBSCRIBERS as f64)])
         }
+        Workload::Journal => {
+            let mut figures = Vec::new();
+            for publishers in JOURNAL_PUBLISHERS {
+                let folder = Folder::new()?;
+                let journal = folder.journal();
+                if target == Target::FileAlone {
+                    let rate = limits::file_alone(&journal, publishers, args.time / 3)?;
+                    figures.push((Figure::Journal(publishers, Posts::Rate), rate));
+                    continue;
+                }
+                let place = if target == Target::HubInMemory { Place::Memory } else { Place::File(&journal) };
+                let load = put_load(args, target, place, 0, publishers, Pace::Answered)?;
+                let of_posts = load.of_posts();
+                figures.extend(of_posts.map(|(of_posts, value)| (Figure::Journal(publishers, of_posts), value)));
+            }
+            Ok(figures)
+        }
+        Workload::Kept => bail!("it is measured with what it is compared with"),
         Workload::Start => {
             let starts: Result<Vec<f64>, _> = (0..STARTS).map(|_| server::start_time_ms(args)).collect();
             Ok(vec![(Figure::Start, median(&starts?))])
@@ -238,6 +304,55 @@ fn measure(args: &Args, workload: Workload, target: Target) -> anyhow::Result<Ve
             Ok(vec![(Figure::Size, binary.len() as f64)])
         }
     }
+}
+
+/// The hub on a file of many messages, which is filled the first time.
+fn measure_kept(args: &Args, kept: &mut Option<Kept>) -> anyhow::Result<Vec<(Figure, Target, f64)>> {
+    let kept: &Kept = match kept {
+        Some(kept) => kept,
+        None => kept.insert(Kept::fill(KEPT)?),
+    };
+    let folder = kept.copy()?;
+    let (server, start_ms) = server::start_on(args, &folder.journal())?;
+    let resident = server.resident_bytes()?;
+    server.forget_peak()?;
+    let replay = Load::replay(server.address, &format!("/events?last={KEPT}"), &kept.prefix, KEPT)?;
+    let grown = server.peak_resident_bytes()? - resident;
+
+    let mut live = Load::new(server.address, KEPT)?;
+    live.subscribe(LIVE_SUBSCRIBERS)?;
+    live.connect_publishers(1)?;
+    live.run(LIVE_PACE, WARM_UP)?;
+    let without = sorted(live.run(LIVE_PACE, args.time)?.delivery_times);
+    let during = thread::scope(|scope| {
+        let everything = format!("/events?last_event_id={}0", kept.prefix);
+        let replay = scope.spawn(move || Load::replay(server.address, &everything, &kept.prefix, KEPT));
+        let run = live.run_while(LIVE_PACE, || !replay.is_finished())?;
+        replay.join().expect("a replay does not panic")?;
+        anyhow::Ok(sorted(run.delivery_times))
+    })?;
+    Ok(vec![
+        (Figure::KeptSize, Target::Hub, kept.bytes / KEPT as f64),
+        (Figure::KeptStart, Target::Hub, start_ms),
+        (Figure::KeptMemory, Target::Hub, resident / 1e6),
+        (Figure::ReplayRate, Target::Hub, KEPT as f64 / replay.as_secs_f64()),
+        (Figure::ReplayMemory, Target::Hub, grown / 1e6),
+        (Figure::LiveP50, Target::Hub, quantile_us(&during, 0.50)),
+        (Figure::LiveP99, Target::Hub, quantile_us(&during, 0.99)),
+        (Figure::LiveP50, Target::WithoutReplay, quantile_us(&without, 0.50)),
+        (Figure::LiveP99, Target::WithoutReplay, quantile_us(&without, 0.99)),
+    ])
+}
+
+fn sorted(mut times: Vec<Duration>) -> Vec<Duration> {
+    times.sort_unstable();
+    times
+}
+
+/// The time that this share of them does not exceed, in µs. The shortest is the first.
+fn quantile_us(times: &[Duration], share: f64) -> f64 {
+    let rank = (times.len() as f64 * share) as usize;
+    times.get(rank).map_or(f64::NAN, |time| time.as_secs_f64() * 1e6)
 }
 
 /// What a server did under load.
@@ -255,30 +370,39 @@ impl Loaded {
         self.messages * self.subscribers
     }
 
-    /// The time within which this share of the POSTs was answered, in µs.
-    fn answer_time(&self, share: f64) -> f64 {
-        let rank = (self.answer_times.len() as f64 * share) as usize;
-        self.answer_times.get(rank).map_or(f64::NAN, |time| time.as_secs_f64() * 1e6)
+    fn of_posts(&self) -> [(Posts, f64); 4] {
+        [
+            (Posts::Rate, self.messages / self.seconds),
+            (Posts::P50, quantile_us(&self.answer_times, 0.50)),
+            (Posts::P99, quantile_us(&self.answer_times, 0.99)),
+            (Posts::Cpu, self.cpu_us / self.messages),
+        ]
     }
 }
 
-fn put_load(args: &Args, target: Target, subscribers: usize, publishers: usize, pace: Pace) -> anyhow::Result<Loaded> {
-    let server = Server::start(target, args)?;
-    let mut load = Load::new(server.address)?;
+fn put_load(
+    args: &Args,
+    target: Target,
+    place: Place<'_>,
+    subscribers: usize,
+    publishers: usize,
+    pace: Pace,
+) -> anyhow::Result<Loaded> {
+    let server = Server::start(target, args, place)?;
+    let mut load = Load::new(server.address, 0)?;
     load.subscribe(subscribers)?;
     load.connect_publishers(publishers)?;
     load.run(pace, WARM_UP)?;
     // The clock of a process goes by 10 ms: of a time too short it tells nothing.
     let cpu_before = server.cpu_us()?;
-    let mut run = load.run(pace, args.time)?;
+    let run = load.run(pace, args.time)?;
     let cpu_us = server.cpu_us()? - cpu_before;
-    run.answer_times.sort_unstable();
     Ok(Loaded {
         subscribers: subscribers as f64,
         messages: run.answer_times.len() as f64,
         seconds: run.elapsed.as_secs_f64(),
         cpu_us,
-        answer_times: run.answer_times,
+        answer_times: sorted(run.answer_times),
     })
 }
 

@@ -103,7 +103,8 @@ fn prepare(db: &Connection) -> rusqlite::Result<()> {
 }
 
 /// The one table: a message a row, read as the message is, by `id, channel, event, data, time`. Data
-/// that retention has dropped is NULL while the row is kept for its key.
+/// that retention has dropped is NULL while the row is kept for its key. Not STRICT, or SQLite would
+/// compute the columns that are derived with every INSERT, to check their types.
 fn schema(epoch: Epoch) -> String {
     format!(
         "CREATE TABLE messages (
@@ -117,7 +118,7 @@ fn schema(epoch: Epoch) -> String {
   \"except\" TEXT,
   key TEXT,
   request BLOB
-) STRICT"
+)"
     )
 }
 

@@ -127,6 +127,10 @@ impl Writer {
         }
         let mut transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut appended = Vec::with_capacity(batch.len());
+        let mut insert = transaction.prepare_cached(
+            "INSERT INTO messages (sequence, channel, event, data, time_ms, \"except\", key, request)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        )?;
         for Append { draft, key } in batch {
             let now = Time::now();
             let remembered = self.keys.count > 0 && !seeded::has(Bug::NoDedupe);
@@ -145,10 +149,6 @@ impl Writer {
             }
             let entry = Entry::new(draft.into_message(MessageId { epoch: self.epoch, sequence: next }, now));
             let message = &entry.message;
-            let mut insert = transaction.prepare_cached(
-                "INSERT INTO messages (sequence, channel, event, data, time_ms, \"except\", key, request)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-            )?;
             insert.execute(params![
                 next,
                 message.channel.as_str(),
@@ -162,6 +162,7 @@ impl Writer {
             next += 1;
             appended.push(Appended::New(Arc::new(entry)));
         }
+        drop(insert);
         if seeded::has(Bug::AcknowledgeBeforeCommit) {
             transaction.set_drop_behavior(DropBehavior::Ignore);
             return Ok(appended);
@@ -195,13 +196,16 @@ impl Writer {
         if seeded::has(Bug::AcknowledgeBeforeCommit) && !self.db.is_autocommit() {
             return Ok(false);
         }
-        if self.swept == self.earliest() {
+        // A step that is not full can wait: after each append it would cost as much as that did.
+        if self.earliest() - self.swept < STEP {
             if self.looked.elapsed() < LOOK {
                 return Ok(false);
             }
             self.looked = Instant::now();
-            self.limit_bytes()?;
-            self.limit_age()?;
+            if self.swept == self.earliest() {
+                self.limit_bytes()?;
+                self.limit_age()?;
+            }
         }
         let more = self.swept < self.earliest();
         if more {
