@@ -37,7 +37,10 @@ function connect() {
     if (full) live();
     receive(event.data);
   };
-  stream.addEventListener('tabcast:gap', () => receive(GAP));
+  stream.addEventListener('tabcast:gap', (event) => {
+    cursor = event.lastEventId || cursor;
+    receive(GAP);
+  });
   stream.addEventListener('tabcast:full', () => { full = true; lost(); });
   stream.onerror = () => {
     lost();
@@ -130,7 +133,7 @@ function addRow(rows, { id, event, data, time }) {
   timeCell.title = calendar.format(new Date(time));
   eventCell.textContent = event === 'message' ? '' : event;
   dataCell.textContent = readable(data);
-  dataCell.classList.toggle('code', typeof data !== 'string' || BINARY.test(data));
+  dataCell.classList.toggle('code', typeof data !== 'string' || BINARY.test(beginning(data)));
   rows.append(row);
 }
 
@@ -140,11 +143,15 @@ function copy(template) {
 
 const BINARY = /^data:([^;,]+)[^,]*;base64,/;
 
+// Longer than any media type the hub takes, and short enough to be looked at again and again.
+const beginning = (text) => text.slice(0, 512);
+
 function readable(data) {
   if (typeof data !== 'string') return cut(JSON.stringify(data), CHARACTERS);
-  const [prefix, type] = data.match(BINARY) ?? [];
+  const [prefix, type] = beginning(data).match(BINARY) ?? [];
   if (!prefix) return cut(data, CHARACTERS);
-  const bytes = Math.floor(data.slice(prefix.length).replace(/=+$/, '').length * 3 / 4);
+  const padding = data.endsWith('==') ? 2 : Number(data.endsWith('='));
+  const bytes = Math.floor((data.length - prefix.length - padding) * 3 / 4);
   const size = bytes < 1_000 ? `${bytes} bytes` : `${Math.round(bytes / 1_000)} kB`;
   return `${type}, ${size}\n${cut(data, 80)}`;
 }

@@ -1,11 +1,10 @@
 //! Every setting: its flag, environment variable, default and meaning. `tabcast --help` shows them,
 //! and the README's table is held against that.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use clap::builder::NonEmptyStringValueParser;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
@@ -20,7 +19,7 @@ Examples:
 
 Durations are written 500ms, 15s, 10m, 24h; sizes 64KiB, 1MiB, 2GiB. A flag wins over its
 environment variable. SIGINT and SIGTERM stop the hub: every stream is ended, publishes in
-flight are finished, and it exits with 0. It exits with 1 if it can't start, 2 on a bad flag.";
+flight are finished, and it exits with 0. It exits with 1 if it can't start or its journal fails, 2 on a bad flag.";
 
 /// A live message hub: POST a message, and every open browser tab and every `curl -N` sees it at once.
 #[derive(Clone, Debug, Parser)]
@@ -32,7 +31,7 @@ pub struct Config {
 
     /// A name the hub is reached by, as browsers send it in Host; repeat it, or separate several by
     /// commas. `localhost` and the hub's own IP addresses are always allowed
-    #[arg(long, env = "TABCAST_ALLOW_HOST", hide_env_values = true, value_name = "NAME", value_delimiter = ',', value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, env = "TABCAST_ALLOW_HOST", hide_env_values = true, value_name = "NAME", value_delimiter = ',', value_parser = host)]
     pub allow_host: Vec<String>,
 
     /// A foreign web page origin that may publish and subscribe, as in https://example.org; repeat
@@ -221,17 +220,31 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     addresses.next().ok_or_else(|| "has no address".to_owned())
 }
 
+/// A name or address alone: it is compared without the port.
+fn host(text: &str) -> Result<String, String> {
+    let name = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+    let address = text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    match text {
+        "" => Err("is empty".to_owned()),
+        host if name(host) => Ok(host.to_owned()),
+        _ if address.is_ok_and(|address| address.is_ipv6()) => Ok(format!("[{}]", text.trim_matches(['[', ']']))),
+        _ => Err("give it as in chat.example.org, without scheme or port".to_owned()),
+    }
+}
+
 /// As browsers send it: scheme and host in lower case, no default port, no slash at the end.
 fn origin(text: &str) -> Result<String, String> {
     if text == "*" {
         return Ok(text.to_owned());
     }
     let origin = text.to_ascii_lowercase();
-    let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+    let default_port = if origin.starts_with("https:") { ":443" } else { ":80" };
+    let origin = origin.strip_suffix(default_port).unwrap_or(&origin);
     let plain =
         |host: &str| !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic() && !b"/?#@*,".contains(&byte));
+    let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
     if host.is_some_and(plain) {
-        Ok(origin)
+        Ok(origin.to_owned())
     } else {
         Err("give it as in https://example.org, without a path".to_owned())
     }
@@ -267,8 +280,19 @@ mod tests {
     }
 
     #[test]
+    fn a_host_is_a_name_or_an_address_without_a_port() {
+        for good in ["chat.example.org", "10.1.2.3", "[::1]", "a_b"] {
+            assert_eq!(host(good).as_deref(), Ok(good));
+        }
+        for bad in ["", "https://a", "a:80", "a/b", "*"] {
+            assert!(host(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn an_origin_is_written_as_browsers_send_it() {
         assert_eq!(origin("https://Example.org").unwrap(), "https://example.org");
+        assert_eq!(origin("https://example.org:443").unwrap(), "https://example.org");
         assert_eq!(origin("http://localhost:8080").unwrap(), "http://localhost:8080");
         for bad in ["example.org", "https://", "https://example.org/", "https://a b", "https://*.example.org"] {
             assert!(origin(bad).is_err(), "{bad}");

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc, oneshot};
 
 use crate::journal::{Append, AppendError, Appended, Channels, Entry, Failed, Journal, Page, PageLimit};
 use crate::message::{ChannelName, Draft, IdempotencyKey, MessageId, Receipt, SubscriberId};
@@ -28,8 +28,8 @@ const FEED_CAPACITY: usize = 128;
 /// Messages appended at once. More would make the first of them wait for no gain.
 const BATCH: usize = 256;
 
-/// Publishes waiting to be appended, beyond which publishers wait. Their bodies are bounded by the
-/// caller.
+/// Publishes waiting to be appended, beyond which publishers wait. Their bytes are bounded by the
+/// caller, see [`Hub::publish`].
 const INBOX: usize = 1024;
 
 /// The fan-out of one journal. Clones are the same hub. Dropping the last one stops it.
@@ -70,6 +70,7 @@ struct Announcement {
 #[derive(Debug)]
 struct Publish {
     append: Append,
+    room: OwnedSemaphorePermit,
     answer: oneshot::Sender<Result<Published, PublishError>>,
 }
 
@@ -96,6 +97,9 @@ pub enum PublishError {
     /// There is no space to keep it.
     #[error("there is no space for the journal")]
     NoSpace,
+    /// Another program keeps the journal from being written.
+    #[error("the journal is being written by another program")]
+    Busy,
     /// The journal failed, or the hub stopped, while it was appended: it may be kept or not.
     #[error("it is not known whether the message is kept")]
     Unknown,
@@ -105,6 +109,7 @@ impl From<AppendError> for PublishError {
     fn from(error: AppendError) -> Self {
         match error {
             AppendError::NoSpace => PublishError::NoSpace,
+            AppendError::Busy => PublishError::Busy,
             AppendError::Failed(_) => PublishError::Unknown,
         }
     }
@@ -144,13 +149,19 @@ impl Hub {
     }
 
     /// Appends the message, then announces it. It is kept once this returns; and perhaps even if
-    /// the caller stops waiting.
+    /// the caller stops waiting. `room` is what it takes of some bound, given back once it is no longer
+    /// waiting to be kept, also if nobody waits for that.
     ///
     /// # Errors
     /// [`PublishError`]: then it was not kept, but for [`PublishError::Unknown`].
-    pub async fn publish(&self, draft: Draft, key: Option<IdempotencyKey>) -> Result<Published, PublishError> {
+    pub async fn publish(
+        &self,
+        draft: Draft,
+        key: Option<IdempotencyKey>,
+        room: OwnedSemaphorePermit,
+    ) -> Result<Published, PublishError> {
         let (answer, answered) = oneshot::channel();
-        let publish = Publish { append: Append { draft, key }, answer };
+        let publish = Publish { append: Append { draft, key }, room, answer };
         self.inbox.send(publish).await.map_err(|_| PublishError::Unknown)?;
         answered.await.unwrap_or(Err(PublishError::Unknown))
     }
@@ -227,8 +238,12 @@ impl Core {
 async fn publish(core: Arc<Core>, mut requests: mpsc::Receiver<Publish>) {
     let mut waiting = Vec::with_capacity(BATCH);
     while requests.recv_many(&mut waiting, BATCH).await > 0 {
-        let (batch, answers): (Vec<_>, Vec<_>) =
-            waiting.drain(..).map(|publish| (publish.append, publish.answer)).unzip();
+        let (mut batch, mut answers, mut rooms) = (Vec::new(), Vec::new(), Vec::new());
+        for Publish { append, room, answer } in waiting.drain(..) {
+            batch.push(append);
+            rooms.push(room);
+            answers.push(answer);
+        }
         let appended = match core.journal.append(batch).await {
             Ok(appended) => appended,
             Err(error) => {
@@ -238,6 +253,7 @@ async fn publish(core: Arc<Core>, mut requests: mpsc::Receiver<Publish>) {
                 continue;
             }
         };
+        drop(rooms);
         let subscribers = core.announce(&appended);
         for ((answer, appended), subscribers) in answers.into_iter().zip(appended).zip(subscribers) {
             let result = match appended {
@@ -274,7 +290,8 @@ mod tests {
     async fn publish(hub: &Hub, channel: &str, text: &str) -> Arc<Entry> {
         let (channel, event) = (ChannelName::parse(channel, 9).unwrap(), EventName::default());
         let draft = Draft { channel, event, data: Data::text(text), except: None };
-        match hub.publish(draft, None).await.unwrap() {
+        let room = Arc::new(tokio::sync::Semaphore::new(1)).try_acquire_owned().unwrap();
+        match hub.publish(draft, None, room).await.unwrap() {
             Published::New { entry, .. } => entry,
             Published::Repeated(_) => unreachable!("it had no key"),
         }
@@ -292,6 +309,18 @@ mod tests {
         assert_eq!(feeds(), 1);
         drop(second);
         assert_eq!(feeds(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_publisher_that_hangs_up_gives_its_room_back_only_when_its_message_is_kept() {
+        let (hub, rooms) = (hub(), Arc::new(tokio::sync::Semaphore::new(1)));
+        let (channel, event) = (ChannelName::default(), EventName::default());
+        let draft = Draft { channel, event, data: Data::text("x"), except: None };
+        let publish = hub.publish(draft, None, Arc::clone(&rooms).try_acquire_owned().unwrap());
+        // Polled once, it is in the inbox; on this one thread, nobody has looked there yet.
+        assert!(tokio::time::timeout(Duration::ZERO, publish).await.is_err() || hub.core.journal.head() == 1);
+        let _room = rooms.acquire().await.unwrap();
+        assert_eq!(hub.core.journal.head(), 1);
     }
 
     #[tokio::test]

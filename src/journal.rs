@@ -148,6 +148,10 @@ pub enum AppendError {
     /// There is no space. Nothing of the batch is kept; the next may be.
     #[error("there is no space for the journal")]
     NoSpace,
+    /// Another program writes to the file, and did not end in time. Nothing of the batch is kept; the
+    /// next may be.
+    #[error("the journal is being written by another program")]
+    Busy,
     /// The journal failed. The batch may be kept or not; no further one will be.
     #[error(transparent)]
     Failed(#[from] Failed),
@@ -191,11 +195,19 @@ pub struct Entry {
     /// The message.
     pub message: Message,
     frames: Frames,
+    weight: usize,
 }
 
 impl Entry {
     fn new(message: Message) -> Self {
-        Entry { message, frames: Frames::default() }
+        /// The structs, their allocations and the fields of a frame but for names and data.
+        const OVERHEAD: usize = 512;
+        let Message { channel, event, data, .. } = &message;
+        let json = data.as_json();
+        // Each line of a text has `data: ` in front of it in one of the frames.
+        let breaks = json.bytes().filter(|byte| *byte == b'\\').count();
+        let weight = OVERHEAD + 3 * (channel.as_str().len() + event.as_str().len() + json.len()) + 6 * breaks;
+        Entry { message, frames: Frames::default(), weight }
     }
 
     /// The message's event in `format`. Encoded once, then shared.
@@ -210,10 +222,7 @@ impl Entry {
 
     /// The memory it takes at most, in bytes: its data, and that again in two frames.
     pub fn weight(&self) -> usize {
-        /// The structs, their allocations and the fields of a frame but for names and data.
-        const OVERHEAD: usize = 512;
-        let Message { channel, event, data, .. } = &self.message;
-        OVERHEAD + 3 * (channel.as_str().len() + event.as_str().len() + data.as_json().len())
+        self.weight
     }
 }
 

@@ -28,6 +28,7 @@ mod web;
 
 use std::future::Future;
 use std::io;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 
@@ -70,12 +71,14 @@ pub async fn serve(
     let stop = async {
         tokio::select! {
             () = shutdown => {}
-            what = hub.failure() => {
-                tracing::error!("{what}");
-                failure = Some(what);
-            }
+            what = hub.failure() => failure = Some(what),
         }
     };
     web::serve(listener, hub.clone(), config, stop).await.map_err(ServeError::Address)?;
+    // It may have failed since, while publishes in flight were finished.
+    let failure = match failure {
+        None => tokio::time::timeout(Duration::ZERO, hub.failure()).await.ok(),
+        some => some,
+    };
     failure.map_or(Ok(()), |what| Err(ServeError::Journal(what)))
 }

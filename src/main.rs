@@ -26,11 +26,17 @@ fn main() -> ExitCode {
     }
 }
 
+/// Descriptors that are no connections: the journal's, the runtime's, the standard streams.
+const OTHER_DESCRIPTORS: u64 = 64;
+
 #[tokio::main]
-async fn run(config: Config) -> anyhow::Result<()> {
+async fn run(mut config: Config) -> anyhow::Result<()> {
     // A subscriber is a descriptor; the usual soft limit of 1,024 is there for select(2).
-    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
-        tracing::warn!(%error, "the limit of open files stays as it is");
+    let descriptors = rlimit::increase_nofile_limit(u64::MAX).context("can't tell the limit of open files")?;
+    let most = usize::try_from(descriptors.saturating_sub(OTHER_DESCRIPTORS)).unwrap_or(usize::MAX).max(1);
+    if config.max_connections > most {
+        tracing::warn!(max_connections = most, "as many connections as there may be open files (ulimit -Hn)");
+        config.max_connections = most;
     }
     let shutdown = stopped().context("can't listen for signals")?;
     let listener = listen(config.listen)?;

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use axum::Router;
-use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode, Uri, header};
 use axum::middleware::from_fn_with_state;
 use axum::routing::get;
 use tokio::net::TcpListener;
@@ -28,6 +28,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use crate::config::{self, Config};
 use crate::hub::{Hub, Seats};
 use crate::journal::Failed;
+use fields::{Fields, MOST};
 use problem::Problem;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -70,6 +71,11 @@ pub(crate) async fn serve(
 /// The hub is about to stop, having said why in its log.
 fn journal_failed(_: Failed) -> Problem {
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the hub can't read its journal").retry_after(1)
+}
+
+/// The fields of a request's query: as many as anyone may ask with.
+fn query_fields(uri: &Uri, config: &Config) -> Result<Fields, Problem> {
+    Fields::urlencoded(uri.query().unwrap_or_default().as_bytes(), config.max_channels.saturating_add(MOST))
 }
 
 /// Whether the request's Accept names this media type.

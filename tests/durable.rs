@@ -290,6 +290,40 @@ fn a_damaged_journal_is_refused_and_left_as_it_is() {
 }
 
 #[test]
+fn a_damaged_journal_is_left_as_it_is_with_what_a_crash_left_beside_it() {
+    let folder = Folder::new();
+    let first = hub(&folder, &[]);
+    (0..100).for_each(|_| drop(first.publish(&"x".repeat(1_000))));
+    let mut second = restart(first, &folder, "TERM", &[]);
+    second.publish("in the WAL");
+    second.signal("KILL");
+    second.wait();
+    let (file, wal) = (folder.file("tabcast.db"), folder.file("tabcast.db-wal"));
+    let mut damaged = fs::read(&file).unwrap();
+    damaged.truncate(20_000);
+    fs::write(&file, &damaged).unwrap();
+    let before = fs::read(&wal).unwrap();
+    assert!(!before.is_empty());
+    refused(&file);
+    assert!(fs::read(&file).unwrap() == damaged && fs::read(&wal).unwrap() == before);
+}
+
+#[test]
+fn while_another_program_writes_a_publish_is_503_and_the_hub_goes_on() {
+    let folder = Folder::new();
+    let hub = hub(&folder, &[]);
+    let mut stream = hub.watch("/events", &[]);
+    let other = rusqlite::Connection::open(folder.file("tabcast.db")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let busy = hub.post("", "text/plain", "too early");
+    busy.problem(503);
+    assert!(busy.header("retry-after").is_some());
+    other.execute_batch("ROLLBACK").unwrap();
+    hub.publish("in time");
+    assert_eq!(stream.data(), "in time");
+}
+
+#[test]
 fn a_folder_that_is_missing_or_not_writable_is_a_clear_error() {
     let folder = Folder::new();
     assert!(refused(&folder.file("missing/tabcast.db")).contains("No such file or directory"));

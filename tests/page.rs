@@ -396,6 +396,16 @@ fn a_refused_message_stays_in_the_field_with_the_reason() {
 }
 
 #[test]
+fn a_text_made_to_be_slow_to_look_at_does_not_freeze_the_page() {
+    let (hub, browser) = (Hub::start(&[]), Browser::start());
+    let tab = open(&browser, &hub);
+    // Nearly the beginning of a `data:` URL: to search all of it took minutes.
+    hub.publish(&format!("data:{}", "a".repeat(1_000_000)));
+    hub.publish("after it");
+    assert_eq!(rows_until(&tab, "after it").as_array().unwrap().len(), 2);
+}
+
+#[test]
 fn the_list_is_capped_and_follows_its_end_unless_the_reader_has_scrolled_up() {
     let (hub, browser) = (Hub::start(&[]), Browser::start());
     let tab = open(&browser, &hub);

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use tokio::sync::broadcast;
 use tokio::task::coop::unconstrained;
@@ -257,11 +257,16 @@ impl Subscription {
     /// Where it is, if that has moved since the subscriber was last told of an id, and there is
     /// nothing to deliver: the messages in between were not for it. To resume from there later asks
     /// for less, and a quiet channel's subscriber does not fall out of retention.
-    pub fn moved(&mut self) -> Option<MessageId> {
+    pub async fn moved(&mut self) -> Option<MessageId> {
+        // Unconstrained for the same reason as in `follow`.
+        unconstrained(poll_fn(|cx| Poll::Ready(self.look(cx)))).await
+    }
+
+    fn look(&mut self, cx: &mut Context<'_>) -> Option<MessageId> {
         let core = Arc::clone(&self.core);
         // Under the lock, all that was announced is on the feeds.
         let live = core.live();
-        self.collect(&mut Context::from_waker(Waker::noop()));
+        self.collect(cx);
         if self.behind || !self.pending.is_empty() {
             return None;
         }

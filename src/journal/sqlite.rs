@@ -8,9 +8,9 @@ mod file;
 mod writer;
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc};
 use std::thread::JoinHandle;
 
 use rusqlite::{Connection, Row};
@@ -38,9 +38,6 @@ pub struct Sqlite {
     /// `None` once the writer is told to end.
     jobs: Option<mpsc::Sender<Job>>,
     writer: Option<JoinHandle<()>>,
-    /// The last to be dropped: closing any descriptor of the file ends the locks that SQLite holds on
-    /// it in this process.
-    _lock: File,
 }
 
 /// A batch to commit.
@@ -96,12 +93,15 @@ impl Sqlite {
             failure: watch::Sender::new(None),
         });
         let epoch = opened.epoch;
-        let readers = Readers { path: path.to_owned(), epoch, idle: Mutex::default(), slots: Semaphore::new(READERS) };
+        // All at once: later, a hub out of descriptors could not read, or the path may lead elsewhere.
+        let idle: rusqlite::Result<_> = (0..READERS).map(|_| file::connect(path)).collect();
+        let idle = Mutex::new(idle.map_err(OpenError::Sqlite)?);
+        let readers = Readers { epoch, idle, slots: Arc::new(Semaphore::new(READERS)), _lock: lock };
         let (jobs, waiting) = mpsc::channel();
         let writer = writer::Writer::new(opened, Arc::clone(&shared), retention, keys);
         let writer = std::thread::Builder::new().name("journal".to_owned()).spawn(move || writer.run(&waiting));
         let writer = writer.map_err(OpenError::Io)?;
-        Ok(Sqlite { epoch, shared, readers: Arc::new(readers), jobs: Some(jobs), writer: Some(writer), _lock: lock })
+        Ok(Sqlite { epoch, shared, readers: Arc::new(readers), jobs: Some(jobs), writer: Some(writer) })
     }
 
     pub(super) fn epoch(&self) -> Epoch {
@@ -157,12 +157,16 @@ impl Sqlite {
         &self,
         query: impl FnOnce(&Readers, &Connection, &Shared) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, Failed> {
-        let _slot = self.readers.slots.acquire().await.expect("the semaphore is never closed");
+        let slots = Arc::clone(&self.readers.slots);
+        let slot = slots.acquire_owned().await.expect("the semaphore is never closed");
         let (readers, shared) = (Arc::clone(&self.readers), Arc::clone(&self.shared));
         let result = tokio::task::spawn_blocking(move || {
-            let db = readers.connection()?;
-            let result = query(&readers, &db, &shared)?;
-            readers.idle.lock().unwrap_or_else(PoisonError::into_inner).push(db);
+            // Held by the query, which goes on when nobody waits for it any more.
+            let _slot = slot;
+            let db = readers.idle().pop().expect("there is a connection for each slot");
+            let result = query(&readers, &db, &shared);
+            readers.idle().push(db);
+            let result = result?;
             Ok::<_, rusqlite::Error>(result)
         });
         match result.await {
@@ -186,16 +190,18 @@ impl Drop for Sqlite {
 /// The connections that read.
 #[derive(Debug)]
 struct Readers {
-    path: PathBuf,
     epoch: Epoch,
+    /// One for each slot that is not taken.
     idle: Mutex<Vec<Connection>>,
-    slots: Semaphore,
+    slots: Arc<Semaphore>,
+    /// The last to be dropped, and the readers are the last to have the file open: closing any
+    /// descriptor of it ends the locks that SQLite holds on it in this process.
+    _lock: File,
 }
 
 impl Readers {
-    fn connection(&self) -> rusqlite::Result<Connection> {
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        idle.map_or_else(|| file::connect(&self.path), Ok)
+    fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn page(
@@ -206,14 +212,15 @@ impl Readers {
         channels: &Channels,
         limit: PageLimit,
     ) -> rusqlite::Result<Page> {
-        // Taken before the query, which then sees every message up to it.
+        // Taken before the query, which then sees every message up to it; one after it is committed, but
+        // not acknowledged yet.
         let head = shared.tail().head();
         let mut page = PageBuilder::new(position, limit);
         let mut select = db.prepare_cached(
             "SELECT sequence, channel, event, data, time_ms, \"except\" FROM messages
-             WHERE sequence > ?1 AND sequence >= ?2 AND data IS NOT NULL ORDER BY sequence",
+             WHERE sequence > ?1 AND sequence >= ?2 AND sequence <= ?3 AND data IS NOT NULL ORDER BY sequence",
         )?;
-        let mut rows = select.query([position, shared.earliest()])?;
+        let mut rows = select.query([position, shared.earliest(), head])?;
         let complete = loop {
             let Some(row) = rows.next()? else { break true };
             let sequence: u64 = row.get(0)?;

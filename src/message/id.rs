@@ -10,8 +10,8 @@ use serde::{Serialize, Serializer};
 pub struct Epoch([u8; Epoch::LENGTH]);
 
 impl Epoch {
-    /// 36^8 are 2.8e12 epochs: a hub restarted every second for a year repeats one with a chance
-    /// of 1 in 5,000; a longer one would be resent with every id for nothing.
+    /// 36^8 are 2.8e12 epochs: that a new one is one of 1,000 before it has a chance of 1 in 2.8e9. A
+    /// longer one would be resent with every id for nothing.
     const LENGTH: usize = 8;
 
     /// A random epoch.

@@ -165,7 +165,7 @@ fn visible_ascii(text: &str) -> Result<Arc<str>, InvalidName> {
 
 /// Not a control character, a line break, or one of those that reorder or hide the text beside them.
 pub(crate) fn is_printable(c: char) -> bool {
-    let hidden = matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    let hidden = matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}');
     !c.is_control() && !hidden && (c == ' ' || !c.is_whitespace())
 }
 
@@ -190,7 +190,9 @@ mod tests {
         for good in ["chat message", "größe", "🎉", "tabcast", " x"] {
             assert!(EventName::parse(good, 32).is_ok(), "{good}");
         }
-        for bad in ["a\nb", "a\rb", "\0", "a\tb", "\u{2028}", "\u{202e}abc", "\u{85}", "\u{feff}"] {
+        for bad in
+            ["a\nb", "a\rb", "\0", "a\tb", "\u{2028}", "\u{202e}abc", "\u{85}", "\u{feff}", "a\u{61c}", "\u{e0061}"]
+        {
             assert_eq!(EventName::parse(bad, 32), Err(InvalidName::NotPrintable), "{bad:?}");
         }
         assert_eq!(EventName::parse("tabcast:gap", 32), Err(InvalidName::Reserved));

@@ -18,11 +18,11 @@ use super::App;
 use super::problem::Problem;
 use crate::config;
 
-/// The bytes, and the room they take of [`App::in_flight`] until this is dropped.
+/// The bytes, and the room they take of [`App::in_flight`] until it is dropped.
 #[derive(Debug)]
 pub(super) struct Taken {
     pub(super) bytes: BytesMut,
-    _room: OwnedSemaphorePermit,
+    pub(super) room: OwnedSemaphorePermit,
 }
 
 /// Reads the body.
@@ -55,7 +55,7 @@ async fn collect(in_flight: &Arc<Semaphore>, limit: usize, mut body: Body) -> Re
         room.merge(reserve(in_flight, data.len())?);
         bytes.extend_from_slice(&data);
     }
-    Ok(Taken { bytes, _room: room })
+    Ok(Taken { bytes, room })
 }
 
 fn reserve(in_flight: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {

@@ -19,7 +19,7 @@ use super::connection::Peer;
 use super::fields::Fields;
 use super::problem::Problem;
 use super::publish::{channel_name, subscriber_id};
-use super::{App, LAST_EVENT_ID, accepts, journal_failed};
+use super::{App, LAST_EVENT_ID, accepts, query_fields};
 use crate::config::Config;
 use crate::frame::{self, Format, Gap};
 use crate::hub::{Delivery, Request, Seat, Start, Subscription};
@@ -44,8 +44,12 @@ pub(super) async fn subscribe(
             return Ok(answer(format, Body::from([opening, frame::full(format, &full.to_string())].concat())));
         }
     };
-    let visit = Visit::begin(&app, peer, seat, request).await.map_err(journal_failed)?;
-    Ok(answer(format, Body::from_stream(stream(visit, format, &app.config))))
+    let stream = match Visit::begin(&app, peer, seat, request).await {
+        Ok(visit) => Body::from_stream(stream(visit, format, &app.config)),
+        // The hub is about to stop; whoever starts it again, this subscriber is to come back.
+        Err(_failed) => Body::from(frame::opening(format, app.config.retry_max.as_millis(), None)),
+    };
+    Ok(answer(format, stream))
 }
 
 /// Answers with the headers a subscriber would get. It is none.
@@ -71,7 +75,7 @@ fn answer(format: Format, body: Body) -> Response {
 }
 
 fn parse(uri: &Uri, headers: &HeaderMap, config: &Config) -> Result<(Request, Format), Problem> {
-    let mut query = Fields::urlencoded(uri.query().unwrap_or_default().as_bytes())?;
+    let mut query = query_fields(uri, config)?;
     let (channels, subscriber) = subscription(&mut query, config)?;
     let newest = query.number("last")?;
     let in_query = query.one("last_event_id")?;
@@ -144,7 +148,7 @@ fn stream(mut visit: Visit, format: Format, config: &Config) -> impl Stream<Item
                     }
                     active = Instant::now();
                     idle.as_mut().reset(active + keep_alive);
-                    frame::keep_alive(format, visit.subscription.moved())
+                    frame::keep_alive(format, visit.subscription.moved().await)
                 }
             };
             yield Ok(bytes);

@@ -23,21 +23,24 @@ enum Value {
     Json(Box<RawValue>),
 }
 
-/// One more field than anyone reads: enough to name one that is too many, and no memory for a
-/// stranger's million of them.
-const MOST: usize = 32;
+/// More fields than a body has: enough to name one that is too many, and no memory for a stranger's
+/// million of them.
+pub(super) const MOST: usize = 32;
 
 impl Fields {
-    /// The fields of a query string or a form (WHATWG URL 5.1), of which there may be `MOST`.
+    /// The fields of a query string or a form (WHATWG URL 5.1).
     ///
     /// # Errors
-    /// If a name or value is not UTF-8.
-    pub(super) fn urlencoded(text: &[u8]) -> Result<Self, Problem> {
+    /// If a name or value is not UTF-8, or there are more than `most`.
+    pub(super) fn urlencoded(text: &[u8], most: usize) -> Result<Self, Problem> {
+        if pairs(text).nth(most).is_some() {
+            let detail = format!("the form or query has more than {most} fields, the limit");
+            return Err(Problem::new(axum::http::StatusCode::UNPROCESSABLE_ENTITY, detail).limit(most));
+        }
         let decode =
             |text| decode(text).map(Cow::into_owned).map_err(|_| Problem::malformed("the form or query is not UTF-8"));
-        let pairs = pairs(text)
-            .take(MOST)
-            .map(|(name, value)| Ok((decode(name)?, Value::Text(decode(value.unwrap_or_default())?))));
+        let pairs =
+            pairs(text).map(|(name, value)| Ok((decode(name)?, Value::Text(decode(value.unwrap_or_default())?))));
         pairs.collect::<Result<_, Problem>>().map(Fields)
     }
 
@@ -202,8 +205,9 @@ mod tests {
 
     #[test]
     fn a_form_is_decoded_as_browsers_encode_it() {
-        let mut fields = Fields::urlencoded(b"data=a+b%26c%3D%F0%9F%8E%89+100%").unwrap();
+        let mut fields = Fields::urlencoded(b"data=a+b%26c%3D%F0%9F%8E%89+100%", 1).unwrap();
         assert_eq!(fields.one("data").unwrap().as_deref(), Some("a b&c=🎉 100%"));
-        assert!(Fields::urlencoded(b"data=%ff").is_err());
+        assert!(Fields::urlencoded(b"data=%ff", 1).is_err());
+        assert!(Fields::urlencoded(b"data=x&data=y", 1).is_err());
     }
 }

@@ -11,9 +11,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use tokio_stream::Stream;
 
 use super::events::subscription;
-use super::fields::Fields;
 use super::problem::Problem;
-use super::{App, journal_failed};
+use super::{App, journal_failed, query_fields};
 use crate::frame;
 use crate::hub::{Delivery, Request, Start, Subscription};
 use crate::journal::Failed;
@@ -21,7 +20,7 @@ use crate::journal::Failed;
 /// Answers `{"messages": [message, …]}`, newest last. Where messages after `after` are no longer
 /// kept, a `gap` stands in front: `{"gap": {"asked", "earliest"}, "messages": […]}`.
 pub(super) async fn read(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Problem> {
-    let mut query = Fields::urlencoded(uri.query().unwrap_or_default().as_bytes())?;
+    let mut query = query_fields(&uri, &app.config)?;
     let (channels, subscriber) = subscription(&mut query, &app.config)?;
     let page = app.config.replay_page;
     let (after, last, limit) = (query.one("after")?, query.number("last")?, query.number("limit")?);
@@ -45,11 +44,11 @@ pub(super) async fn read(State(app): State<Arc<App>>, uri: Uri) -> Result<Respon
 }
 
 /// The object, page by page: a history of large messages is never in memory as a whole. If the
-/// journal fails it breaks off, and does not pass for whole.
+/// journal fails, or messages are dropped while it is read, it breaks off and does not pass for whole.
 fn stream(mut history: Subscription, limit: usize) -> impl Stream<Item = Result<Bytes, Failed>> {
     stream! {
         let mut bytes = BytesMut::from("{");
-        let mut begun = false;
+        let (mut told, mut begun) = (false, false);
         let mut left = limit;
         while left > 0 {
             let delivery = match history.next().await {
@@ -61,12 +60,16 @@ fn stream(mut history: Subscription, limit: usize) -> impl Stream<Item = Result<
                 }
             };
             match delivery {
-                Delivery::Gap { asked, earliest, .. } if !begun => {
+                Delivery::Gap { asked, earliest, .. } if !told && !begun => {
+                    told = true;
                     let gap = serde_json::to_string(&frame::Gap { asked: &asked, earliest }).expect("a gap is JSON");
                     bytes.put(format!("\"gap\":{gap},").as_bytes());
                 }
-                // Retention overtook this reading: the messages after the hole would pass for all.
-                Delivery::Gap { .. } => break,
+                // Retention overtook this reading: what is left would pass for all.
+                Delivery::Gap { .. } => {
+                    yield Err(Failed);
+                    return;
+                }
                 Delivery::Messages(entries) => {
                     for entry in entries.iter().take(left) {
                         bytes.put(if begun { &b","[..] } else { b"\"messages\":[" });

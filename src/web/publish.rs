@@ -9,9 +9,9 @@ use axum::response::{IntoResponse, Redirect, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use super::fields::{Fields, is_form};
+use super::fields::{Fields, MOST, is_form};
 use super::problem::Problem;
-use super::{App, IDEMPOTENCY_KEY, accepts, body};
+use super::{App, IDEMPOTENCY_KEY, accepts, body, query_fields};
 use crate::config::Config;
 use crate::hub::{PublishError, Published};
 use crate::message::{
@@ -24,11 +24,11 @@ pub(super) async fn publish(State(app): State<Arc<App>>, request: Request) -> Re
     let key = idempotency_key(&parts.headers)?;
     let kind = Kind::of(&parts.headers)?;
     let body = body::read(&app, &parts.headers, body).await?;
-    let query = Fields::urlencoded(parts.uri.query().unwrap_or_default().as_bytes())?;
+    let query = query_fields(&parts.uri, &app.config)?;
     let browser = matches!(kind, Kind::Form) && accepts(&parts.headers, "text/html");
     let draft = draft(kind, &body.bytes, query, &app.config)?;
 
-    let receipt = match app.hub.publish(draft, key).await {
+    let receipt = match app.hub.publish(draft, key, body.room).await {
         Ok(Published::New { entry, subscribers }) => {
             log(&app.config, &entry.message, subscribers);
             Receipt::from(&entry.message)
@@ -40,6 +40,10 @@ pub(super) async fn publish(State(app): State<Arc<App>>, request: Request) -> Re
         Err(PublishError::NoSpace) => {
             let detail = "the hub has no space to keep the message; nothing was published";
             return Err(Problem::new(StatusCode::INSUFFICIENT_STORAGE, detail));
+        }
+        Err(PublishError::Busy) => {
+            let detail = "the hub can't write its journal at the moment; nothing was published";
+            return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(5));
         }
         Err(PublishError::Unknown) => {
             let detail = "it is not known whether the message is kept: send it again, with the same Idempotency-Key if it had one";
@@ -130,7 +134,7 @@ fn draft(kind: Kind, body: &[u8], query: Fields, config: &Config) -> Result<Draf
             (fields.data(depth_limit)?, fields)
         }
         Kind::Form if is_form(body) => {
-            let mut fields = Fields::urlencoded(body)?;
+            let mut fields = Fields::urlencoded(body, MOST)?;
             (fields.data(depth_limit)?, fields.and(query))
         }
         Kind::Form | Kind::Text => (Some(Data::text(text()?)), query),

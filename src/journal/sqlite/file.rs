@@ -2,10 +2,10 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use crate::message::Epoch;
@@ -18,6 +18,9 @@ const VERSION: i32 = 1;
 
 /// Before it, SQLite could corrupt a file when the WAL was reset.
 const LEAST_SQLITE: i32 = 3_051_003;
+
+/// How long another program that writes to the file is waited for.
+pub(super) const BUSY: Duration = Duration::from_secs(10);
 
 /// Why a journal can't be opened. The file is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -72,8 +75,11 @@ pub(super) fn open(path: &Path) -> Result<(Opened, File), OpenError> {
     }
     check_header(&lock)?;
     let db = connect(path).map_err(OpenError::Sqlite)?;
+    // Or else closing it would copy the WAL to a file that turns out to be damaged.
+    let keep_wal = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+    db.set_db_config(keep_wal, true).map_err(OpenError::Sqlite)?;
     let (epoch, head, earliest) = read_state(&db)?;
-    prepare(&db).map_err(OpenError::Sqlite)?;
+    db.set_db_config(keep_wal, false).and_then(|_| prepare(&db)).map_err(OpenError::Sqlite)?;
     Ok((Opened { db, epoch, head, earliest }, lock))
 }
 
@@ -82,8 +88,7 @@ pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
     // No URIs, no creating; and each connection is used by one thread at a time.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = Connection::open_with_flags(path, flags)?;
-    // Only a checkpoint that restarts the WAL makes anyone wait, and that for less.
-    db.busy_timeout(Duration::from_secs(10))?;
+    db.busy_timeout(BUSY)?;
     db.pragma_update(None, "mmap_size", 0)?;
     db.pragma_update(None, "wal_autocheckpoint", 0)?;
     Ok(db)
@@ -175,7 +180,7 @@ fn check_header(mut file: &File) -> Result<(), OpenError> {
     }
     match number(60) {
         newer if newer > VERSION => Err(OpenError::Newer(newer)),
-        VERSION => file.read_at(&mut header, 0).map(|_| ()).map_err(OpenError::Io),
+        VERSION => Ok(()),
         // There has been no older one yet. The first is brought up to date here.
         _ => Err(OpenError::Foreign),
     }

@@ -5,9 +5,9 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, DropBehavior, ErrorCode, OptionalExtension, TransactionBehavior, params};
+use rusqlite::{Connection, DropBehavior, ErrorCode, OptionalExtension, Row, TransactionBehavior, params};
 
-use super::file::Opened;
+use super::file::{BUSY, Opened};
 use super::{Job, Shared, channel, event};
 use crate::journal::{Append, AppendError, Appended, Entry, KeyLimits, Retention};
 use crate::message::{Epoch, Fingerprint, MessageId, Receipt, Time};
@@ -31,6 +31,13 @@ const CHECKPOINT_PAGES: i64 = 2_000;
 /// Pages in the WAL from which readers are waited for to start it over: 64 MiB.
 const RESTART_PAGES: i64 = 16_000;
 
+/// How long they are waited for, as publishers then are. The hub's own readers need less; another
+/// program's may need hours.
+const RESTART_WAIT: Duration = Duration::from_millis(50);
+
+/// How long after such a wait the next one is.
+const RESTART_PAUSE: Duration = Duration::from_secs(5);
+
 #[derive(Debug)]
 pub(super) struct Writer {
     db: Connection,
@@ -43,12 +50,24 @@ pub(super) struct Writer {
     swept: u64,
     /// When it last looked what retention allows.
     looked: Instant,
+    /// When it may try again to start the WAL over.
+    restart: Instant,
 }
 
 impl Writer {
     pub(super) fn new(opened: Opened, shared: Arc<Shared>, retention: Retention, keys: KeyLimits) -> Self {
         let Opened { db, epoch, head, earliest } = opened;
-        let mut writer = Writer { db, epoch, shared, retention, keys, head, swept: earliest, looked: Instant::now() };
+        let mut writer = Writer {
+            db,
+            epoch,
+            shared,
+            retention,
+            keys,
+            head,
+            swept: earliest,
+            looked: Instant::now(),
+            restart: Instant::now(),
+        };
         writer.limit_count();
         writer
     }
@@ -84,7 +103,7 @@ impl Writer {
             match self.maintain() {
                 Ok(more) => busy = more,
                 // There is no space to free space with; it may come.
-                Err(error) if is_full(&error) => busy = false,
+                Err(error) if is_full(&error) || is_busy(&error) => busy = false,
                 Err(error) => {
                     self.shared.fail(format!("can't write the journal: {error}"));
                     return;
@@ -113,6 +132,10 @@ impl Writer {
             Err(error) if is_full(&error) && self.db.is_autocommit() => {
                 tracing::error!(%error, "no space for the journal; nothing of these publishes is kept");
                 Err(AppendError::NoSpace)
+            }
+            Err(error) if is_busy(&error) && self.db.is_autocommit() => {
+                tracing::error!(%error, "another program writes to the journal; nothing of these publishes is kept");
+                Err(AppendError::Busy)
             }
             // A failed fsync may have kept it or not, and a later one that succeeds says nothing of
             // what the failed one left out: there is no going on from here.
@@ -212,8 +235,11 @@ impl Writer {
             self.sweep()?;
         }
         let (pages, copied) = self.checkpoint("NOOP")?;
-        if pages - copied > CHECKPOINT_PAGES {
-            self.checkpoint(if pages > RESTART_PAGES { "RESTART" } else { "PASSIVE" })?;
+        if pages > RESTART_PAGES && self.restart <= Instant::now() {
+            self.restart = Instant::now() + RESTART_PAUSE;
+            self.checkpoint("RESTART")?;
+        } else if pages - copied > CHECKPOINT_PAGES {
+            self.checkpoint("PASSIVE")?;
         }
         Ok(more)
     }
@@ -223,28 +249,38 @@ impl Writer {
         let used = (pragma("page_count")? - pragma("freelist_count")?) * pragma("page_size")?;
         let excess = used.saturating_sub(u64::try_from(self.retention.bytes).unwrap_or(u64::MAX));
         if excess > 0 {
-            let kept = (self.head + 1).saturating_sub(self.earliest()).max(1);
-            let messages = excess.div_ceil((used / kept).max(1)).min(STEP);
-            self.drop_before(self.earliest() + messages);
+            self.drop_before(self.after(|so_far, row| {
+                *so_far += row.get::<_, u64>(2)?;
+                Ok(*so_far < excess)
+            })?);
         }
         Ok(())
     }
 
     fn limit_age(&self) -> rusqlite::Result<()> {
-        let mut select = self
-            .db
-            .prepare_cached("SELECT sequence, time_ms FROM messages WHERE sequence >= ?1 ORDER BY sequence LIMIT ?2")?;
         let now = Time::now();
+        self.drop_before(self.after(|_, row| Ok(Time::from_ms(row.get(1)?).has_passed(self.retention.age, now)))?);
+        Ok(())
+    }
+
+    /// The sequence after the oldest messages for which `goes_on` says so, at most a step of them; the
+    /// number it is given is 0 at first, for it to count with. A row is sequence, time, bytes.
+    fn after(&self, mut goes_on: impl FnMut(&mut u64, &Row<'_>) -> rusqlite::Result<bool>) -> rusqlite::Result<u64> {
+        let mut select = self.db.prepare_cached(
+            "SELECT sequence, time_ms, octet_length(data) + 100 FROM messages
+             WHERE sequence >= ?1 AND data IS NOT NULL ORDER BY sequence LIMIT ?2",
+        )?;
         let mut rows = select.query([self.earliest(), STEP])?;
-        let mut earliest = self.earliest();
+        let (mut after, mut number) = (self.earliest(), 0);
         while let Some(row) = rows.next()? {
-            if !Time::from_ms(row.get(1)?).has_passed(self.retention.age, now) {
+            let goes_on = goes_on(&mut number, row)?;
+            after = row.get(0)?;
+            if !goes_on {
                 break;
             }
-            earliest = row.get::<_, u64>(0)? + 1;
+            after += 1;
         }
-        self.drop_before(earliest);
-        Ok(())
+        Ok(after)
     }
 
     /// Deletes a step of what was dropped. A row whose key is still to be remembered loses its data.
@@ -285,7 +321,11 @@ impl Writer {
 
     /// The WAL's pages, and how many of them are in the file.
     fn checkpoint(&self, mode: &str) -> rusqlite::Result<(i64, i64)> {
-        self.db.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| Ok((row.get(1)?, row.get(2)?)))
+        self.db.busy_timeout(RESTART_WAIT)?;
+        let result =
+            self.db.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| Ok((row.get(1)?, row.get(2)?)));
+        self.db.busy_timeout(BUSY)?;
+        result
     }
 }
 
@@ -315,4 +355,9 @@ fn forget(db: &Connection, sequence: u64) -> rusqlite::Result<()> {
 /// No space: SQLite has undone the transaction, and it is certain that nothing of it is kept.
 fn is_full(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(ErrorCode::DiskFull)
+}
+
+/// Another program has the write lock: the transaction was not begun.
+fn is_busy(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
 }
