@@ -4,6 +4,7 @@
 mod common;
 
 use std::fs;
+use std::io::{BufReader, Write};
 use std::process::Command;
 
 use common::{Folder, Hub, Response};
@@ -101,12 +102,14 @@ fn the_answer_to_a_key_outlives_a_restart() {
 fn a_thousand_concurrent_retries_of_one_key_publish_once() {
     let folder = Folder::new();
     let hub = hub(&folder, &[]);
-    let headers = ["Idempotency-Key: same", "Content-Type: text/plain"];
-    let answers: Vec<_> = std::thread::scope(|scope| {
-        let retries = || (0..20).map(|_| hub.send("POST", "/messages", &headers, b"x").body).collect::<Vec<_>>();
-        let threads: Vec<_> = (0..50).map(|_| scope.spawn(retries)).collect();
-        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
-    });
+    let request = format!(
+        "POST /messages HTTP/1.1\r\nHost: {}\r\nIdempotency-Key: same\r\nContent-Type: text/plain\r\nContent-Length: 1\r\n\r\nx",
+        hub.address
+    );
+    let mut connections: Vec<_> = (0..1_000).map(|_| hub.connect()).collect();
+    connections.iter_mut().for_each(|connection| connection.write_all(request.as_bytes()).unwrap());
+    let answers: Vec<_> =
+        connections.into_iter().map(|connection| Response::read(&mut BufReader::new(connection), false).body).collect();
     assert_eq!(answers.len(), 1_000);
     assert!(answers.iter().all(|answer| *answer == answers[0]));
     assert_eq!(texts(&hub.get("/messages")), ["x"]);

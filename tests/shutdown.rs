@@ -3,6 +3,7 @@
 mod common;
 
 use std::io::{BufReader, Write};
+use std::net::TcpStream;
 use std::process::Command;
 
 use common::{Hub, Response};
@@ -49,10 +50,8 @@ fn a_thousand_streams_are_ended_and_stalled_ones_cut() {
     hub.wait_for_logs(&["subscriber disconnected"], 1_001);
 }
 
-#[test]
-fn a_publish_in_flight_is_finished() {
-    let mut hub = Hub::start(&[]);
-    let mut stream = hub.watch("/events", &[]);
+/// A publish of four bytes, none of which is sent yet; but the hub has asked for them.
+fn publish_in_flight(hub: &Hub) -> BufReader<TcpStream> {
     let mut connection = hub.connect();
     let head = format!(
         "POST /messages HTTP/1.1\r\nHost: {}\r\nContent-Type: text/plain\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n",
@@ -60,13 +59,20 @@ fn a_publish_in_flight_is_finished() {
     );
     connection.write_all(head.as_bytes()).unwrap();
     let mut reader = BufReader::new(connection);
-    // The hub asks for the body: the request is in flight.
     assert_eq!(Response::read_interim(&mut reader), 100);
+    reader
+}
+
+#[test]
+fn a_publish_in_flight_is_finished() {
+    let mut hub = Hub::start(&[]);
+    let mut stream = hub.watch("/events", &[]);
+    let mut publish = publish_in_flight(&hub);
     hub.signal("TERM");
     hub.wait_for_log(&["stopping"]);
     assert!(stream.event().is_none(), "the stream ends, and does not wait for the publish");
-    reader.get_mut().write_all(b"late").unwrap();
-    assert_eq!(Response::read(&mut reader, false).status, 201);
+    publish.get_mut().write_all(b"late").unwrap();
+    assert_eq!(Response::read(&mut publish, false).status, 201);
     assert_eq!(hub.wait().code(), Some(0));
     hub.wait_for_log(&["message published", "late"]);
 }
@@ -74,13 +80,7 @@ fn a_publish_in_flight_is_finished() {
 #[test]
 fn what_does_not_finish_in_time_is_cut() {
     let mut hub = Hub::start(&[]);
-    let mut connection = hub.connect();
-    let head = format!(
-        "POST /messages HTTP/1.1\r\nHost: {}\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n",
-        hub.address
-    );
-    connection.write_all(head.as_bytes()).unwrap();
-    assert_eq!(Response::read_interim(&mut BufReader::new(&connection)), 100);
+    let _publish = publish_in_flight(&hub);
     hub.signal("TERM");
     assert_eq!(hub.wait().code(), Some(0));
     hub.wait_for_log(&["connection cut"]);
@@ -89,13 +89,7 @@ fn what_does_not_finish_in_time_is_cut() {
 #[test]
 fn a_second_signal_ends_it_at_once() {
     let mut hub = Hub::start(&[]);
-    let mut connection = hub.connect();
-    let head = format!(
-        "POST /messages HTTP/1.1\r\nHost: {}\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n",
-        hub.address
-    );
-    connection.write_all(head.as_bytes()).unwrap();
-    assert_eq!(Response::read_interim(&mut BufReader::new(&connection)), 100);
+    let _publish = publish_in_flight(&hub);
     hub.signal("INT");
     hub.wait_for_log(&["stopping"]);
     hub.signal("INT");
