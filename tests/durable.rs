@@ -174,6 +174,20 @@ fn retention_by_bytes_bounds_the_file_whose_space_is_used_again() {
 }
 
 #[test]
+fn retention_by_bytes_drops_one_message_larger_than_what_is_over() {
+    let folder = Folder::new();
+    let hub = hub(&folder, &["--retention-bytes", "1MiB", "--hide-data"]);
+    hub.publish(&"x".repeat(1_000_000));
+    hub.publish(&"y".repeat(100_000));
+    // What is over is far less than the first, which goes all the same. It is looked for 20 times a second.
+    let deadline = std::time::Instant::now() + common::PATIENCE;
+    while texts(&hub.get("/messages")).len() > 1 {
+        assert!(std::time::Instant::now() < deadline, "it stays");
+    }
+    assert!(texts(&hub.get("/messages"))[0].starts_with('y'));
+}
+
+#[test]
 fn the_wal_is_bounded() {
     let folder = Folder::new();
     let hub = hub(&folder, &["--hide-data", "--retention-bytes", "16MiB"]);

@@ -250,8 +250,10 @@ impl Writer {
         let excess = used.saturating_sub(u64::try_from(self.retention.bytes).unwrap_or(u64::MAX));
         if excess > 0 {
             self.drop_before(self.after(|so_far, row| {
+                // With the one that covers the rest, or a large one would stay for good.
+                let is_left = *so_far < excess;
                 *so_far += row.get::<_, u64>(2)?;
-                Ok(*so_far < excess)
+                Ok(is_left)
             })?);
         }
         Ok(())
