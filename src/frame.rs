@@ -7,7 +7,9 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::message::{ChannelName, DEFAULT_EVENT, Data, EventName, Message, MessageId, RESERVED_PREFIX, Time};
+use crate::message::{
+    ChannelName, DEFAULT_EVENT, Data, EventName, Message, MessageId, RESERVED_PREFIX, SubscriberId, Time,
+};
 
 /// How a subscriber wants its events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +42,8 @@ impl Frames {
         }
     }
 
-    /// The message as a JSON object: `id`, `channel`, `event`, `data`, `time`.
+    /// The message as a JSON object: `id`, `channel`, `event`, `data`, `time`; and `except` where it
+    /// has one, for those who listen for several subscribers.
     pub fn json(&self, message: &Message) -> Bytes {
         let frame = self.message(message);
         frame.slice(json_start(frame)..frame.len() - 2)
@@ -64,9 +67,12 @@ fn json(message: &Message) -> String {
         event: &'a EventName,
         data: &'a Data,
         time: Time,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        except: Option<&'a SubscriberId>,
     }
-    let Message { id, channel, event, data, time, except: _ } = message;
-    serde_json::to_string(&Object { id: *id, channel, event, data, time: *time }).expect("a message is JSON")
+    let Message { id, channel, event, data, time, except } = message;
+    let object = Object { id: *id, channel, event, data, time: *time, except: except.as_ref() };
+    serde_json::to_string(&object).expect("a message is JSON")
 }
 
 /// `id:`, `event:` unless it is `message`, and the data's text on as many `data:` lines as it has.
@@ -103,27 +109,46 @@ fn lines(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// A stream's first bytes: a comment, the reconnection time in ms, and where the subscriber is, so
-/// that one which loses its connection before the first message misses nothing. Nothing in NDJSON.
-pub fn opening(format: Format, retry_ms: u128, position: Option<MessageId>) -> Bytes {
+/// A subscriber's place, told as its stream begins.
+#[derive(Clone, Copy, Debug)]
+pub struct Open {
+    /// Where it is, so that one which loses its connection before the first message misses nothing.
+    /// `None` if that is not known before a gap is told.
+    pub position: Option<MessageId>,
+    /// How long its stream is silent at most, in ms.
+    pub keep_alive_ms: u128,
+}
+
+/// A stream's first bytes: a comment, the reconnection time in ms, and the subscriber's place if it
+/// has one. Nothing in NDJSON.
+pub fn opening(format: Format, retry_ms: u128, open: Option<Open>) -> Bytes {
     if format == Format::Ndjson {
         return Bytes::new();
     }
     let mut frame = format!(": tabcast {}\nretry: {retry_ms}\n", env!("CARGO_PKG_VERSION"));
-    if let Some(id) = position {
-        let _ = writeln!(frame, "id: {id}");
+    if let Some(open) = open {
+        if let Some(id) = open.position {
+            let _ = writeln!(frame, "id: {id}");
+        }
+        // Scripts can't see a bare id, and have to know when silence is none any more.
+        if format == Format::Message {
+            let keep_alive_ms = open.keep_alive_ms;
+            let _ = writeln!(frame, "event: {RESERVED_PREFIX}open\ndata: {{\"keep_alive_ms\":{keep_alive_ms}}}");
+        }
     }
     frame.push('\n');
     frame.into()
 }
 
 /// What an idle stream is sent: a comment; or, where the subscriber's position has moved without
-/// an event (messages of other channels), that position, which an EventSource keeps silently.
+/// an event (messages of other channels), that position, which an EventSource keeps silently. A script
+/// sees neither, so where every event is for a program, it is one: `tabcast:keep-alive`.
 pub fn keep_alive(format: Format, position: Option<MessageId>) -> Bytes {
     match (format, position) {
         (Format::Ndjson, _) => Bytes::from_static(b"\n"),
-        (_, None) => Bytes::from_static(b":\n\n"),
-        (_, Some(id)) => format!("id: {id}\n\n").into(),
+        (Format::Bare, None) => Bytes::from_static(b":\n\n"),
+        (Format::Bare, Some(id)) => format!("id: {id}\n\n").into(),
+        (Format::Message, position) => own(format, "keep-alive", &serde_json::json!({}), position),
     }
 }
 

@@ -138,6 +138,37 @@ fn an_idle_stream_is_kept_alive_by_comments_and_ndjson_by_empty_lines() {
 }
 
 #[test]
+fn for_programs_the_opening_and_every_keep_alive_is_an_event_that_script_can_see() {
+    let hub = Hub::start(&["--keep-alive", "20ms"]);
+    let id = hub.publish("before");
+    let mut stream = hub.watch("/events?format=message", &[]);
+    let opened: Vec<_> = stream.opening.lines().skip(2).collect();
+    assert_eq!(opened, [&*format!("id: {id}"), "event: tabcast:open", "data: {\"keep_alive_ms\":20}", ""]);
+    assert_eq!(stream.block().unwrap(), "event: tabcast:keep-alive\ndata: {}\n\n");
+    let mut quiet = hub.watch("/events?format=message&channel=quiet", &[]);
+    let id = hub.publish("x");
+    let moved = format!("id: {id}\nevent: tabcast:keep-alive\ndata: {{}}\n\n");
+    while quiet.block().unwrap() != moved {}
+}
+
+#[test]
+fn whoever_listens_for_several_subscribers_sees_whom_a_message_is_not_for() {
+    let hub = Hub::start(&[]);
+    let mut stream = hub.watch("/events?format=message", &[]);
+    let mut lines = hub.open("/events", &["Accept: application/x-ndjson"]);
+    hub.post("?except=me", "text/plain", "x");
+    hub.post("", "text/plain", "y");
+    let event = |stream: &mut common::Stream| stream.event().unwrap().json();
+    assert_eq!(event(&mut stream)["except"], "me");
+    assert_eq!(event(&mut stream).get("except"), None);
+    let line =
+        |stream: &mut common::Stream| -> serde_json::Value { serde_json::from_str(&stream.line().unwrap()).unwrap() };
+    assert_eq!(line(&mut lines)["except"], "me");
+    assert_eq!(line(&mut lines).get("except"), None);
+    assert_eq!(hub.get("/messages?last=2").json()["messages"][0]["except"], "me");
+}
+
+#[test]
 fn a_quiet_channels_subscriber_is_told_where_it_is_so_that_it_does_not_fall_out_of_retention() {
     let hub = Hub::start(&["--keep-alive", "50ms", "--retention-messages", "3"]);
     let mut quiet = hub.watch("/events?channel=quiet&channel=silent", &[]);

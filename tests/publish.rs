@@ -23,10 +23,10 @@ fn json_is_published_with_its_fields_and_answered_with_the_messages_id() {
     assert!(time.ends_with('Z') && time.len() == "2026-11-22T20:28:14.123Z".len(), "{time}");
     assert_eq!(receipt.as_object().unwrap().len(), 4);
 
-    // To the byte: no number is rounded, no key reordered, and `except` is nobody's business.
+    // To the byte: no number is rounded, no key reordered.
     let history = hub.get("/messages?last=1&channel=room.1");
     let message = format!(
-        r#"{{"messages":[{{"id":"{id}","channel":"room.1","event":"chat message","data":{{"b":1.0,"a":[1e400]}},"time":"{time}"}}]}}"#
+        r#"{{"messages":[{{"id":"{id}","channel":"room.1","event":"chat message","data":{{"b":1.0,"a":[1e400]}},"time":"{time}","except":"me"}}]}}"#
     );
     assert_eq!(history.text(), message);
 }

@@ -486,8 +486,9 @@ fn assert_echoed(echo: &Echo, messages: &[(Option<String>, Value)], as_text: boo
         Ok(())
     };
     let whole = parsed(&[&echoed.message]);
-    prop_assert_eq!(whole.len(), all.len());
-    for ((id, event, json), (sent, sent_id)) in whole.iter().zip(&all) {
+    prop_assert_eq!(whole.len(), 1 + all.len());
+    prop_assert_eq!(&whole[0].1, "tabcast:open");
+    for ((id, event, json), (sent, sent_id)) in whole[1..].iter().zip(&all) {
         prop_assert_eq!((id, &**event), (sent_id, "message"));
         check(json, sent, sent_id)?;
     }

@@ -77,7 +77,7 @@ impl Default for EventName {
 }
 
 /// A subscriber's own id, which it chooses: 1 to 64 visible ASCII characters.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SubscriberId(Arc<str>);
 
 impl SubscriberId {

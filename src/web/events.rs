@@ -115,7 +115,8 @@ fn stream(mut visit: Visit, format: Format, config: &Config) -> impl Stream<Item
     let keep_alive = config.keep_alive;
     let retry_ms = fastrand::u128(config.retry_min.as_millis()..=config.retry_max.as_millis());
     stream! {
-        let opening = frame::opening(format, retry_ms, visit.subscription.begins_at());
+        let open = frame::Open { position: visit.subscription.begins_at(), keep_alive_ms: keep_alive.as_millis() };
+        let opening = frame::opening(format, retry_ms, Some(open));
         if !opening.is_empty() {
             yield Ok(opening);
         }
