@@ -12,7 +12,7 @@ use crate::message::{
 };
 
 /// How a subscriber wants its events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Format {
     /// `text/event-stream` with the bare data: for any EventSource user, as it is.
     Bare,

@@ -18,7 +18,7 @@ use crate::journal::{Append, AppendError, Appended, Channels, Entry, Failed, Jou
 use crate::message::{ChannelName, Draft, IdempotencyKey, MessageId, Receipt, SubscriberId};
 
 pub use seats::{Full, Seat, SeatLimits, Seats};
-pub use subscription::{Delivery, Subscription};
+pub use subscription::{Delivery, Share, Subscription};
 
 /// Announcements a live feed holds for subscribers that have not looked yet. One that falls
 /// further behind reads the journal instead, so this bounds nothing but how often that happens. A
@@ -54,9 +54,18 @@ struct Core {
 #[derive(Debug)]
 struct Live {
     /// One per channel that has a subscriber: made with its first, gone with its last.
-    feeds: HashMap<ChannelName, broadcast::Sender<Announcement>>,
+    feeds: HashMap<ChannelName, Feed>,
     /// The sequence of the last message announced.
     announced: u64,
+}
+
+/// What a channel's messages are announced on.
+#[derive(Debug)]
+struct Feed {
+    announcements: broadcast::Sender<Announcement>,
+    /// How many subscribers the channel has. Several may follow one subscription, see
+    /// [`Subscription::share`].
+    subscribers: usize,
 }
 
 /// That a message is there to be read. It doesn't keep the message: only the journal does, so a
@@ -191,8 +200,47 @@ impl Hub {
     /// Ends every subscription, those to come too. Publishing goes on.
     pub fn end_subscriptions(&self) {
         self.core.stopped.store(true, Ordering::Release);
-        // A feed that is gone wakes those who wait on it, and is their end.
-        self.core.live_mut().feeds.clear();
+        // A sender that is gone wakes those who wait on it, and is their end.
+        for feed in self.core.live_mut().feeds.values_mut() {
+            feed.announcements = broadcast::Sender::new(1);
+        }
+    }
+}
+
+impl Live {
+    fn feed(&mut self, channel: &ChannelName) -> &mut Feed {
+        self.feeds
+            .entry(channel.clone())
+            .or_insert_with(|| Feed { announcements: broadcast::Sender::new(FEED_CAPACITY), subscribers: 0 })
+    }
+
+    /// Drops the feeds of these channels that nobody needs.
+    fn tidy(&mut self, channels: &Channels) {
+        for channel in channels.iter() {
+            let unused = |feed: &Feed| feed.subscribers == 0 && feed.announcements.receiver_count() == 0;
+            if self.feeds.get(channel).is_some_and(unused) {
+                self.feeds.remove(channel);
+            }
+        }
+    }
+}
+
+/// A subscriber, counted among those of its channels until it is dropped.
+#[derive(Debug)]
+pub struct Counted {
+    core: Arc<Core>,
+    channels: Channels,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let mut live = self.core.live_mut();
+        for channel in self.channels.iter() {
+            if let Some(feed) = live.feeds.get_mut(channel) {
+                feed.subscribers -= 1;
+            }
+        }
+        live.tidy(&self.channels);
     }
 }
 
@@ -227,8 +275,9 @@ impl Core {
                 live.announced = entry.message.id.sequence;
                 let Some(feed) = live.feeds.get(&entry.message.channel) else { return 0 };
                 let announcement = Announcement { sequence: live.announced, entry: Arc::downgrade(entry) };
-                // Fails only without subscribers, which is no failure of the publisher's.
-                feed.send(announcement).unwrap_or(0)
+                // Fails only if nobody follows, which is no failure of the publisher's.
+                let _ = feed.announcements.send(announcement);
+                feed.subscribers
             })
             .collect()
     }

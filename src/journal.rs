@@ -7,6 +7,7 @@ mod memory;
 mod sqlite;
 mod tail;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -257,23 +258,19 @@ impl Page {
     }
 }
 
-/// The channels somebody asked for: at least one, none twice.
-#[derive(Clone, Debug)]
-pub struct Channels(Vec<ChannelName>);
+/// The channels somebody asked for: at least one, none twice. Clones share them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Channels(Arc<[ChannelName]>);
 
 impl Channels {
     /// These channels, or the default one if there are none.
     pub fn new(names: impl IntoIterator<Item = ChannelName>) -> Self {
-        let mut channels = Vec::new();
-        for name in names {
-            if !channels.contains(&name) {
-                channels.push(name);
-            }
-        }
+        // In one order, so that whoever asks for the same is seen to.
+        let mut channels = BTreeSet::from_iter(names);
         if channels.is_empty() {
-            channels.push(ChannelName::default());
+            channels.insert(ChannelName::default());
         }
-        Channels(channels)
+        Channels(channels.into_iter().collect())
     }
 
     /// Whether `name` is one of them.

@@ -4,12 +4,16 @@
 mod body;
 mod connection;
 mod events;
+mod fanout;
 mod fields;
 mod guard;
 mod history;
+mod line;
 mod page;
 mod problem;
 mod publish;
+mod stream;
+mod visit;
 
 use std::future::Future;
 use std::io;

@@ -6,16 +6,16 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use tokio::sync::broadcast;
 use tokio::task::coop::unconstrained;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::BroadcastStream;
 
-use super::{Announcement, Core, FEED_CAPACITY, Request, Start};
+use super::{Announcement, Core, Counted, FEED_CAPACITY, Live, Request, Start};
 use crate::journal::{Channels, Entry, Failed};
 use crate::message::{MessageId, SubscriberId};
 use crate::seeded::{self, Bug};
@@ -36,13 +36,21 @@ pub enum Delivery {
     },
 }
 
-/// One subscriber's place in the journal.
+/// What is one subscriber's alone, where several share a subscription.
+#[derive(Debug, Default)]
+pub struct Share {
+    /// Its own id: messages `except` it are passed over.
+    pub subscriber: Option<SubscriberId>,
+    /// Counts it; `None` for one that follows no feed.
+    counted: Option<Counted>,
+}
+
+/// A place in the journal: one subscriber's, or that of all who share it.
 #[derive(Debug)]
 pub struct Subscription {
     core: Arc<Core>,
     channels: Channels,
-    /// Its own id: messages `except` it are passed over.
-    subscriber: Option<SubscriberId>,
+    share: Share,
     /// One per channel.
     feeds: Vec<BroadcastStream<Announcement>>,
     /// Taken from the feeds but not delivered yet, in order. At most what the feeds can hold.
@@ -68,16 +76,23 @@ impl Subscription {
         // both, and the position tells so. The other way round it would be on neither. And nothing is
         // awaited from here on: who takes a feed must be there to give it back.
         let mut live = core.live_mut();
-        for name in subscription.channels.iter() {
-            let feed = live.feeds.entry(name.clone()).or_insert_with(|| broadcast::Sender::new(FEED_CAPACITY));
-            subscription.feeds.push(BroadcastStream::new(feed.subscribe()));
+        subscription.take_feeds(&mut live);
+        for channel in subscription.channels.iter() {
+            live.feed(channel).subscribers += 1;
         }
         if is_live {
             (subscription.position, subscription.told) = (live.announced, live.announced);
         }
-        subscription.behind = !is_live;
         drop(live);
+        let channels = subscription.channels.clone();
+        subscription.share.counted = Some(Counted { core, channels });
+        subscription.behind = !is_live;
         Ok(subscription)
+    }
+
+    fn take_feeds(&mut self, live: &mut Live) {
+        let feeds = self.channels.iter().map(|channel| live.feed(channel).announcements.subscribe());
+        self.feeds = feeds.map(BroadcastStream::new).collect();
     }
 
     /// The kept messages up to now, and then an end.
@@ -92,6 +107,7 @@ impl Subscription {
     /// Follows nothing yet.
     async fn at_start(core: Arc<Core>, request: Request) -> Result<Self, Failed> {
         let Request { channels, start, subscriber } = request;
+        let share = Share { subscriber, counted: None };
         let mut foreign = None;
         let position = match start {
             Start::Live => core.journal.head(),
@@ -110,7 +126,7 @@ impl Subscription {
         Ok(Subscription {
             core,
             channels,
-            subscriber,
+            share,
             feeds,
             pending,
             position,
@@ -237,14 +253,15 @@ impl Subscription {
         }
     }
 
-    /// The feeds ran ahead: what they hold no longer follows on `position`, the journal does.
-    fn fall_behind(&mut self) {
+    /// Has it read the journal from its position before it follows what is announced again. So it must
+    /// where the feeds ran ahead, and what they hold no longer follows on its position.
+    pub fn fall_behind(&mut self) {
         self.pending.clear();
         self.behind = !seeded::has(Bug::SkipALag);
     }
 
     fn deliver(&mut self, mut entries: Vec<Arc<Entry>>) -> Option<Delivery> {
-        if let Some(subscriber) = &self.subscriber {
+        if let Some(subscriber) = &self.share.subscriber {
             entries.retain(|entry| entry.message.except.as_ref() != Some(subscriber));
         }
         if let Some(end) = self.end {
@@ -258,36 +275,94 @@ impl Subscription {
     /// nothing to deliver: the messages in between were not for it. To resume from there later asks
     /// for less, and a quiet channel's subscriber does not fall out of retention.
     pub async fn moved(&mut self) -> Option<MessageId> {
+        if !self.arrive().await {
+            return None;
+        }
+        let moved = self.is_untold();
+        self.told = self.position;
+        moved.then(|| self.core.id(self.position))
+    }
+
+    /// The next messages if any are announced already, without waiting. If not, and it is not behind,
+    /// it is where the last announcement was.
+    pub async fn announced(&mut self) -> Option<Delivery> {
+        if self.arrive().await || self.behind { None } else { self.follow().await }
+    }
+
+    /// Whether nothing is announced for it after its position, which is then that of the last
+    /// announcement.
+    async fn arrive(&mut self) -> bool {
         // Unconstrained for the same reason as in `follow`.
         unconstrained(poll_fn(|cx| Poll::Ready(self.look(cx)))).await
     }
 
-    fn look(&mut self, cx: &mut Context<'_>) -> Option<MessageId> {
+    fn look(&mut self, cx: &mut Context<'_>) -> bool {
         let core = Arc::clone(&self.core);
         // Under the lock, all that was announced is on the feeds.
         let live = core.live();
         self.collect(cx);
         if self.behind || !self.pending.is_empty() {
-            return None;
+            return false;
         }
         self.position = self.position.max(live.announced);
-        let moved = self.position > self.told;
-        self.told = self.position;
-        moved.then(|| core.id(self.position))
+        true
+    }
+
+    /// The channels it listens to.
+    pub fn channels(&self) -> &Channels {
+        &self.channels
+    }
+
+    /// The sequence up to which every message was delivered, or is not for it.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Where it is, as an id.
+    pub fn id(&self) -> MessageId {
+        self.core.id(self.position)
+    }
+
+    /// Whether it reads the journal, rather than follow what is announced.
+    pub fn is_behind(&self) -> bool {
+        self.behind
+    }
+
+    /// Whether its position has moved since the subscriber was last told of an id.
+    pub fn is_untold(&self) -> bool {
+        self.position > self.told
+    }
+
+    /// Makes it one that several subscribers may follow: messages `except` any of them are
+    /// delivered too, and whoever has a share is to pass over those that are not for it.
+    pub fn share(&mut self) -> Share {
+        mem::take(&mut self.share)
+    }
+
+    /// Another one, for the owner of this share, that goes on from `position`.
+    pub fn fork(&self, position: u64, share: Share) -> Subscription {
+        let mut fork = Subscription {
+            core: Arc::clone(&self.core),
+            channels: self.channels.clone(),
+            share,
+            feeds: Vec::new(),
+            pending: VecDeque::new(),
+            position,
+            told: position,
+            behind: true,
+            foreign: None,
+            end: None,
+        };
+        fork.take_feeds(&mut self.core.live_mut());
+        fork
     }
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        if self.feeds.is_empty() {
-            return;
-        }
-        self.feeds.clear();
-        let mut live = self.core.live_mut();
-        for channel in self.channels.iter() {
-            if live.feeds.get(channel).is_some_and(|feed| feed.receiver_count() == 0) {
-                live.feeds.remove(channel);
-            }
+        if !self.feeds.is_empty() {
+            self.feeds.clear();
+            self.core.live_mut().tidy(&self.channels);
         }
     }
 }

@@ -15,7 +15,7 @@ pub const DEFAULT_EVENT: &str = "message";
 pub const DEFAULT_CHANNEL: &str = "main";
 
 /// A named fan-out scope: dot-separated tokens of `[A-Za-z0-9_-]`, a NATS subject as it stands.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct ChannelName(Arc<str>);
 
 impl ChannelName {

@@ -1,17 +1,22 @@
 //! Connections: accepted, served by hyper, and ended. One that asks for nothing, or takes nothing,
-//! is cut off.
+//! is cut off. One that has become a stream leaves hyper, with its socket, for the
+//! [`fanout`](super::fanout).
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::{Body, HttpBody};
 use axum::extract::Request;
-use hyper::body::Incoming;
+use bytes::Bytes;
+use hyper::body::{Frame, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -25,10 +30,13 @@ use tokio_util::task::TaskTracker;
 use tower_service::Service;
 
 use super::App;
+use super::fanout::Fanout;
+use super::line::Line;
+use super::stream::Subscriber;
 
 /// How long a connection has to finish its request at shutdown, after which it is cut.
 /// With what else there is to do it keeps the promise of two seconds.
-const GRACE: Duration = Duration::from_millis(1_500);
+pub(super) const GRACE: Duration = Duration::from_millis(1_500);
 
 /// The longest request head, and about what hyper holds for a subscriber that stops reading. Its
 /// least is 8 KiB; a head with long cookies of other ports on the same host needs more.
@@ -38,6 +46,7 @@ const BUFFER: usize = 64 << 10;
 pub(super) async fn serve(listener: TcpListener, router: Router, app: Arc<App>, shutdown: impl Future<Output = ()>) {
     let open = TaskTracker::new();
     let stopping = CancellationToken::new();
+    let fanout = Arc::new(Fanout::new(open.clone(), stopping.clone()));
     let slots = Arc::new(Semaphore::new(app.config.max_connections.min(Semaphore::MAX_PERMITS)));
     let mut shutdown = pin!(shutdown);
     loop {
@@ -50,7 +59,13 @@ pub(super) async fn serve(listener: TcpListener, router: Router, app: Arc<App>, 
             tracing::debug!(address = %peer.address, %error, "connection can't be set up");
             continue;
         }
-        open.spawn(connection(stream, peer, slot, router.clone(), Arc::clone(&app), stopping.clone()));
+        let connection = connection(stream, Arc::clone(&peer), router.clone(), Arc::clone(&app), stopping.clone());
+        let fanout = Arc::clone(&fanout);
+        open.spawn(async move {
+            if let Some((stream, Leaving { subscriber, opening })) = connection.await {
+                fanout.take(Line::new(stream, peer, slot), subscriber, &opening);
+            }
+        });
     }
     drop(listener);
     app.hub.end_subscriptions();
@@ -67,6 +82,8 @@ async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (TcpStream, A
                 let peer = Peer {
                     address: SocketAddr::new(address.ip().to_canonical(), address.port()),
                     gone: OnceLock::new(),
+                    leaving: Mutex::default(),
+                    flushed: AtomicBool::new(false),
                 };
                 return (stream, Arc::new(peer), slot);
             }
@@ -88,40 +105,55 @@ fn prepare(stream: &TcpStream, app: &App) -> io::Result<()> {
     SockRef::from(stream).set_tcp_user_timeout(Some(app.config.stall_timeout))
 }
 
+/// Serves a connection until it ends, or leaves as a stream.
 async fn connection(
     stream: TcpStream,
     peer: Arc<Peer>,
-    _slot: OwnedSemaphorePermit,
     router: Router,
     app: Arc<App>,
     stopping: CancellationToken,
-) {
+) -> Option<(TcpStream, Leaving)> {
     let service = service_fn(|mut request: Request<Incoming>| {
         request.extensions_mut().insert(Arc::clone(&peer));
         router.clone().call(request)
     });
-    let connection = http1::Builder::new()
+    let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(app.config.header_timeout)
         .max_buf_size(BUFFER)
         // A chunk's frame and its size go out as one slice: cheaper than gathering three.
         .writev(false)
         .serve_connection(TokioIo::new(Watched { stream, peer: Arc::clone(&peer) }), service);
-    let mut connection = pin!(connection);
     let result = tokio::select! {
         biased;
-        result = &mut connection => result,
+        result = ended_or_left(&mut connection, &peer) => result,
         () = stopping.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            timeout(GRACE, connection).await.unwrap_or_else(|_elapsed| {
+            Pin::new(&mut connection).graceful_shutdown();
+            timeout(GRACE, ended_or_left(&mut connection, &peer)).await.unwrap_or_else(|_elapsed| {
                 tracing::warn!(address = %peer.address, "connection cut: it did not end in time");
                 Ok(())
             })
         }
     };
+    let leaving = peer.leaving().take();
     if let Err(error) = result {
         tracing::debug!(address = %peer.address, %error, "connection failed");
+        return None;
     }
+    Some((connection.into_parts().io.into_inner().stream, *leaving?))
+}
+
+/// Serves the connection until it has ended, or until the response's head of a subscriber that leaves
+/// is written.
+async fn ended_or_left<C>(connection: &mut C, peer: &Peer) -> hyper::Result<()>
+where
+    C: Future<Output = hyper::Result<()>> + Unpin,
+{
+    std::future::poll_fn(|cx| match Pin::new(&mut *connection).poll(cx) {
+        Poll::Pending if peer.flushed.load(Ordering::Relaxed) => Poll::Ready(Ok(())),
+        poll => poll,
+    })
+    .await
 }
 
 /// The other side of a connection.
@@ -129,12 +161,66 @@ async fn connection(
 pub(super) struct Peer {
     pub(super) address: SocketAddr,
     gone: OnceLock<&'static str>,
+    /// The subscriber it becomes once hyper has written what it has to.
+    leaving: Mutex<Option<Box<Leaving>>>,
+    /// That is written.
+    flushed: AtomicBool,
+}
+
+/// A subscriber whose stream leaves hyper.
+#[derive(Debug)]
+struct Leaving {
+    subscriber: Subscriber,
+    opening: Bytes,
 }
 
 impl Peer {
     /// Why its connection ended, as far as it is known by now.
     pub(super) fn why_gone(&self) -> &'static str {
         self.gone.get().copied().unwrap_or("cut")
+    }
+
+    /// The connection was closed from the other side.
+    pub(super) fn note_closed(&self) {
+        self.gone.get_or_init(|| "closed");
+    }
+
+    /// The connection failed.
+    pub(super) fn note(&self, error: &io::Error) {
+        let reason = match error.kind() {
+            io::ErrorKind::TimedOut => "timed out",
+            io::ErrorKind::BrokenPipe => "closed",
+            _ => "reset",
+        };
+        self.gone.get_or_init(|| reason);
+    }
+
+    /// The body of a response in chunks, for a subscriber that leaves with the connection.
+    pub(super) fn leave(self: Arc<Self>, subscriber: Subscriber, opening: Bytes) -> Body {
+        Body::new(Left { peer: self, leaving: Some(Box::new(Leaving { subscriber, opening })) })
+    }
+
+    fn leaving(&self) -> MutexGuard<'_, Option<Box<Leaving>>> {
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A body that hyper waits for in vain: when it is first asked for, the response's head is with hyper, and
+/// once that is written, the connection leaves.
+struct Left {
+    peer: Arc<Peer>,
+    leaving: Option<Box<Leaving>>,
+}
+
+impl HttpBody for Left {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if let Some(leaving) = self.leaving.take() {
+            *self.peer.leaving() = Some(leaving);
+        }
+        Poll::Pending
     }
 }
 
@@ -146,15 +232,7 @@ struct Watched {
 
 impl Watched {
     fn note<T>(&self, result: io::Result<T>) -> io::Result<T> {
-        if let Err(error) = &result {
-            let reason = match error.kind() {
-                io::ErrorKind::TimedOut => "timed out",
-                io::ErrorKind::BrokenPipe => "closed",
-                _ => "reset",
-            };
-            self.peer.gone.get_or_init(|| reason);
-        }
-        result
+        result.inspect_err(|error| self.peer.note(error))
     }
 }
 
@@ -163,7 +241,7 @@ impl AsyncRead for Watched {
         let before = buffer.filled().len();
         let result = ready!(Pin::new(&mut self.stream).poll_read(cx, buffer));
         if result.is_ok() && buffer.filled().len() == before && buffer.remaining() > 0 {
-            self.peer.gone.get_or_init(|| "closed");
+            self.peer.note_closed();
         }
         Poll::Ready(self.note(result))
     }
@@ -188,7 +266,10 @@ impl AsyncWrite for Watched {
         self.stream.is_write_vectored()
     }
 
+    /// Called when hyper has written all it had.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let leaves = self.peer.leaving().is_some();
+        self.peer.flushed.store(leaves, Ordering::Relaxed);
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

@@ -2,54 +2,64 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_stream::stream;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, Uri, header};
+use axum::http::{HeaderMap, Uri, Version, header};
 use axum::response::{IntoResponse, Response};
-use bytes::{Bytes, BytesMut};
-use tokio::time::{Instant, sleep};
+use bytes::Bytes;
 use tokio_stream::Stream;
 
 use super::connection::Peer;
 use super::fields::Fields;
 use super::problem::Problem;
 use super::publish::{channel_name, subscriber_id};
+use super::stream::{Stream as EventStream, Subscriber};
+use super::visit::Visit;
 use super::{App, LAST_EVENT_ID, accepts, query_fields};
 use crate::config::Config;
-use crate::frame::{self, Format, Gap};
-use crate::hub::{Delivery, Request, Seat, Start, Subscription};
-use crate::journal::{Channels, Failed};
+use crate::frame::{self, Format};
+use crate::hub::{Request, Start};
+use crate::journal::Channels;
 use crate::message::SubscriberId;
 
 /// Answers with a stream that ends when the subscriber goes, or the hub stops.
 pub(super) async fn subscribe(
     State(app): State<Arc<App>>,
     Extension(peer): Extension<Arc<Peer>>,
+    version: Version,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let (request, format) = parse(&uri, &headers, &app.config)?;
+    let config = &app.config;
+    let (request, format) = parse(&uri, &headers, config)?;
     let seat = match app.seats.take(peer.address.ip()) {
         Ok(seat) => seat,
         // A native EventSource gives up for good on any answer but 200; after this one it comes back.
         Err(full) => {
             tracing::warn!(address = %peer.address, reason = %full, "subscriber turned away");
-            let later = app.config.retry_max.max(Duration::from_secs(5)).mul_f64(1.0 + fastrand::f64());
+            let later = config.retry_max.max(Duration::from_secs(5)).mul_f64(1.0 + fastrand::f64());
             let opening = frame::opening(format, later.as_millis(), None);
             return Ok(answer(format, Body::from([opening, frame::full(format, &full.to_string())].concat())));
         }
     };
-    let stream = match Visit::begin(&app, peer, seat, request).await {
-        Ok(visit) => Body::from_stream(stream(visit, format, &app.config)),
+    let Ok(subscription) = app.hub.subscribe(request).await else {
         // The hub is about to stop; whoever starts it again, this subscriber is to come back.
-        Err(_failed) => Body::from(frame::opening(format, app.config.retry_max.as_millis(), None)),
+        return Ok(answer(format, Body::from(frame::opening(format, config.retry_max.as_millis(), None))));
     };
-    Ok(answer(format, stream))
+    let visit = Visit::begin(&app, Arc::clone(&peer), seat, subscription.channels());
+    let stream = EventStream::new(subscription, format, config.keep_alive);
+    let opening = stream.opening(config);
+    let subscriber = Subscriber { visit, stream };
+    let body = match version {
+        // Plain bytes on a socket of its own: it needs nothing of hyper's any more.
+        Version::HTTP_11 => peer.leave(subscriber, opening),
+        _ => Body::from_stream(body(subscriber, opening)),
+    };
+    Ok(answer(format, body))
 }
 
 /// Answers with the headers a subscriber would get. It is none.
@@ -109,113 +119,14 @@ pub(super) fn subscription(query: &mut Fields, config: &Config) -> Result<(Chann
     Ok((Channels::new(names), subscriber))
 }
 
-/// The bytes of the stream: all that waits for the subscriber in one chunk, and a keep-alive when
-/// nothing did for a while.
-fn stream(mut visit: Visit, format: Format, config: &Config) -> impl Stream<Item = Result<Bytes, Infallible>> + use<> {
-    let keep_alive = config.keep_alive;
-    let retry_ms = fastrand::u128(config.retry_min.as_millis()..=config.retry_max.as_millis());
+/// The stream as a response's body.
+fn body(mut subscriber: Subscriber, opening: Bytes) -> impl Stream<Item = Result<Bytes, Infallible>> {
     stream! {
-        let open = frame::Open { position: visit.subscription.begins_at(), keep_alive_ms: keep_alive.as_millis() };
-        let opening = frame::opening(format, retry_ms, Some(open));
         if !opening.is_empty() {
             yield Ok(opening);
         }
-        // One timer for the stream's life, set anew when it fires and not with every event.
-        let mut idle = std::pin::pin!(sleep(keep_alive));
-        let mut active = Instant::now();
-        loop {
-            let bytes = tokio::select! {
-                biased;
-                delivery = visit.subscription.next() => {
-                    let delivery = match delivery {
-                        Ok(Some(delivery)) => delivery,
-                        Ok(None) => {
-                            visit.end("shutdown");
-                            break;
-                        }
-                        Err(_failed) => {
-                            visit.end("journal failed");
-                            break;
-                        }
-                    };
-                    active = Instant::now();
-                    visit.encode(&delivery, format)
-                }
-                () = &mut idle => {
-                    let due = active + keep_alive;
-                    if due > Instant::now() {
-                        idle.as_mut().reset(due);
-                        continue;
-                    }
-                    active = Instant::now();
-                    idle.as_mut().reset(active + keep_alive);
-                    frame::keep_alive(format, visit.subscription.moved().await)
-                }
-            };
+        while let Some(bytes) = subscriber.next().await {
             yield Ok(bytes);
         }
-    }
-}
-
-/// A subscriber's stay, logged when it begins and, however it ends, when it is dropped.
-#[derive(Debug)]
-struct Visit {
-    subscription: Subscription,
-    _seat: Seat,
-    peer: Arc<Peer>,
-    number: u64,
-    since: Instant,
-    sent: u64,
-    /// Why the hub ended it; `None` if the other side did.
-    ended: Option<&'static str>,
-}
-
-impl Visit {
-    async fn begin(app: &App, peer: Arc<Peer>, seat: Seat, request: Request) -> Result<Self, Failed> {
-        let channels = request.channels.clone();
-        let subscription = app.hub.subscribe(request).await?;
-        let number = app.subscribers.fetch_add(1, Ordering::Relaxed) + 1;
-        let channels: Vec<_> = channels.iter().map(|name| name.as_str()).collect();
-        tracing::info!(subscriber = number, address = %peer.address, channels = channels.join(","), "subscriber connected");
-        Ok(Visit { subscription, _seat: seat, peer, number, since: Instant::now(), sent: 0, ended: None })
-    }
-
-    /// Says why, before the stream is ended from this side.
-    fn end(&mut self, reason: &'static str) {
-        self.ended = Some(reason);
-    }
-
-    fn encode(&mut self, delivery: &Delivery, format: Format) -> Bytes {
-        match delivery {
-            Delivery::Messages(entries) => {
-                self.sent += entries.len() as u64;
-                match &entries[..] {
-                    [entry] => entry.frame(format),
-                    entries => {
-                        let frames: Vec<_> = entries.iter().map(|entry| entry.frame(format)).collect();
-                        let mut bytes = BytesMut::with_capacity(frames.iter().map(Bytes::len).sum());
-                        frames.iter().for_each(|frame| bytes.extend_from_slice(frame));
-                        bytes.freeze()
-                    }
-                }
-            }
-            Delivery::Gap { asked, earliest, position } => {
-                self.sent += 1;
-                frame::gap(format, &Gap { asked, earliest: *earliest }, *position)
-            }
-        }
-    }
-}
-
-impl Drop for Visit {
-    fn drop(&mut self) {
-        tracing::info!(
-            subscriber = self.number,
-            address = %self.peer.address,
-            duration_ms = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX),
-            sent = self.sent,
-            reason = self.ended.unwrap_or_else(|| self.peer.why_gone()),
-            "subscriber disconnected"
-        );
     }
 }

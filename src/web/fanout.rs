@@ -1,0 +1,382 @@
+//! The fan-out: every subscriber whose stream has left hyper is a socket in a group, and a group is
+//! one position in the journal.
+//!
+//! Those who listen to the same channels in the same format, and have seen the same, share one
+//! subscription: it is woken once for each batch of messages, which is encoded once and written to
+//! one socket after the other. A socket that has no room leaves the group, with what it has not taken
+//! and its position. It goes on alone, as a subscriber without a group does, and joins again once it
+//! has caught up. So a member costs a socket and little else, and a slow one holds nobody up.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry as Place;
+use std::mem;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Wake, Waker};
+
+use bytes::Bytes;
+use slab::Slab;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::yield_now;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::connection::GRACE;
+use super::line::{LAST_CHUNK, Line, chunk};
+use super::stream::{Step, Stream, Subscriber, encode, events, messages};
+use super::visit::Visit;
+use crate::frame::{self, Format};
+use crate::hub::{Delivery, Share};
+use crate::journal::{Channels, Entry};
+
+/// Sockets written to before others have their turn: publishers, and those who connect. They wait for so
+/// many writes of some 5 µs each.
+const TURN: usize = 64;
+
+#[derive(Debug)]
+pub(super) struct Fanout {
+    /// Where to join each group.
+    groups: Mutex<HashMap<Key, mpsc::UnboundedSender<Lone>>>,
+    /// A group for each thread of the runtime, or one thread would do all the writing.
+    shards: usize,
+    turn: AtomicUsize,
+    tasks: TaskTracker,
+    stopping: CancellationToken,
+}
+
+/// What the members of a group have in common.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    channels: Channels,
+    format: Format,
+    shard: usize,
+}
+
+/// A subscriber that is in no group.
+#[derive(Debug)]
+struct Lone {
+    line: Line,
+    subscriber: Subscriber,
+}
+
+impl Fanout {
+    /// Its tasks are `tasks`'. Once `stopping` is cancelled, they have [`GRACE`] to end.
+    pub(super) fn new(tasks: TaskTracker, stopping: CancellationToken) -> Self {
+        let shards = Handle::current().metrics().num_workers();
+        Fanout { groups: Mutex::default(), shards, turn: AtomicUsize::new(0), tasks, stopping }
+    }
+
+    /// Sends the subscriber its opening, and from then on its stream.
+    pub(super) fn take(self: &Arc<Self>, line: Line, subscriber: Subscriber, opening: &[u8]) {
+        self.go_on(Lone { line, subscriber }, chunk(opening));
+    }
+
+    /// Has the subscriber sent what it is still to be sent, and what follows.
+    fn go_on(self: &Arc<Self>, lone: Lone, unsent: Bytes) {
+        match lone.line.send(&unsent) {
+            Ok(length) if length == unsent.len() && !lone.is_behind() => self.join(lone),
+            Ok(length) => {
+                self.tasks.spawn(alone(Arc::clone(self), lone, unsent.slice(length..)));
+            }
+            Err(_gone) => {}
+        }
+    }
+
+    fn groups(&self) -> MutexGuard<'_, HashMap<Key, mpsc::UnboundedSender<Lone>>> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn join(self: &Arc<Self>, lone: Lone) {
+        let stream = &lone.subscriber.stream;
+        let shard = self.turn.fetch_add(1, Ordering::Relaxed) % self.shards;
+        let key = Key { channels: stream.subscription.channels().clone(), format: stream.format, shard };
+        match self.groups().entry(key) {
+            Place::Occupied(place) => {
+                // Never fails: a group closes under the same lock.
+                let _ = place.get().send(lone);
+            }
+            Place::Vacant(place) => {
+                let (sender, joining) = mpsc::unbounded_channel();
+                let group = Group::new(Arc::clone(self), place.key().clone(), joining, lone);
+                place.insert(sender);
+                self.tasks.spawn(group.run());
+            }
+        }
+    }
+}
+
+impl Lone {
+    fn is_behind(&self) -> bool {
+        self.subscriber.stream.subscription.is_behind()
+    }
+}
+
+/// Sends a subscriber its stream until it can join a group.
+async fn alone(fanout: Arc<Fanout>, mut lone: Lone, mut unsent: Bytes) {
+    let mut ended = false;
+    loop {
+        let overdue = async {
+            fanout.stopping.cancelled().await;
+            sleep(GRACE).await;
+        };
+        tokio::select! {
+            result = lone.line.send_all(&unsent) => if result.is_err() { return },
+            () = lone.line.gone() => return,
+            () = overdue => {
+                tracing::warn!(address = %lone.line.peer().address, "connection cut: it did not end in time");
+                lone.subscriber.visit.end("shutdown");
+                return;
+            }
+        }
+        if ended {
+            return;
+        }
+        if !lone.is_behind() {
+            return fanout.join(lone);
+        }
+        let next = tokio::select! {
+            next = lone.subscriber.next() => next,
+            () = lone.line.gone() => return,
+        };
+        ended = next.is_none();
+        unsent = next.map_or(LAST_CHUNK, |bytes| chunk(&bytes));
+    }
+}
+
+/// Subscribers that have seen the same.
+struct Group {
+    fanout: Arc<Fanout>,
+    key: Key,
+    /// What all of them are sent.
+    stream: Stream,
+    members: Slab<Member>,
+    joining: mpsc::UnboundedReceiver<Lone>,
+    bell: Arc<Bell>,
+    /// Counts sockets written to.
+    turn: usize,
+}
+
+#[derive(Debug)]
+struct Member {
+    line: Line,
+    visit: Visit,
+    share: Share,
+    /// It has had every message up to here, which may be further than its group has got.
+    position: u64,
+    /// It has not been told where it is: what came since was not for it.
+    untold: bool,
+}
+
+impl Group {
+    /// A group with its first member, whose stream becomes the group's.
+    fn new(fanout: Arc<Fanout>, key: Key, joining: mpsc::UnboundedReceiver<Lone>, first: Lone) -> Self {
+        let Lone { line, subscriber: Subscriber { visit, mut stream } } = first;
+        let share = stream.subscription.share();
+        let member = Member { line, visit, share, position: 0, untold: false };
+        let mut group = Group { fanout, key, stream, members: Slab::new(), joining, bell: Arc::default(), turn: 0 };
+        group.insert(member);
+        group
+    }
+
+    /// Until it has no members.
+    async fn run(mut self) {
+        while !(self.members.is_empty() && self.close()) {
+            tokio::select! {
+                step = self.stream.next() => match step {
+                    Step::Delivery(Delivery::Messages(entries)) => self.deliver(&entries).await,
+                    Step::Delivery(gap) => self.tell(&gap).await,
+                    Step::Tick { idle } => self.keep_alive(idle).await,
+                    Step::End(reason) => return self.end(reason),
+                },
+                Some(lone) = self.joining.recv() => self.admit(lone).await,
+                keys = self.bell.rung() => keys.into_iter().for_each(|key| self.look_after(key)),
+            }
+        }
+    }
+
+    /// Lets nobody join any more, unless somebody is about to.
+    fn close(&self) -> bool {
+        let mut groups = self.fanout.groups();
+        let closes = self.joining.is_empty();
+        if closes {
+            groups.remove(&self.key);
+        }
+        closes
+    }
+
+    fn position(&self) -> u64 {
+        self.stream.subscription.position()
+    }
+
+    /// Makes it a member, once it has got as far as the group.
+    async fn admit(&mut self, mut lone: Lone) {
+        let subscription = &mut lone.subscriber.stream.subscription;
+        while subscription.position() < self.position() {
+            let before = subscription.position();
+            let Some(delivery) = subscription.announced().await else {
+                if subscription.position() > before {
+                    continue;
+                }
+                // What the group read in the journal is about to be announced: it is read there too.
+                subscription.fall_behind();
+                return self.fanout.go_on(lone, Bytes::new());
+            };
+            lone.subscriber.visit.sent(events(&delivery));
+            let bytes = chunk(&encode(&delivery, self.stream.format));
+            match lone.line.send(&bytes) {
+                Ok(length) if length == bytes.len() => {}
+                Ok(length) => return self.fanout.go_on(lone, bytes.slice(length..)),
+                Err(_gone) => return,
+            }
+        }
+        let Lone { line, subscriber: Subscriber { visit, mut stream } } = lone;
+        let (position, untold) = (stream.subscription.position(), stream.subscription.is_untold());
+        self.insert(Member { line, visit, share: stream.subscription.share(), position, untold });
+    }
+
+    fn insert(&mut self, member: Member) {
+        let key = self.members.insert(member);
+        self.look_after(key);
+    }
+
+    /// Sees whether the member is still there, and is called again when that may have changed.
+    fn look_after(&mut self, key: usize) {
+        let Some(member) = self.members.get(key) else { return };
+        let waker = Waker::from(Arc::new(Pull { key, bell: Arc::clone(&self.bell) }));
+        if member.line.poll_gone(&mut Context::from_waker(&waker)).is_ready() {
+            self.members.remove(key);
+        }
+    }
+
+    /// Sends the messages to every member they are for.
+    async fn deliver(&mut self, entries: &[Arc<Entry>]) {
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return };
+        let format = self.stream.format;
+        let all = chunk(&messages(entries, format));
+        let for_all = entries.iter().all(|entry| entry.message.except.is_none());
+        self.send(|member| {
+            if for_all && member.position < first.message.id.sequence {
+                member.visit.sent(entries.len());
+                return all.clone();
+            }
+            let own: Vec<_> = entries.iter().filter(|entry| member.wants(entry)).cloned().collect();
+            member.visit.sent(own.len());
+            if member.position < last.message.id.sequence {
+                member.untold = own.last().is_none_or(|told| told.message.id != last.message.id);
+            }
+            chunk(&messages(&own, format))
+        })
+        .await;
+    }
+
+    /// Tells every member of the gap.
+    async fn tell(&mut self, gap: &Delivery) {
+        let (bytes, position) = (chunk(&encode(gap, self.stream.format)), self.position());
+        self.send(|member| {
+            if member.position > position {
+                return Bytes::new();
+            }
+            member.visit.sent(events(gap));
+            bytes.clone()
+        })
+        .await;
+    }
+
+    /// Sends all members something if nothing was sent for a while, and tells those where they are whom
+    /// what was sent was not for.
+    async fn keep_alive(&mut self, idle: bool) {
+        let format = self.stream.format;
+        let (all, bare) = match idle {
+            true => (chunk(&self.stream.keep_alive().await), chunk(&frame::keep_alive(format, None))),
+            false => (Bytes::new(), Bytes::new()),
+        };
+        let position = self.position();
+        let told = chunk(&frame::keep_alive(format, Some(self.stream.subscription.id())));
+        self.send(|member| {
+            if member.position > position {
+                // It was told of a later one.
+                bare.clone()
+            } else if mem::take(&mut member.untold) {
+                told.clone()
+            } else {
+                all.clone()
+            }
+        })
+        .await;
+    }
+
+    /// Writes to one socket after the other, and parts with those that have no room.
+    async fn send(&mut self, mut next: impl FnMut(&mut Member) -> Bytes) {
+        let mut parting = Vec::new();
+        for (key, member) in &mut self.members {
+            let bytes = next(member);
+            match member.line.send(&bytes) {
+                Ok(length) if length == bytes.len() => {}
+                Ok(length) => parting.push((key, Some(bytes.slice(length..)))),
+                Err(_gone) => parting.push((key, None)),
+            }
+            self.turn += 1;
+            if self.turn.is_multiple_of(TURN) {
+                yield_now().await;
+            }
+        }
+        for (key, unsent) in parting {
+            let Member { line, visit, share, position, .. } = self.members.remove(key);
+            let Some(unsent) = unsent else { continue };
+            let subscription = self.stream.subscription.fork(position.max(self.position()), share);
+            let stream = self.stream.fork(subscription);
+            let lone = Lone { line, subscriber: Subscriber { visit, stream } };
+            self.fanout.tasks.spawn(alone(Arc::clone(&self.fanout), lone, unsent));
+        }
+    }
+
+    /// Ends every member's stream, and those of who would have been one.
+    fn end(mut self, reason: &'static str) {
+        self.fanout.groups().remove(&self.key);
+        let waiting =
+            std::iter::from_fn(|| self.joining.try_recv().ok()).map(|lone| (lone.line, lone.subscriber.visit));
+        let members = mem::take(&mut self.members).into_iter().map(|(_, member)| (member.line, member.visit));
+        for (line, mut visit) in members.chain(waiting) {
+            visit.end(reason);
+            // One that had no room would be alone.
+            let _ = line.send(&LAST_CHUNK);
+        }
+    }
+}
+
+impl Member {
+    fn wants(&self, entry: &Entry) -> bool {
+        let is_except = self.share.subscriber.is_some() && entry.message.except == self.share.subscriber;
+        entry.message.id.sequence > self.position && !is_except
+    }
+}
+
+/// Rung by sockets from which something can be read.
+#[derive(Debug, Default)]
+struct Bell {
+    keys: Mutex<Vec<usize>>,
+    notify: Notify,
+}
+
+impl Bell {
+    /// Waits for it to be rung, and returns whose sockets did.
+    async fn rung(&self) -> Vec<usize> {
+        self.notify.notified().await;
+        mem::take(&mut self.keys.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A member's cord at the bell.
+struct Pull {
+    key: usize,
+    bell: Arc<Bell>,
+}
+
+impl Wake for Pull {
+    fn wake(self: Arc<Self>) {
+        self.bell.keys.lock().unwrap_or_else(PoisonError::into_inner).push(self.key);
+        self.bell.notify.notify_one();
+    }
+}

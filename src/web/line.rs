@@ -1,0 +1,102 @@
+//! A line: the connection of a subscriber whose response head hyper has sent, from then on written
+//! to directly. What is sent are the chunks of that response's body (RFC 9112 7.1).
+
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::connection::Peer;
+
+/// The body's end.
+pub(super) const LAST_CHUNK: Bytes = Bytes::from_static(b"0\r\n\r\n");
+
+#[derive(Debug)]
+pub(super) struct Line {
+    stream: TcpStream,
+    peer: Arc<Peer>,
+    _slot: OwnedSemaphorePermit,
+    /// Bytes that came after the request.
+    unasked: AtomicUsize,
+}
+
+impl Line {
+    pub(super) fn new(stream: TcpStream, peer: Arc<Peer>, slot: OwnedSemaphorePermit) -> Self {
+        Line { stream, peer, _slot: slot, unasked: AtomicUsize::new(0) }
+    }
+
+    pub(super) fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    /// Sends as many of the bytes as there is room for at once, and returns how many.
+    ///
+    /// # Errors
+    /// If the other side is gone.
+    pub(super) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.is_empty() {
+            return Ok(0);
+        }
+        match self.stream.try_write(bytes) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
+            result => result.inspect_err(|error| self.peer.note(error)),
+        }
+    }
+
+    /// Sends all of the bytes, as there is room for them.
+    ///
+    /// # Errors
+    /// If the other side is gone.
+    pub(super) async fn send_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        loop {
+            bytes = &bytes[self.send(bytes)?..];
+            if bytes.is_empty() {
+                return Ok(());
+            }
+            self.stream.writable().await?;
+        }
+    }
+
+    /// Ready once the other side is gone.
+    pub(super) async fn gone(&self) {
+        std::future::poll_fn(|cx| self.poll_gone(cx)).await;
+    }
+
+    /// See [`Line::gone`].
+    pub(super) fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        /// It has nothing to say after its request. A little is read over: it may be the next
+        /// request, of one that does not know that this response has no end.
+        const MOST_UNASKED: usize = 64 << 10;
+        let mut unasked = [0; 1024];
+        loop {
+            if ready!(self.stream.poll_read_ready(cx)).is_err() {
+                return Poll::Ready(());
+            }
+            match self.stream.try_read(&mut unasked) {
+                Ok(0) => self.peer.note_closed(),
+                Ok(length) if self.unasked.fetch_add(length, Ordering::Relaxed) < MOST_UNASKED => continue,
+                Ok(_) => tracing::debug!(address = %self.peer.address, "a subscriber goes on sending"),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
+                Err(error) => self.peer.note(&error),
+            }
+            return Poll::Ready(());
+        }
+    }
+}
+
+/// A chunk of the body with these bytes; nothing if there are none, for that would be its end.
+pub(super) fn chunk(bytes: &[u8]) -> Bytes {
+    if bytes.is_empty() {
+        return Bytes::new();
+    }
+    let size = format!("{:x}\r\n", bytes.len());
+    let mut chunk = BytesMut::with_capacity(size.len() + bytes.len() + 2);
+    chunk.put_slice(size.as_bytes());
+    chunk.put_slice(bytes);
+    chunk.put_slice(b"\r\n");
+    chunk.freeze()
+}
