@@ -45,6 +45,16 @@ pub struct Share {
     counted: Option<Counted>,
 }
 
+impl Share {
+    /// Has it use the memory of that subscription for the channels it has in common with it.
+    pub fn has_channels_of(&mut self, subscription: &Subscription) {
+        if let Some(counted) = &mut self.counted {
+            debug_assert_eq!(counted.channels, subscription.channels);
+            counted.channels = subscription.channels.clone();
+        }
+    }
+}
+
 /// A place in the journal: one subscriber's, or that of all who share it.
 #[derive(Debug)]
 pub struct Subscription {

@@ -50,20 +50,23 @@ pub(super) async fn serve(listener: TcpListener, router: Router, app: Arc<App>, 
     let slots = Arc::new(Semaphore::new(app.config.max_connections.min(Semaphore::MAX_PERMITS)));
     let mut shutdown = pin!(shutdown);
     loop {
-        let (stream, peer, slot) = tokio::select! {
+        let (stream, address, slot) = tokio::select! {
             biased;
             () = &mut shutdown => break,
             accepted = accept(&listener, &slots) => accepted,
         };
         if let Err(error) = prepare(&stream, &app) {
-            tracing::debug!(address = %peer.address, %error, "connection can't be set up");
+            tracing::debug!(%address, %error, "connection can't be set up");
             continue;
         }
-        let connection = connection(stream, Arc::clone(&peer), router.clone(), Arc::clone(&app), stopping.clone());
-        let fanout = Arc::clone(&fanout);
+        let (router, app, stopping, fanout) = (router.clone(), Arc::clone(&app), stopping.clone(), Arc::clone(&fanout));
         open.spawn(async move {
-            if let Some((stream, Leaving { subscriber, opening })) = connection.await {
-                fanout.take(Line::new(stream, peer, slot), subscriber, &opening);
+            let peer = Arc::new(Peer::new(address));
+            let left = connection(stream, Arc::clone(&peer), router, app, stopping).await;
+            let Some((stream, Leaving { subscriber, opening })) = left else { return };
+            match Line::new(stream, address, slot) {
+                Ok(line) => fanout.take(line, subscriber, &opening),
+                Err(error) => tracing::error!(%address, %error, "a subscriber is lost"),
             }
         });
     }
@@ -74,18 +77,12 @@ pub(super) async fn serve(listener: TcpListener, router: Router, app: Arc<App>, 
     open.wait().await;
 }
 
-async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (TcpStream, Arc<Peer>, OwnedSemaphorePermit) {
+async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
     loop {
         let slot = Arc::clone(slots).acquire_owned().await.expect("the semaphore is never closed");
         match listener.accept().await {
             Ok((stream, address)) => {
-                let peer = Peer {
-                    address: SocketAddr::new(address.ip().to_canonical(), address.port()),
-                    gone: OnceLock::new(),
-                    leaving: Mutex::default(),
-                    flushed: AtomicBool::new(false),
-                };
-                return (stream, Arc::new(peer), slot);
+                return (stream, SocketAddr::new(address.ip().to_canonical(), address.port()), slot);
             }
             // It was gone before it was accepted.
             Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) => {
@@ -175,6 +172,10 @@ struct Leaving {
 }
 
 impl Peer {
+    pub(super) fn new(address: SocketAddr) -> Self {
+        Peer { address, gone: OnceLock::new(), leaving: Mutex::default(), flushed: AtomicBool::new(false) }
+    }
+
     /// Why its connection ended, as far as it is known by now.
     pub(super) fn why_gone(&self) -> &'static str {
         self.gone.get().copied().unwrap_or("cut")

@@ -38,7 +38,7 @@ const TURN: usize = 64;
 #[derive(Debug)]
 pub(super) struct Fanout {
     /// Where to join each group.
-    groups: Mutex<HashMap<Key, mpsc::UnboundedSender<Lone>>>,
+    groups: Mutex<HashMap<Key, mpsc::UnboundedSender<Box<Lone>>>>,
     /// A group for each thread of the runtime, or one thread would do all the writing.
     shards: usize,
     turn: AtomicUsize,
@@ -69,7 +69,8 @@ impl Fanout {
     }
 
     /// Sends the subscriber its opening, and from then on its stream.
-    pub(super) fn take(self: &Arc<Self>, line: Line, subscriber: Subscriber, opening: &[u8]) {
+    pub(super) fn take(self: &Arc<Self>, line: Line, mut subscriber: Subscriber, opening: &[u8]) {
+        subscriber.visit.goes_on_with(line.peer());
         self.go_on(Lone { line, subscriber }, chunk(opening));
     }
 
@@ -84,7 +85,7 @@ impl Fanout {
         }
     }
 
-    fn groups(&self) -> MutexGuard<'_, HashMap<Key, mpsc::UnboundedSender<Lone>>> {
+    fn groups(&self) -> MutexGuard<'_, HashMap<Key, mpsc::UnboundedSender<Box<Lone>>>> {
         self.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -95,7 +96,7 @@ impl Fanout {
         match self.groups().entry(key) {
             Place::Occupied(place) => {
                 // Never fails: a group closes under the same lock.
-                let _ = place.get().send(lone);
+                let _ = place.get().send(Box::new(lone));
             }
             Place::Vacant(place) => {
                 let (sender, joining) = mpsc::unbounded_channel();
@@ -152,7 +153,7 @@ struct Group {
     /// What all of them are sent.
     stream: Stream,
     members: Slab<Member>,
-    joining: mpsc::UnboundedReceiver<Lone>,
+    joining: mpsc::UnboundedReceiver<Box<Lone>>,
     bell: Arc<Bell>,
     /// Counts sockets written to.
     turn: usize,
@@ -171,7 +172,7 @@ struct Member {
 
 impl Group {
     /// A group with its first member, whose stream becomes the group's.
-    fn new(fanout: Arc<Fanout>, key: Key, joining: mpsc::UnboundedReceiver<Lone>, first: Lone) -> Self {
+    fn new(fanout: Arc<Fanout>, key: Key, joining: mpsc::UnboundedReceiver<Box<Lone>>, first: Lone) -> Self {
         let Lone { line, subscriber: Subscriber { visit, mut stream } } = first;
         let share = stream.subscription.share();
         let member = Member { line, visit, share, position: 0, untold: false };
@@ -190,7 +191,7 @@ impl Group {
                     Step::Tick { idle } => self.keep_alive(idle).await,
                     Step::End(reason) => return self.end(reason),
                 },
-                Some(lone) = self.joining.recv() => self.admit(lone).await,
+                Some(lone) = self.joining.recv() => self.admit(*lone).await,
                 keys = self.bell.rung() => keys.into_iter().for_each(|key| self.look_after(key)),
             }
         }
@@ -236,7 +237,12 @@ impl Group {
         self.insert(Member { line, visit, share: stream.subscription.share(), position, untold });
     }
 
-    fn insert(&mut self, member: Member) {
+    fn insert(&mut self, mut member: Member) {
+        member.share.has_channels_of(&self.stream.subscription);
+        if self.members.len() == self.members.capacity() {
+            // By itself it would double, and be half empty at worst.
+            self.members.reserve_exact(self.members.len() / 8 + 1);
+        }
         let key = self.members.insert(member);
         self.look_after(key);
     }

@@ -2,6 +2,7 @@
 //! to directly. What is sent are the chunks of that response's body (RFC 9112 7.1).
 
 use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
@@ -25,11 +26,18 @@ pub(super) struct Line {
 }
 
 impl Line {
-    pub(super) fn new(stream: TcpStream, peer: Arc<Peer>, slot: OwnedSemaphorePermit) -> Self {
-        Line { stream, peer, _slot: slot, unasked: AtomicUsize::new(0) }
+    /// What it holds is allocated anew. What was allocated while hyper served the connection lies
+    /// among what hyper has given back since: a small piece for each subscriber would keep all of it.
+    ///
+    /// # Errors
+    /// If the runtime can't watch the socket.
+    pub(super) fn new(stream: TcpStream, address: SocketAddr, slot: OwnedSemaphorePermit) -> io::Result<Self> {
+        let stream = TcpStream::from_std(stream.into_std()?)?;
+        Ok(Line { stream, peer: Arc::new(Peer::new(address)), _slot: slot, unasked: AtomicUsize::new(0) })
     }
 
-    pub(super) fn peer(&self) -> &Peer {
+    /// Who is at the other end.
+    pub(super) fn peer(&self) -> &Arc<Peer> {
         &self.peer
     }
 

@@ -29,6 +29,11 @@ impl Visit {
         Visit { _seat: seat, peer, number, since: Instant::now(), sent: 0, ended: None }
     }
 
+    /// It goes on with this peer, which is the same one.
+    pub(super) fn goes_on_with(&mut self, peer: &Arc<Peer>) {
+        self.peer = Arc::clone(peer);
+    }
+
     /// So many more events were sent.
     pub(super) fn sent(&mut self, events: usize) {
         self.sent += events as u64;
