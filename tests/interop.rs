@@ -32,10 +32,10 @@ const PROGRAMS: [&str; 7] = [
     "reqwest-eventsource",
 ];
 
-/// Those which forget an id that comes without data, as with the hub's opening. Cut off before their
-/// first message they ask as if they had never been there, so they are told in the query where to
-/// begin. With `format=message` the opening has data.
-const FORGET_BARE_IDS: [&str; 3] = ["eventsource.mjs", "eventsource-client.mjs", "reqwest-eventsource"];
+/// Those which pass over an id that comes without data, as the opening's does. Cut off before their
+/// first message they ask as if they had never been there, so their query asks for what is kept.
+/// With `format=message` the opening has data, and they need no such thing.
+const PASS_OVER_BARE_IDS: [&str; 3] = ["eventsource.mjs", "eventsource-client.mjs", "reqwest-eventsource"];
 
 /// How the query asks for each format.
 const FORMATS: [&str; 2] = ["", "&format=message"];
@@ -114,13 +114,15 @@ fn installed() -> PathBuf {
 /// One client in one format, through so many drops and to its next message.
 fn run(hub: &Hub, folder: &Path, program: &'static str, format: &'static str, drops: usize) -> Tally {
     let mut rng = Rng::with_seed(1);
-    let proxy = Proxy::listen();
+    let proxy = Proxy::listen(program);
     let mut feed =
         Feed { hub, channel: format!("{program}{}", format.replace("&format=", ".")), published: Vec::new() };
-    let before = hub.publish_to(&feed.channel, "before its first stream");
     let mut url = format!("http://{}/events?channel={}{format}", proxy.address, feed.channel);
-    if format.is_empty() && FORGET_BARE_IDS.contains(&program) {
-        url += &format!("&last_event_id={before}");
+    if format.is_empty() && PASS_OVER_BARE_IDS.contains(&program) {
+        url += "&last=1000";
+        feed.publish(1);
+    } else {
+        hub.publish_to(&feed.channel, "before its first stream");
     }
     let mut client = Client::start(program, folder, &url);
     for (place, end) in DROPS.into_iter().cycle().take(drops) {
@@ -266,22 +268,24 @@ impl Drop for Client {
 
 /// What a client takes for the hub.
 struct Proxy {
+    program: &'static str,
     address: SocketAddr,
     connections: Receiver<TcpStream>,
 }
 
 impl Proxy {
-    fn listen() -> Proxy {
+    fn listen(program: &'static str) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, connections) = mpsc::channel();
         thread::spawn(move || listener.incoming().try_for_each(|connection| sender.send(connection.unwrap())));
-        Proxy { address, connections }
+        Proxy { program, address, connections }
     }
 
     /// The next connection, with the hub's answer to its request.
     fn accept(&self, hub: &Hub) -> Visit {
-        let connection = self.connections.recv_timeout(PATIENCE).expect("the client comes back");
+        let connection = self.connections.recv_timeout(PATIENCE);
+        let connection = connection.unwrap_or_else(|_timeout| panic!("{} does not come back", self.program));
         connection.set_read_timeout(Some(PATIENCE)).unwrap();
         connection.set_write_timeout(Some(PATIENCE)).unwrap();
         connection.set_nodelay(true).unwrap();
