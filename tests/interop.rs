@@ -1,0 +1,389 @@
+//! Clients that know nothing of the hub, as they are published: their streams are cut off again and
+//! again, at every kind of moment, and none of them misses a message or is given one twice.
+//!
+//! `tests/interop/` has a program for each, as its documentation has a careful user write it; it prints
+//! what it is given. `eventsource`, `eventsource-client`, `requests-sse` and `reqwest-eventsource`
+//! reconnect and resume by themselves, `fetch-event-source` where its user throws in `onclose`;
+//! `httpx-sse` and curl never do, and are called again with the last event's id.
+//!
+//! `tests/run` installs them. Each goes through 200 drops, or `TABCAST_DROPS`, half of them in each
+//! format: two minutes, for no client comes back sooner than half a second, and one after a second.
+
+mod common;
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::Duration;
+
+use common::{Hub, PATIENCE, Stream, parse_event};
+use fastrand::Rng;
+use socket2::SockRef;
+
+/// Of each client, in `tests/interop/`.
+const PROGRAMS: [&str; 7] = [
+    "curl.sh",
+    "eventsource.mjs",
+    "eventsource-client.mjs",
+    "fetch-event-source.mjs",
+    "httpx-sse.py",
+    "requests-sse.py",
+    "reqwest-eventsource",
+];
+
+/// Those which pass over an id that comes without data, as the opening's does. Cut off before their
+/// first message they ask as if they had never been there, so their query asks for what is kept.
+/// With `format=message` the opening has data, and they need no such thing.
+const PASS_OVER_BARE_IDS: [&str; 3] = ["eventsource.mjs", "eventsource-client.mjs", "reqwest-eventsource"];
+
+/// How the query asks for each format.
+const FORMATS: [&str; 2] = ["", "&format=message"];
+
+/// The least reconnection time the hub allows, and a keep-alive in every pause.
+const FLAGS: [&str; 8] =
+    ["--journal", "memory", "--retry-min", "500ms", "--retry-max", "500ms", "--keep-alive", "100ms"];
+
+/// Where a stream is cut.
+#[derive(Clone, Copy)]
+enum Place {
+    /// Before there is an answer.
+    Request,
+    /// Before the first message.
+    Opening,
+    /// In the midst of an event.
+    Event,
+    /// Between two events.
+    Between,
+    /// After all there was had been printed, and a keep-alive.
+    Idle,
+}
+
+/// How it is cut.
+#[derive(Clone, Copy)]
+enum End {
+    /// The body's own end.
+    Clean,
+    /// The connection's end, in the midst of the body.
+    Close,
+    Reset,
+}
+
+const DROPS: [(Place, End); 13] = [
+    (Place::Opening, End::Reset),
+    (Place::Event, End::Reset),
+    (Place::Between, End::Clean),
+    (Place::Idle, End::Close),
+    (Place::Event, End::Clean),
+    (Place::Opening, End::Close),
+    (Place::Idle, End::Reset),
+    (Place::Between, End::Close),
+    (Place::Request, End::Reset),
+    (Place::Opening, End::Clean),
+    (Place::Idle, End::Clean),
+    (Place::Event, End::Close),
+    (Place::Between, End::Reset),
+];
+
+#[test]
+fn every_client_resumes_after_every_drop_with_nothing_lost_or_doubled() {
+    let drops = std::env::var("TABCAST_DROPS").map_or(200, |drops| drops.parse().expect("TABCAST_DROPS is a number"));
+    let folder = installed();
+    let hub = Hub::start(&FLAGS);
+    // All at once, for they mostly wait; and what is sent to one moves the others' positions.
+    let tallies: Vec<Tally> = thread::scope(|scope| {
+        let pairs = PROGRAMS.into_iter().flat_map(|program| FORMATS.map(|format| (program, format)));
+        let (hub, folder) = (&hub, &folder);
+        let start = |(program, format)| scope.spawn(move || run(hub, folder, program, format, drops / FORMATS.len()));
+        let threads: Vec<_> = pairs.map(start).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    tallies.iter().for_each(|tally| println!("{}", tally.summary()));
+    tallies.iter().for_each(|tally| assert!(tally.printed == tally.published, "{}", tally.summary()));
+}
+
+/// Where the clients are, if they are those wanted.
+fn installed() -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("interop");
+    let wanted = concat!(include_str!("interop/package.json"), include_str!("interop/requirements.txt"));
+    let installed = std::fs::read_to_string(folder.join("installed")).unwrap_or_default();
+    assert!(installed == wanted, "the clients are not there, or others than these; tests/run installs them");
+    folder
+}
+
+/// One client in one format, through so many drops and to its next message.
+fn run(hub: &Hub, folder: &Path, program: &'static str, format: &'static str, drops: usize) -> Tally {
+    let mut rng = Rng::with_seed(1);
+    let proxy = Proxy::listen(program);
+    let mut feed =
+        Feed { hub, channel: format!("{program}{}", format.replace("&format=", ".")), published: Vec::new() };
+    let mut url = format!("http://{}/events?channel={}{format}", proxy.address, feed.channel);
+    if format.is_empty() && PASS_OVER_BARE_IDS.contains(&program) {
+        url += "&last=1000";
+        feed.publish(1);
+    } else {
+        hub.publish_to(&feed.channel, "before its first stream");
+    }
+    let mut client = Client::start(program, folder, &url);
+    for (place, end) in DROPS.into_iter().cycle().take(drops) {
+        let mut visit = proxy.accept(hub);
+        if !matches!(place, Place::Request) {
+            visit.open();
+        }
+        match place {
+            Place::Request | Place::Opening => {}
+            Place::Event => {
+                feed.publish(2);
+                visit.pass_messages(rng.usize(..2));
+                visit.pass_part_of_message(&mut rng);
+            }
+            Place::Between => {
+                feed.publish(3);
+                visit.pass_messages(rng.usize(1..3));
+            }
+            Place::Idle => {
+                let last = feed.publish(2);
+                visit.pass_until(&last);
+                client.wait_until_printed(&last);
+                visit.pass_keep_alive();
+            }
+        }
+        visit.cut(end);
+        feed.publish(rng.usize(1..3));
+    }
+    let mut visit = proxy.accept(hub);
+    visit.open();
+    let last = feed.publish(1);
+    visit.pass_until(&last);
+    client.wait_until_printed(&last);
+    let text = |(id, text): Message| match serde_json::from_str::<serde_json::Value>(&text) {
+        Ok(message) if !format.is_empty() && message["id"] == *id => (id, message["data"].as_str().unwrap().to_owned()),
+        _ => (id, text.replace("\\n", "\n")),
+    };
+    let printed = std::mem::take(&mut client.printed).into_iter().map(text).collect();
+    Tally { program, format, drops, published: feed.published, printed }
+}
+
+/// An id, and a text.
+type Message = (String, String);
+
+struct Tally {
+    program: &'static str,
+    format: &'static str,
+    drops: usize,
+    published: Vec<Message>,
+    printed: Vec<Message>,
+}
+
+impl Tally {
+    fn summary(&self) -> String {
+        let Tally { program, format, drops, published, printed } = self;
+        let lost = published.iter().filter(|message| !printed.contains(message)).count();
+        let once: HashSet<_> = printed.iter().collect();
+        let (delivered, doubled) = (printed.len(), printed.len() - once.len());
+        format!("{program}{format}: {drops} drops, {delivered} delivered, {lost} lost, {doubled} doubled")
+    }
+}
+
+/// What is published for one client.
+struct Feed<'a> {
+    hub: &'a Hub,
+    channel: String,
+    published: Vec<Message>,
+}
+
+impl Feed<'_> {
+    /// Publishes so many messages, and returns the last one's id.
+    fn publish(&mut self, count: usize) -> String {
+        for _ in 0..count {
+            let number = self.published.len();
+            let text = match number % 4 {
+                0 => format!("{number}"),
+                // For a character to be cut in two, and no line break where a client may see one.
+                1 => format!("{number} Gr\u{fc}\u{df}e \u{1f388}\u{2028}\u{85}."),
+                2 => format!("{number}\nof three\nlines"),
+                // More than is read at once.
+                _ => format!("{number} {}", "x".repeat(20_000)),
+            };
+            let id = self.hub.publish_to(&self.channel, &text);
+            self.published.push((id, text));
+        }
+        self.published.last().unwrap().0.clone()
+    }
+}
+
+/// The program of a client, ended when dropped.
+struct Client {
+    program: &'static str,
+    child: Child,
+    lines: Receiver<Message>,
+    printed: Vec<Message>,
+}
+
+impl Client {
+    fn start(program: &'static str, folder: &Path, url: &str) -> Client {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop").join(program);
+        let mut command = match source.extension().and_then(|extension| extension.to_str()) {
+            Some("mjs") => {
+                // What it reads from its input finds the packages of the folder it runs in.
+                let mut node = Command::new("node");
+                node.args(["--input-type=module", "-"]).current_dir(folder).stdin(File::open(&source).unwrap());
+                node
+            }
+            Some(script) => {
+                let interpreter = if script == "py" { &*folder.join("venv/bin/python") } else { Path::new("bash") };
+                let mut interpreter = Command::new(interpreter);
+                interpreter.arg(&source);
+                interpreter
+            }
+            None => Command::new(folder.join("debug/reqwest-eventsource-client")),
+        };
+        let child = command.arg(url).stdout(Stdio::piped()).spawn();
+        let mut child = child.unwrap_or_else(|error| panic!("{command:?}: {error}; tests/run installs it"));
+        let output = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || {
+            for line in output {
+                let (id, text) = line.split_once(' ').expect("a line is an id and a text");
+                let _ = sender.send((id.to_owned(), text.to_owned()));
+            }
+        });
+        Client { program, child, lines, printed: Vec::new() }
+    }
+
+    fn wait_until_printed(&mut self, id: &str) {
+        while self.printed.last().is_none_or(|last| last.0 != id) {
+            let line = self.lines.recv_timeout(PATIENCE);
+            let program = self.program;
+            self.printed.push(line.unwrap_or_else(|error| panic!("{program}, of which {id} is awaited: {error}")));
+        }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What a client takes for the hub.
+struct Proxy {
+    program: &'static str,
+    address: SocketAddr,
+    connections: Receiver<TcpStream>,
+}
+
+impl Proxy {
+    fn listen(program: &'static str) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (sender, connections) = mpsc::channel();
+        thread::spawn(move || listener.incoming().try_for_each(|connection| sender.send(connection.unwrap())));
+        Proxy { program, address, connections }
+    }
+
+    /// The next connection, with the hub's answer to its request.
+    fn accept(&self, hub: &Hub) -> Visit {
+        let connection = self.connections.recv_timeout(PATIENCE);
+        let connection = connection.unwrap_or_else(|_timeout| panic!("{} does not come back", self.program));
+        connection.set_read_timeout(Some(PATIENCE)).unwrap();
+        connection.set_write_timeout(Some(PATIENCE)).unwrap();
+        connection.set_nodelay(true).unwrap();
+        let lines = BufReader::new(&connection).lines().map(Result::unwrap);
+        let head: Vec<_> = lines.take_while(|line| !line.is_empty()).collect();
+        let target = head[0].split(' ').nth(1).expect("a request names its target");
+        let headers: Vec<_> = head[1..].iter().map(|header| &**header).collect();
+        let stream = hub.open(target, &headers);
+        Visit { connection, stream }
+    }
+}
+
+/// A client's connection, and the stream it is to be given.
+struct Visit {
+    connection: TcpStream,
+    stream: Stream,
+}
+
+impl Visit {
+    /// Passes on the answer's head, and the opening.
+    fn open(&mut self) {
+        let headers = self.stream.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n"));
+        let head = format!("HTTP/1.1 200 OK\r\n{}\r\n", headers.collect::<String>());
+        self.connection.write_all(head.as_bytes()).unwrap();
+        let opening = self.next();
+        self.send(opening.as_bytes());
+    }
+
+    fn pass_messages(&mut self, count: usize) {
+        for _ in 0..count {
+            let message = self.next_message();
+            self.send(message.as_bytes());
+        }
+    }
+
+    fn pass_part_of_message(&mut self, rng: &mut Rng) {
+        let message = self.next_message();
+        let end = match rng.u8(..3) {
+            0 => message.find('\n').unwrap() + 1,
+            1 => message.len() - 1,
+            _ => rng.usize(1..message.len()),
+        };
+        self.send(&message.as_bytes()[..end]);
+    }
+
+    /// Passes on all up to the message with this id.
+    fn pass_until(&mut self, id: &str) {
+        loop {
+            let message = self.next_message();
+            self.send(message.as_bytes());
+            if parse_event(&message).id == id {
+                return;
+            }
+        }
+    }
+
+    fn pass_keep_alive(&mut self) {
+        let keep_alive = self.next();
+        assert!(!is_message(&keep_alive), "{keep_alive}");
+        self.send(keep_alive.as_bytes());
+    }
+
+    /// The next message, not passed on yet. What is before it is.
+    fn next_message(&mut self) -> String {
+        loop {
+            let block = self.next();
+            if is_message(&block) {
+                return block;
+            }
+            self.send(block.as_bytes());
+        }
+    }
+
+    fn next(&mut self) -> String {
+        self.stream.block().expect("the hub's stream goes on")
+    }
+
+    /// Sends a chunk.
+    fn send(&mut self, bytes: &[u8]) {
+        let length = format!("{:x}\r\n", bytes.len());
+        self.connection.write_all(&[length.as_bytes(), bytes, b"\r\n"].concat()).unwrap();
+    }
+
+    fn cut(mut self, end: End) {
+        match end {
+            End::Clean => self.connection.write_all(b"0\r\n\r\n").unwrap(),
+            End::Close => {}
+            End::Reset => SockRef::from(&self.connection).set_linger(Some(Duration::ZERO)).unwrap(),
+        }
+    }
+}
+
+/// Whether this is a message, and not the opening or a keep-alive.
+fn is_message(block: &str) -> bool {
+    block.contains("\ndata:") && !parse_event(block).event.starts_with("tabcast:")
+}
