@@ -287,7 +287,9 @@ impl Core {
 async fn publish(core: Arc<Core>, mut requests: mpsc::Receiver<Publish>) {
     let mut waiting = Vec::with_capacity(BATCH);
     while requests.recv_many(&mut waiting, BATCH).await > 0 {
-        let (mut batch, mut answers, mut rooms) = (Vec::new(), Vec::new(), Vec::new());
+        let count = waiting.len();
+        let mut batch = Vec::with_capacity(count);
+        let (mut answers, mut rooms) = (Vec::with_capacity(count), Vec::with_capacity(count));
         for Publish { append, room, answer } in waiting.drain(..) {
             batch.push(append);
             rooms.push(room);

@@ -37,6 +37,7 @@ fn the_cursor_may_stand_in_the_query_but_the_header_wins() {
     assert_eq!(data(&mut both, 3), ["2", "3", "4"]);
     // An EventSource that has none sends none; an empty one is none.
     assert_eq!(data(&mut hub.watch("/events?last=2&last_event_id=", &["Last-Event-ID:"]), 2), ["3", "4"]);
+    assert_eq!(hub.watch(&in_query, &["Last-Event-ID:"]).data(), "4");
 }
 
 #[test]

@@ -19,14 +19,17 @@ impl Data {
     /// # Errors
     /// [`InvalidData`] if arrays and objects nest deeper than `depth_limit`, or a string value has
     /// half a surrogate pair and so is no text.
-    pub fn json(raw: &RawValue, depth_limit: usize) -> Result<Self, InvalidData> {
-        let compact = compact(raw.get(), depth_limit)?;
-        let value = RawValue::from_string(compact).expect("white space between tokens carries no meaning");
-        let data = Data(value);
-        match data.as_json().starts_with('"') && data.as_text().is_none() {
-            true => Err(InvalidData::NotText),
-            false => Ok(data),
+    pub fn json(raw: Box<RawValue>, depth_limit: usize) -> Result<Self, InvalidData> {
+        let data = Data(match compact(raw.get(), depth_limit)? {
+            None => raw,
+            Some(compact) => RawValue::from_string(compact).expect("white space between tokens carries no meaning"),
+        });
+        let json = data.as_json();
+        // Half a pair can only be written as an escape.
+        if json.starts_with('"') && json.contains("\\u") && data.as_text().is_none() {
+            return Err(InvalidData::NotText);
         }
+        Ok(data)
     }
 
     /// Data that was kept before.
@@ -68,27 +71,35 @@ pub enum InvalidData {
     NotText,
 }
 
-/// Valid JSON without the white space between tokens. Keeps every token as it is written.
-fn compact(json: &str, depth_limit: usize) -> Result<String, InvalidData> {
-    let mut out = String::with_capacity(json.len());
+/// Valid JSON without the white space between tokens; `None` if there is none. Keeps every token as it
+/// is written.
+fn compact(json: &str, depth_limit: usize) -> Result<Option<String>, InvalidData> {
+    let mut out = None::<String>;
     let mut depth = 0usize;
     let mut in_string = false;
     let mut escaped = false;
-    for c in json.chars() {
+    // Where the tokens begin that are not in `out` yet.
+    let mut start = 0;
+    for (at, byte) in json.bytes().enumerate() {
         if in_string {
-            in_string = escaped || c != '"';
-            escaped = !escaped && c == '\\';
-        } else {
-            match c {
-                ' ' | '\t' | '\n' | '\r' => continue,
-                '"' => in_string = true,
-                '{' | '[' if depth == depth_limit => return Err(InvalidData::TooDeep { limit: depth_limit }),
-                '{' | '[' => depth += 1,
-                '}' | ']' => depth -= 1,
-                _ => {}
-            }
+            in_string = escaped || byte != b'"';
+            escaped = !escaped && byte == b'\\';
+            continue;
         }
-        out.push(c);
+        match byte {
+            b' ' | b'\t' | b'\n' | b'\r' => {
+                out.get_or_insert_with(|| String::with_capacity(json.len())).push_str(&json[start..at]);
+                start = at + 1;
+            }
+            b'"' => in_string = true,
+            b'{' | b'[' if depth == depth_limit => return Err(InvalidData::TooDeep { limit: depth_limit }),
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth -= 1,
+            _ => {}
+        }
+    }
+    if let Some(out) = &mut out {
+        out.push_str(&json[start..]);
     }
     Ok(out)
 }
@@ -104,20 +115,20 @@ mod tests {
     #[test]
     fn json_is_compacted_and_otherwise_left_as_it_was_sent() {
         let sent = "{ \"b\" : [ 1.0 , 1e400, 12345678901234567890123 ],\n \"a\": \" x \\\" { y \" }";
-        let kept = Data::json(&raw(sent), 8).unwrap();
+        let kept = Data::json(raw(sent), 8).unwrap();
         assert_eq!(kept.as_json(), "{\"b\":[1.0,1e400,12345678901234567890123],\"a\":\" x \\\" { y \"}");
         assert_eq!(kept.as_text(), None);
     }
 
     #[test]
     fn depth_counts_open_brackets_outside_strings() {
-        assert!(Data::json(&raw("[[1],[\"[[[[\"]]"), 2).is_ok());
-        assert_eq!(Data::json(&raw("[[[1]]]"), 2).unwrap_err(), InvalidData::TooDeep { limit: 2 });
+        assert!(Data::json(raw("[[1],[\"[[[[\"]]"), 2).is_ok());
+        assert_eq!(Data::json(raw("[[[1]]]"), 2).unwrap_err(), InvalidData::TooDeep { limit: 2 });
     }
 
     #[test]
     fn half_a_surrogate_pair_is_no_text() {
-        assert_eq!(Data::json(&raw("\"\\ud800\""), 2).unwrap_err(), InvalidData::NotText);
-        assert_eq!(Data::json(&raw("\"\\ud83c\\udf89\""), 2).unwrap().as_text().as_deref(), Some("🎉"));
+        assert_eq!(Data::json(raw("\"\\ud800\""), 2).unwrap_err(), InvalidData::NotText);
+        assert_eq!(Data::json(raw("\"\\ud83c\\udf89\""), 2).unwrap().as_text().as_deref(), Some("🎉"));
     }
 }

@@ -98,7 +98,8 @@ fn parse(uri: &Uri, headers: &HeaderMap, config: &Config) -> Result<(Request, Fo
     query.finish("the parameters are channel, last, last_event_id, as, format")?;
     // An EventSource that reconnects sends its first URL again, so what the query says is older.
     let in_header = headers.get(LAST_EVENT_ID).map(|id| String::from_utf8_lossy(id.as_bytes()).into_owned());
-    let asked = in_header.or(in_query).filter(|id| !id.is_empty());
+    let given = |id: &String| !id.is_empty();
+    let asked = in_header.filter(given).or(in_query.filter(given));
     let start = match (asked, newest) {
         (Some(asked), _) => Start::After(asked),
         (None, Some(count)) => Start::Newest(count),

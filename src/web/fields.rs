@@ -109,17 +109,18 @@ impl Fields {
     /// # Errors
     /// If it is there twice, nests too deeply, or is a string that is no text.
     pub(super) fn data(&mut self, depth_limit: usize) -> Result<Option<Data>, Problem> {
-        let mut values: Vec<_> = self.0.extract_if(.., |(field, _)| field == "data").collect();
-        match (values.pop(), values.len()) {
-            (None, _) => Ok(None),
-            (Some((_, Value::Text(text))), 0) => Ok(Some(Data::text(&text))),
-            (Some((_, Value::Json(json))), 0) => {
-                Data::json(&json, depth_limit).map(Some).map_err(|error| match error {
-                    InvalidData::TooDeep { limit } => Problem::invalid("data", error).limit(limit),
-                    InvalidData::NotText => Problem::invalid("data", error),
-                })
-            }
-            _ => Err(twice("data")),
+        let is_data = |(field, _): &(String, Value)| field == "data";
+        let Some(at) = self.0.iter().position(is_data) else { return Ok(None) };
+        let (_, value) = self.0.remove(at);
+        if self.0.iter().any(is_data) {
+            return Err(twice("data"));
+        }
+        match value {
+            Value::Text(text) => Ok(Some(Data::text(&text))),
+            Value::Json(json) => Data::json(json, depth_limit).map(Some).map_err(|error| match error {
+                InvalidData::TooDeep { limit } => Problem::invalid("data", error).limit(limit),
+                InvalidData::NotText => Problem::invalid("data", error),
+            }),
         }
     }
 
