@@ -3,13 +3,14 @@
 //!
 //! ```text
 //! POST /messages → parse → hub.publish → journal.append (assigns the id) → live feed
-//! GET /events    → parse → hub.subscribe(channels, start) → stream of frames → socket
+//! GET /events    → parse → hub.subscribe(channels, start) → stream of frames → fan-out → sockets
 //! ```
 //!
 //! # Layout
 //! Each file one noun; each module uses only those below it.
 //! - [`config`]: every setting.
-//! - `web`: HTTP: the router, its handlers and the connections.
+//! - `web`: HTTP: the router, its handlers, the connections, and the fan-out to those that have become
+//!   streams.
 //! - [`hub`]: publish, subscribe, and what a subscription is.
 //! - [`journal`]: the record of published messages that everything reads from, in memory or a file.
 //! - [`frame`]: a message's bytes on the wire.

@@ -65,7 +65,7 @@ pub(super) async fn serve(listener: TcpListener, router: Router, app: Arc<App>, 
             let left = connection(stream, Arc::clone(&peer), router, app, stopping).await;
             let Some((stream, Leaving { subscriber, opening })) = left else { return };
             match Line::new(stream, address, slot) {
-                Ok(line) => fanout.take(line, subscriber, &opening),
+                Ok(line) => fanout.take(line, subscriber, opening),
                 Err(error) => tracing::error!(%address, %error, "a subscriber is lost"),
             }
         });

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connection::GRACE;
-use super::line::{LAST_CHUNK, Line, chunk};
+use super::line::{LAST_CHUNK, Line, chunk, pieces};
 use super::stream::{Step, Stream, Subscriber, encode, events, messages};
 use super::visit::Visit;
 use crate::frame::{self, Format};
@@ -69,17 +69,17 @@ impl Fanout {
     }
 
     /// Sends the subscriber its opening, and from then on its stream.
-    pub(super) fn take(self: &Arc<Self>, line: Line, mut subscriber: Subscriber, opening: &[u8]) {
+    pub(super) fn take(self: &Arc<Self>, line: Line, mut subscriber: Subscriber, opening: Bytes) {
         subscriber.visit.goes_on_with(line.peer());
-        self.go_on(Lone { line, subscriber }, chunk(opening));
+        self.go_on(Lone { line, subscriber }, pieces(opening));
     }
 
     /// Has the subscriber sent what it is still to be sent, and what follows.
-    fn go_on(self: &Arc<Self>, lone: Lone, unsent: Bytes) {
-        match lone.line.send(&unsent) {
-            Ok(length) if length == unsent.len() && !lone.is_behind() => self.join(lone),
-            Ok(length) => {
-                self.tasks.spawn(alone(Arc::clone(self), lone, unsent.slice(length..)));
+    fn go_on(self: &Arc<Self>, lone: Lone, unsent: Vec<Bytes>) {
+        match lone.line.send_pieces(unsent) {
+            Ok(unsent) if unsent.is_empty() && !lone.is_behind() => self.join(lone),
+            Ok(unsent) => {
+                self.tasks.spawn(alone(Arc::clone(self), lone, unsent));
             }
             Err(_gone) => {}
         }
@@ -115,7 +115,7 @@ impl Lone {
 }
 
 /// Sends a subscriber its stream until it can join a group.
-async fn alone(fanout: Arc<Fanout>, mut lone: Lone, mut unsent: Bytes) {
+async fn alone(fanout: Arc<Fanout>, mut lone: Lone, mut unsent: Vec<Bytes>) {
     let mut ended = false;
     loop {
         let overdue = async {
@@ -123,7 +123,7 @@ async fn alone(fanout: Arc<Fanout>, mut lone: Lone, mut unsent: Bytes) {
             sleep(GRACE).await;
         };
         tokio::select! {
-            result = lone.line.send_all(&unsent) => if result.is_err() { return },
+            result = lone.line.send_all(unsent) => if result.is_err() { return },
             () = lone.line.gone() => return,
             () = overdue => {
                 tracing::warn!(address = %lone.line.peer().address, "connection cut: it did not end in time");
@@ -142,7 +142,7 @@ async fn alone(fanout: Arc<Fanout>, mut lone: Lone, mut unsent: Bytes) {
             () = lone.line.gone() => return,
         };
         ended = next.is_none();
-        unsent = next.map_or(LAST_CHUNK, |bytes| chunk(&bytes));
+        unsent = next.map_or_else(|| vec![LAST_CHUNK], pieces);
     }
 }
 
@@ -222,13 +222,12 @@ impl Group {
                 }
                 // What the group read in the journal is about to be announced: it is read there too.
                 subscription.fall_behind();
-                return self.fanout.go_on(lone, Bytes::new());
+                return self.fanout.go_on(lone, Vec::new());
             };
             lone.subscriber.visit.sent(events(&delivery));
-            let bytes = chunk(&encode(&delivery, self.stream.format));
-            match lone.line.send(&bytes) {
-                Ok(length) if length == bytes.len() => {}
-                Ok(length) => return self.fanout.go_on(lone, bytes.slice(length..)),
+            match lone.line.send_pieces(pieces(encode(&delivery, self.stream.format))) {
+                Ok(unsent) if unsent.is_empty() => {}
+                Ok(unsent) => return self.fanout.go_on(lone, unsent),
                 Err(_gone) => return,
             }
         }
@@ -334,7 +333,7 @@ impl Group {
             let subscription = self.stream.subscription.fork(position.max(self.position()), share);
             let stream = self.stream.fork(subscription);
             let lone = Lone { line, subscriber: Subscriber { visit, stream } };
-            self.fanout.tasks.spawn(alone(Arc::clone(&self.fanout), lone, unsent));
+            self.fanout.tasks.spawn(alone(Arc::clone(&self.fanout), lone, vec![unsent]));
         }
     }
 

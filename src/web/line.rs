@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -55,14 +55,29 @@ impl Line {
         }
     }
 
-    /// Sends all of the bytes, as there is room for them.
+    /// The same for several pieces; returns what there was no room for.
     ///
     /// # Errors
     /// If the other side is gone.
-    pub(super) async fn send_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+    pub(super) fn send_pieces(&self, mut pieces: Vec<Bytes>) -> io::Result<Vec<Bytes>> {
+        while let Some(piece) = pieces.first_mut() {
+            piece.advance(self.send(piece)?);
+            if piece.has_remaining() {
+                break;
+            }
+            pieces.remove(0);
+        }
+        Ok(pieces)
+    }
+
+    /// Sends all of the pieces, as there is room for them.
+    ///
+    /// # Errors
+    /// If the other side is gone.
+    pub(super) async fn send_all(&self, mut pieces: Vec<Bytes>) -> io::Result<()> {
         loop {
-            bytes = &bytes[self.send(bytes)?..];
-            if bytes.is_empty() {
+            pieces = self.send_pieces(pieces)?;
+            if pieces.is_empty() {
                 return Ok(());
             }
             self.stream.writable().await?;
@@ -107,4 +122,14 @@ pub(super) fn chunk(bytes: &[u8]) -> Bytes {
     chunk.put_slice(bytes);
     chunk.put_slice(b"\r\n");
     chunk.freeze()
+}
+
+/// The same chunk, for one subscriber alone: in pieces, and not copied, if it is large, or one that reads
+/// slowly would hold a copy of its own.
+pub(super) fn pieces(bytes: Bytes) -> Vec<Bytes> {
+    const LARGE: usize = 16 << 10;
+    if bytes.len() < LARGE {
+        return vec![chunk(&bytes)];
+    }
+    vec![format!("{:x}\r\n", bytes.len()).into(), bytes, Bytes::from_static(b"\r\n")]
 }
