@@ -28,7 +28,7 @@ use subscriber::{Progress, Subscriber};
 use text::Numbered;
 pub(crate) use text::{LENGTH, text};
 
-/// How long nothing may come that has to come.
+/// How long nothing may come while something has to.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long it waits for something to come before it looks whether that is still to be waited for.
@@ -243,22 +243,21 @@ impl Load {
     /// order, once.
     pub(crate) fn run(&mut self, pace: Pace, time: Duration) -> anyhow::Result<Run> {
         let begun = Instant::now();
-        self.run_while(pace, || begun.elapsed() < time)
+        self.run_while(pace, |_| begun.elapsed() < time)
     }
 
-    /// [`run`](Self::run) for so many messages, to within what is on its way at once.
+    /// [`run`](Self::run) for so many messages, or some more if several are sent at once.
     pub(crate) fn run_messages(&mut self, pace: Pace, count: usize) -> anyhow::Result<Run> {
-        let mut left = count;
-        self.run_while(pace, || {
-            left = left.saturating_sub(1);
-            left > 0
-        })
+        self.run_while(pace, |sent| sent < count)
     }
 
-    /// [`run`](Self::run) for as long as `more` says so.
-    pub(crate) fn run_while(&mut self, pace: Pace, mut more: impl FnMut() -> bool) -> anyhow::Result<Run> {
+    /// [`run`](Self::run) for as long as `more` says so, given the number of messages sent.
+    pub(crate) fn run_while(&mut self, pace: Pace, mut more: impl FnMut(usize) -> bool) -> anyhow::Result<Run> {
         let begun = Instant::now();
-        let mut over = None;
+        let sent_before = self.sent.len();
+        // When something last came, and how much had come until then.
+        let mut progress = (begun, 0);
+        let mut over = false;
         // When the next is due, with `Pace::Every`.
         let mut due = begun;
         self.answer_times.clear();
@@ -266,25 +265,26 @@ impl Load {
         loop {
             let answered = self.publishers.iter().all(|publisher| publisher.exchange.is_idle());
             let on_their_way = if self.subscribers.is_empty() { 0 } else { self.sent.len() - self.finished };
-            if over.is_none() && !more() {
-                over = Some(Instant::now());
+            let come = self.delivered + self.answer_times.len();
+            if come != progress.1 {
+                progress = (Instant::now(), come);
             }
+            let late = progress.0.elapsed() > PATIENCE;
+            ensure!(!late, "{on_their_way} messages are not delivered to all; all answered: {answered}");
+            over = over || !more(self.sent.len() - sent_before);
             let mut wait = POLL;
-            match (over, pace) {
-                (Some(_), _) if answered && on_their_way == 0 => {
+            match pace {
+                _ if over && answered && on_their_way == 0 => {
                     return Ok(Run {
                         elapsed: begun.elapsed(),
                         answer_times: mem::take(&mut self.answer_times),
                         delivery_times: mem::take(&mut self.delivery_times),
                     });
                 }
-                (Some(over), _) => {
-                    let late = over.elapsed() > PATIENCE;
-                    ensure!(!late, "{on_their_way} messages are not delivered to all; all answered: {answered}");
-                }
-                (None, Pace::Answered) => self.post_where_idle(usize::MAX, None)?,
-                (None, Pace::Window(window)) => self.post_where_idle(window.saturating_sub(on_their_way), None)?,
-                (None, Pace::Every(interval)) => {
+                _ if over => {}
+                Pace::Answered => self.post_where_idle(usize::MAX, None)?,
+                Pace::Window(window) => self.post_where_idle(window.saturating_sub(on_their_way), None)?,
+                Pace::Every(interval) => {
                     if answered && due <= Instant::now() {
                         self.post_where_idle(1, Some(due))?;
                         due += interval;

@@ -79,7 +79,7 @@ pub(crate) fn description() -> String {
     format!("{cpus} CPUs, {}", model.map_or("of a model unknown", |(_, model)| model))
 }
 
-/// As in `6.1.0`.
+/// As in `6.1.0-18-amd64`.
 pub(crate) fn kernel_release() -> String {
     fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
 }

@@ -262,7 +262,7 @@ fn measure_kept(args: &Args, kept: &mut Option<Kept>) -> anyhow::Result<Vec<(Fig
     let during = thread::scope(|scope| {
         let everything = format!("/events?last_event_id={}0", kept.prefix);
         let replay = scope.spawn(move || Load::replay(server.address, &everything, KEPT));
-        let run = live.run_while(LIVE_PACE, || !replay.is_finished())?;
+        let run = live.run_while(LIVE_PACE, |_| !replay.is_finished())?;
         replay.join().expect("a replay does not panic")?;
         anyhow::Ok(sorted(run.delivery_times))
     })?;

@@ -9,16 +9,13 @@ pub(crate) const LENGTH: usize = 88;
 const DIGITS: usize = 10;
 const MARK: u8 = b'#';
 
+/// ASCII, repeated as often as a text is longer.
 const FILLER: &str = " The quick brown fox jumps over the lazy dog, and every open tab and watcher sees it.";
 
 /// The text of that number, so many bytes long.
 pub(crate) fn text(number: usize, length: usize) -> String {
-    let filler = length - 1 - DIGITS;
-    let mut text = format!("{}{number:0DIGITS$}", char::from(MARK));
-    while text.len() < length {
-        text.push_str(&FILLER[..FILLER.len().min(filler + 1 + DIGITS - text.len())]);
-    }
-    text
+    let filler = FILLER.chars().cycle().take(length - 1 - DIGITS);
+    format!("{}{number:0DIGITS$}", char::from(MARK)).chars().chain(filler).collect()
 }
 
 /// The number of the one text that a message's bytes have in them, whole.
