@@ -6,6 +6,7 @@
 //! cargo bench --bench fanout                                    # all of it, some twelve minutes
 //! cargo bench --bench fanout -- --rounds 1 --time 1s --servers limit,tabcast fan-out-1000 burst-1000
 //! cargo bench --bench fanout -- --binary target/other/tabcast --hub "--keep-alive 1m"
+//! cargo bench --bench fanout -- idle stalled storm              # the proofs, some twelve minutes
 //! ```
 //!
 //! A server is a process of its own on a loopback port, and has one core to itself; the load
@@ -29,6 +30,17 @@
 //! that a machine that is slower for a while is slower for both. How much of the machine was taken by others
 //! is told too: beyond a few per cent, run it again.
 //!
+//! The proofs ([`proofs`]) are of the hub alone, and run only if they are asked for by name. Each prints
+//! its numbers, and fails if what the hub promises does not hold.
+//!
+//! | proof | what is done | what has to hold |
+//! | --- | --- | --- |
+//! | `idle` | 15,000 subscribers are held for `--hold`, with keep-alives as by default | memory stays flat, all get a message at the end |
+//! | `stalled` | 500 subscribers that never read beside 500 that do, while much more than is kept is published | the others are as fast as alone, memory is bounded |
+//! | `storm` | 5,000 subscribers are cut off at once, and come back at once with their last event ID | none is refused, none misses a message |
+//!
+//! After each, the hub has as many descriptors open as before, and has logged no warning.
+//!
 //! Linux only.
 
 mod axums;
@@ -38,6 +50,7 @@ mod cores;
 mod cpu;
 mod goals;
 mod limits;
+mod proofs;
 mod server;
 mod table;
 mod workload;
@@ -55,13 +68,13 @@ use cpu::Accounting;
 use server::{SETUP, Server};
 use workload::{Measured, Workload};
 
-/// A subscriber is one, and some are for all else.
-const DESCRIPTORS: u64 = 10_100;
+/// Of the proof that holds the most subscribers, and some for all else.
+const DESCRIPTORS: u64 = 15_100;
 
 #[derive(Debug, Parser)]
 #[command(name = "fanout", about = "Measures the hub's fan-out beside the machine's limit and other servers")]
 struct Args {
-    /// What to do; everything if left out
+    /// What to do; everything but the proofs if left out
     workloads: Vec<Workload>,
     /// How often each measurement is repeated
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
@@ -74,6 +87,9 @@ struct Args {
     servers: Vec<Server>,
     #[command(flatten)]
     hub: Hub,
+    /// How long the proof `idle` holds its subscribers
+    #[arg(long, default_value = "10m", value_parser = humantime::parse_duration)]
+    hold: Duration,
     /// As cargo bench calls it
     #[arg(long, hide = true)]
     bench: bool,
@@ -91,6 +107,8 @@ struct Setting {
     accounting: Accounting,
     /// How long load is put on a server at a time.
     time: Duration,
+    /// How long idle subscribers are held.
+    hold: Duration,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -109,8 +127,18 @@ fn main() -> anyhow::Result<()> {
     );
     let cores = Cores::choose()?;
     cores.take_load()?;
-    let measurements = if args.workloads.is_empty() { Workload::value_variants().to_vec() } else { args.workloads };
-    let setting = Setting { hub: args.hub, cores, accounting: Accounting::of_kernel(), time: args.time };
+    let (proofs, mut measurements): (Vec<_>, Vec<_>) = args.workloads.iter().partition(|workload| workload.is_proof());
+    if args.workloads.is_empty() {
+        measurements = Workload::measurements().collect();
+    }
+    let setting =
+        Setting { hub: args.hub, cores, accounting: Accounting::of_kernel(), time: args.time, hold: args.hold };
+    for proof in proofs {
+        proofs::run(&setting, proof)?;
+    }
+    if measurements.is_empty() {
+        return Ok(());
+    }
     let (servers, missing) = choose(args.servers);
     let before = CpuTime::now()?;
     let measured = measure_all(&setting, args.rounds, &measurements, &servers)?;

@@ -33,6 +33,9 @@ pub(crate) enum Workload {
     Memory,
     Posts,
     Beside,
+    Idle,
+    Stalled,
+    Storm,
 }
 
 /// What is told of a server.
@@ -69,8 +72,17 @@ const WARM_UP: Duration = Duration::from_millis(300);
 const PAUSE: Duration = Duration::from_millis(1);
 
 impl Workload {
+    /// Those that are measured; the others are proofs, which only the hub is put to.
+    pub(crate) fn measurements() -> impl Iterator<Item = Workload> {
+        Self::value_variants().iter().copied().filter(|workload| !workload.is_proof())
+    }
+
     pub(crate) fn fan_outs() -> impl Iterator<Item = Workload> {
         Self::value_variants().iter().copied().filter(|workload| workload.fan_out().is_some())
+    }
+
+    pub(crate) fn is_proof(self) -> bool {
+        matches!(self, Workload::Idle | Workload::Stalled | Workload::Storm)
     }
 
     /// How many subscribers, and how many messages at once, if that is what it is.
@@ -88,6 +100,7 @@ impl Workload {
     /// Whether it is done with that server.
     pub(crate) fn suits(self, server: Server) -> bool {
         match self {
+            _ if self.is_proof() => server == Server::Tabcast,
             // It has no subscribers to offer.
             _ if server == Server::Bare => self == Workload::Posts,
             _ => true,
