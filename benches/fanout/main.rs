@@ -4,6 +4,7 @@
 //! ```text
 //! benches/fanout/peers/setup                                    # nchan, Node.js and Socket.IO, where they are missing
 //! cargo bench --bench fanout                                    # all of it, some twelve minutes
+//! cargo bench --bench fanout -- --svg fanout.svg                # and a picture
 //! cargo bench --bench fanout -- --rounds 1 --time 1s --servers limit,tabcast fan-out-1000 burst-1000
 //! cargo bench --bench fanout -- --binary target/other/tabcast --hub "--keep-alive 1m"
 //! cargo bench --bench fanout -- idle stalled storm              # the proofs, some twelve minutes
@@ -50,12 +51,14 @@ mod cores;
 mod cpu;
 mod goals;
 mod limits;
+mod picture;
 mod proofs;
 mod server;
 mod table;
 mod workload;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -87,6 +90,9 @@ struct Args {
     servers: Vec<Server>,
     #[command(flatten)]
     hub: Hub,
+    /// Where to write a picture of the results
+    #[arg(long, value_name = "PATH")]
+    svg: Option<PathBuf>,
     /// How long the proof `idle` holds its subscribers
     #[arg(long, default_value = "10m", value_parser = humantime::parse_duration)]
     hold: Duration,
@@ -148,6 +154,10 @@ fn main() -> anyhow::Result<()> {
     table::print(&setting, args.rounds, others, &measured);
     for (server, reason) in missing {
         println!("\n{server} is left out: {reason}. `{SETUP}` brings it.");
+    }
+    if let Some(path) = args.svg {
+        std::fs::write(&path, picture::draw(&measured, &caption))
+            .with_context(|| format!("can't write {}", path.display()))?;
     }
     Ok(())
 }
