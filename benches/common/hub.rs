@@ -1,0 +1,53 @@
+//! The hub under measurement: which binary, and the command that runs it.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// What it is run with. In its environment, so that the flags of `--hub` go before it.
+const SETTINGS: [(&str, &str); 4] = [
+    ("TABCAST_MAX_SUBSCRIBERS", "100000"),
+    ("TABCAST_MAX_SUBSCRIBERS_PER_ADDRESS", "100000"),
+    ("TABCAST_MAX_CONNECTIONS", "16000"),
+    // No comment comes in between while ten thousand subscribers connect.
+    ("TABCAST_KEEP_ALIVE", "10m"),
+];
+
+/// Which hub, as the arguments say.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Hub {
+    /// More flags for the hub, separated by spaces
+    #[arg(long = "hub", value_name = "FLAGS", allow_hyphen_values = true, default_value = "")]
+    pub(crate) flags: String,
+    /// Another hub
+    #[arg(long, value_name = "PATH", default_value = env!("CARGO_BIN_EXE_tabcast"))]
+    pub(crate) binary: PathBuf,
+}
+
+/// Where a server keeps messages.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Place<'a> {
+    Memory,
+    /// In this file.
+    File(&'a Path),
+    /// In this file, and more of them than by default.
+    LargeFile(&'a Path),
+}
+
+impl Hub {
+    /// The command that starts it. It logs as it does by default.
+    pub(crate) fn command(&self, address: SocketAddr, place: Place<'_>) -> Command {
+        let mut command = Command::new(&self.binary);
+        command.args(["--listen", &address.to_string()]).args(self.flags.split_whitespace()).stdin(Stdio::null());
+        command.envs(SETTINGS);
+        match place {
+            Place::Memory => command.env("TABCAST_JOURNAL", "memory"),
+            Place::File(path) => command.env("TABCAST_JOURNAL", path),
+            Place::LargeFile(path) => {
+                let retention = [("TABCAST_RETENTION_MESSAGES", "2000000"), ("TABCAST_RETENTION_BYTES", "4GiB")];
+                command.env("TABCAST_JOURNAL", path).envs(retention)
+            }
+        };
+        command
+    }
+}

@@ -1,0 +1,374 @@
+//! The load: publishers and subscribers on nonblocking sockets, all on the caller's thread.
+//!
+//! A subscriber costs one read and one comparison per wake-up: what one of them gets is parsed, and
+//! all others have to get the same ([`record`]). Each message has a number in its text, which tells
+//! when it was sent.
+
+mod chunks;
+mod dialect;
+pub(crate) mod publisher;
+mod record;
+mod subscriber;
+mod text;
+
+use std::io::{ErrorKind, Read, Write};
+use std::mem;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token};
+use socket2::SockRef;
+
+pub(crate) use dialect::Dialect;
+use publisher::{Exchange, Publisher};
+use record::Record;
+use subscriber::{Progress, Subscriber};
+use text::Numbered;
+pub(crate) use text::{LENGTH, text};
+
+/// How long nothing may come while something has to.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long it waits for something to come before it looks whether that is still to be waited for.
+const POLL: Duration = Duration::from_millis(100);
+
+/// How long a replay may take.
+const LONGEST_REPLAY: Duration = Duration::from_secs(40);
+
+/// Messages published during a replay, at most.
+const PUBLISHED_MEANWHILE: usize = 10_000;
+
+/// Subscribers that connect at once: well below any server's backlog, which when full would cost a
+/// second each.
+const CONNECTING: usize = 128;
+
+/// The tokens from here on are publishers'; below, subscribers'.
+const FIRST_PUBLISHER: usize = 1 << 20;
+
+/// When a publisher sends its next message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// When its last is acknowledged.
+    Answered,
+    /// When its last is acknowledged, and fewer than so many messages are on their way to subscribers.
+    Window(usize),
+    /// At this interval, from one publisher: if its answers are late it catches up, and the time it
+    /// was late counts as time that took.
+    Every(Duration),
+}
+
+/// What came of a run.
+pub(crate) struct Run {
+    /// From the first POST to the last answer and delivery.
+    pub(crate) elapsed: Duration,
+    /// From each POST to its answer.
+    pub(crate) answer_times: Vec<Duration>,
+    /// From each POST to the last subscriber that got the message whole.
+    pub(crate) delivery_times: Vec<Duration>,
+}
+
+/// Publishers and subscribers of one server.
+pub(crate) struct Load {
+    address: SocketAddr,
+    dialect: Dialect,
+    poll: Poll,
+    events: Events,
+    subscribers: Vec<Subscriber>,
+    /// Those that are never read.
+    stalled: Vec<TcpStream>,
+    publishers: Vec<Publisher>,
+    record: Record,
+    post: Numbered,
+    /// Larger than what comes between two reads: one that fills it is followed by another.
+    buffer: Box<[u8]>,
+    /// When each message was sent, or had to be.
+    sent: Vec<Instant>,
+    /// By place in the record, to how many subscribers a message is still to be delivered.
+    left: Vec<usize>,
+    /// Messages that all subscribers have.
+    finished: usize,
+    /// Messages received, summed over the subscribers.
+    delivered: usize,
+    /// Subscribers that have had their opening.
+    open: usize,
+    answer_times: Vec<Duration>,
+    delivery_times: Vec<Duration>,
+}
+
+/// Where a subscriber was when it was cut off.
+pub(crate) struct Cut {
+    received: usize,
+}
+
+impl Load {
+    /// None yet.
+    pub(crate) fn new(address: SocketAddr, dialect: Dialect) -> anyhow::Result<Self> {
+        Load::numbered(address, dialect, LENGTH, 0)
+    }
+
+    /// None yet, with texts of that length and numbered from `first` on.
+    pub(crate) fn numbered(address: SocketAddr, dialect: Dialect, length: usize, first: usize) -> anyhow::Result<Self> {
+        Ok(Load {
+            address,
+            dialect,
+            poll: Poll::new()?,
+            events: Events::with_capacity(1024),
+            subscribers: Vec::new(),
+            stalled: Vec::new(),
+            publishers: Vec::new(),
+            record: Record::new(dialect, length, first),
+            post: Numbered::new(dialect.post(address, None, &text(first, length))),
+            buffer: vec![0; 256 << 10].into(),
+            sent: Vec::new(),
+            left: Vec::new(),
+            finished: 0,
+            delivered: 0,
+            open: 0,
+            answer_times: Vec::new(),
+            delivery_times: Vec::new(),
+        })
+    }
+
+    /// So many more subscribers, each of which has had its stream's opening.
+    pub(crate) fn subscribe(&mut self, count: usize) -> anyhow::Result<()> {
+        self.subscribe_to("/events", count)
+    }
+
+    fn subscribe_to(&mut self, path: &str, count: usize) -> anyhow::Result<()> {
+        let request = self.dialect.subscribe(self.address, path, None);
+        let all = self.subscribers.len() + count;
+        let begun = Instant::now();
+        while self.open < all {
+            while self.subscribers.len() < all.min(self.open + CONNECTING) {
+                self.connect_subscriber(&request, self.record.len())?;
+            }
+            ensure!(begun.elapsed() < PATIENCE, "{} of {all} streams opened", self.open);
+            self.take_what_comes(POLL)?;
+        }
+        Ok(())
+    }
+
+    fn connect_subscriber(&mut self, request: &[u8], received: usize) -> anyhow::Result<()> {
+        let mut stream = self.connect(Token(self.subscribers.len()))?;
+        stream.write_all(request)?;
+        let progress = Progress::new(self.dialect, received, &self.record);
+        self.subscribers.push(Subscriber { stream, progress });
+        Ok(())
+    }
+
+    /// The subscribers there are stay connected and never read again.
+    pub(crate) fn stall(&mut self) -> anyhow::Result<()> {
+        for mut subscriber in self.subscribers.drain(..) {
+            self.poll.registry().deregister(&mut subscriber.stream)?;
+            self.stalled.push(subscriber.stream);
+        }
+        self.open = 0;
+        Ok(())
+    }
+
+    /// Cuts all subscribers off at once.
+    pub(crate) fn cut(&mut self) -> Vec<Cut> {
+        self.open = 0;
+        self.subscribers.drain(..).map(|subscriber| Cut { received: subscriber.progress.received }).collect()
+    }
+
+    /// Brings them all back at once, each with its last event ID.
+    pub(crate) fn bring_back(&mut self, cut: &[Cut]) -> anyhow::Result<()> {
+        for Cut { received } in cut {
+            let last = received.checked_sub(1).context("who has had no message has no last event ID")?;
+            let request = self.dialect.subscribe(self.address, "/events", Some(self.record.id(last)?));
+            self.connect_subscriber(&request, *received)?;
+        }
+        Ok(())
+    }
+
+    /// Reads what comes, for that time.
+    pub(crate) fn watch(&mut self, time: Duration) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        while let Some(left) = time.checked_sub(begun.elapsed()).filter(|left| !left.is_zero()) {
+            self.take_what_comes(left.min(POLL))?;
+        }
+        Ok(())
+    }
+
+    /// The fewest keep-alives that a subscriber has received.
+    pub(crate) fn least_keep_alives(&self) -> usize {
+        self.subscribers.iter().map(|subscriber| subscriber.progress.keep_alives).min().unwrap_or_default()
+    }
+
+    /// Replays `count` messages, all that were ever kept, to one subscriber of `path`: how long it
+    /// takes from its request to the last of them. More may follow those, as they are published.
+    ///
+    /// # Errors
+    /// If it gets anything but them, in order, once.
+    pub(crate) fn replay(address: SocketAddr, path: &str, count: usize) -> anyhow::Result<Duration> {
+        let mut load = Load::new(address, Dialect::Events)?;
+        load.record.published = count + PUBLISHED_MEANWHILE;
+        let begun = Instant::now();
+        load.subscribe_to(path, 1)?;
+        while load.delivered < count {
+            ensure!(begun.elapsed() < LONGEST_REPLAY, "{} of {count} messages replayed", load.delivered);
+            load.take_what_comes(POLL)?;
+        }
+        Ok(begun.elapsed())
+    }
+
+    /// So many publishers.
+    pub(crate) fn connect_publishers(&mut self, count: usize) -> anyhow::Result<()> {
+        for index in 0..count {
+            let stream = self.connect(Token(FIRST_PUBLISHER + index))?;
+            self.publishers.push(Publisher { stream, exchange: Exchange::new() });
+        }
+        self.record.in_order = self.publishers.len() <= 1;
+        Ok(())
+    }
+
+    fn connect(&self, token: Token) -> anyhow::Result<TcpStream> {
+        let stream = std::net::TcpStream::connect(self.address).context("can't connect")?;
+        stream.set_nodelay(true)?;
+        // Closed by a reset: the ports of tens of thousands of connections are free again at once.
+        SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
+        stream.set_nonblocking(true)?;
+        let mut stream = TcpStream::from_std(stream);
+        self.poll.registry().register(&mut stream, token, Interest::READABLE)?;
+        Ok(stream)
+    }
+
+    /// Publishes for that time, then waits for what is still to come.
+    ///
+    /// # Errors
+    /// If a publish is not acknowledged, or a subscriber gets anything but what was published, in
+    /// order, once.
+    pub(crate) fn run(&mut self, pace: Pace, time: Duration) -> anyhow::Result<Run> {
+        let begun = Instant::now();
+        self.run_while(pace, |_| begun.elapsed() < time)
+    }
+
+    /// [`run`](Self::run) for so many messages, or some more if several are sent at once.
+    pub(crate) fn run_messages(&mut self, pace: Pace, count: usize) -> anyhow::Result<Run> {
+        self.run_while(pace, |sent| sent < count)
+    }
+
+    /// [`run`](Self::run) for as long as `more` says so, given the number of messages sent.
+    pub(crate) fn run_while(&mut self, pace: Pace, mut more: impl FnMut(usize) -> bool) -> anyhow::Result<Run> {
+        let begun = Instant::now();
+        let sent_before = self.sent.len();
+        // When something last came, and how much had come until then.
+        let mut progress = (begun, 0);
+        let mut over = false;
+        // When the next is due, with `Pace::Every`.
+        let mut due = begun;
+        self.answer_times.clear();
+        self.delivery_times.clear();
+        loop {
+            let answered = self.publishers.iter().all(|publisher| publisher.exchange.is_idle());
+            let on_their_way = if self.subscribers.is_empty() { 0 } else { self.sent.len() - self.finished };
+            let come = self.delivered + self.answer_times.len();
+            if come != progress.1 {
+                progress = (Instant::now(), come);
+            }
+            let late = progress.0.elapsed() > PATIENCE;
+            ensure!(!late, "{on_their_way} messages are not delivered to all; all answered: {answered}");
+            over = over || !more(self.sent.len() - sent_before);
+            let mut wait = POLL;
+            match pace {
+                _ if over && answered && on_their_way == 0 => {
+                    return Ok(Run {
+                        elapsed: begun.elapsed(),
+                        answer_times: mem::take(&mut self.answer_times),
+                        delivery_times: mem::take(&mut self.delivery_times),
+                    });
+                }
+                _ if over => {}
+                Pace::Answered => self.post_where_idle(usize::MAX, None)?,
+                Pace::Window(window) => self.post_where_idle(window.saturating_sub(on_their_way), None)?,
+                Pace::Every(interval) => {
+                    if answered && due <= Instant::now() {
+                        self.post_where_idle(1, Some(due))?;
+                        due += interval;
+                    }
+                    wait = due.saturating_duration_since(Instant::now());
+                }
+            }
+            self.take_what_comes(wait)?;
+        }
+    }
+
+    /// Sends a message from each publisher that waits for no answer, so many at most. If it was `due`
+    /// while its publisher still waited, that is when it was sent.
+    fn post_where_idle(&mut self, most: usize, due: Option<Instant>) -> anyhow::Result<()> {
+        for publisher in self.publishers.iter_mut().filter(|publisher| publisher.exchange.is_idle()).take(most) {
+            let number = self.record.first + self.sent.len();
+            self.sent.push(publisher.exchange.begin(due));
+            self.record.published = number + 1;
+            publisher.stream.write_all(self.post.with(number)).context("can't POST")?;
+        }
+        Ok(())
+    }
+
+    /// Waits so long for something to read, and reads it all.
+    fn take_what_comes(&mut self, wait: Duration) -> anyhow::Result<()> {
+        match self.poll.poll(&mut self.events, Some(wait)) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
+            result => result?,
+        }
+        for event in &self.events {
+            let Token(token) = event.token();
+            if token >= FIRST_PUBLISHER {
+                let Publisher { stream, exchange } = &mut self.publishers[token - FIRST_PUBLISHER];
+                read_all(stream, &mut self.buffer, |bytes| {
+                    self.answer_times.extend(exchange.take(bytes)?);
+                    Ok(())
+                })?;
+            } else {
+                let Subscriber { stream, progress } = &mut self.subscribers[token];
+                let (was_open, had) = (progress.is_open(), progress.received);
+                read_all(stream, &mut self.buffer, |bytes| progress.take(bytes, &mut self.record))?;
+                if let Some(answer) = progress.take_answer() {
+                    stream.write_all(answer)?;
+                }
+                self.open += usize::from(progress.is_open() && !was_open);
+                let received = had..progress.received;
+                self.delivered += received.len();
+                self.left.resize(self.record.len(), self.subscribers.len());
+                for place in received {
+                    self.left[place] -= 1;
+                    if self.left[place] == 0 {
+                        self.finished += 1;
+                        let sent = self.sent.get(self.record.number(place) - self.record.first);
+                        self.delivery_times.extend(sent.map(Instant::elapsed));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads until nothing more is there.
+///
+/// # Errors
+/// If the connection ended, or `take` fails.
+fn read_all(
+    stream: &mut TcpStream,
+    buffer: &mut [u8],
+    mut take: impl FnMut(&[u8]) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    loop {
+        match stream.read(buffer) {
+            Ok(0) => bail!("the server closed a connection"),
+            Ok(length) => {
+                take(&buffer[..length])?;
+                // A short read has emptied the socket (epoll(7)): asking again would only cost.
+                if length < buffer.len() {
+                    return Ok(());
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error).context("can't read"),
+        }
+    }
+}

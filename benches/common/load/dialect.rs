@@ -1,0 +1,93 @@
+//! How a server is spoken to: the requests it takes, and where a message ends in what it streams.
+
+use std::net::SocketAddr;
+
+/// One for each kind of server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    /// The hub's: JSON is posted, and `text/event-stream` comes.
+    Events,
+    /// nchan's: it streams a body as it was posted, and the query names the channel.
+    Nchan,
+    /// Socket.IO's: JSON is posted, and messages come as Engine.IO packets over a WebSocket (RFC 6455).
+    SocketIo,
+}
+
+/// A text frame of `40`, Socket.IO's CONNECT, masked by zeros.
+const CONNECT: &[u8] = b"\x81\x82\0\0\0\x0040";
+
+impl Dialect {
+    /// The request for a stream of `path`, from where the last event ID is, if there is one.
+    pub(super) fn subscribe(self, address: SocketAddr, path: &str, last_event_id: Option<&str>) -> Vec<u8> {
+        if self == Dialect::SocketIo {
+            let head = format!(
+                "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nhost: {address}\r\nconnection: upgrade\r\n\
+                 upgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+            );
+            return head.into_bytes();
+        }
+        let resume = last_event_id.map(|id| format!("last-event-id: {id}\r\n")).unwrap_or_default();
+        let head = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\naccept: text/event-stream\r\n{resume}\r\n");
+        head.into_bytes()
+    }
+
+    /// The request that publishes `text`, on the channel that subscribers listen to or on another.
+    pub(crate) fn post(self, address: SocketAddr, channel: Option<&str>, text: &str) -> Vec<u8> {
+        let (path, member) = match (self, channel) {
+            (_, None) => ("/messages".to_owned(), String::new()),
+            (Dialect::Nchan, Some(channel)) => (format!("/messages?channel={channel}"), String::new()),
+            (_, Some(channel)) => ("/messages".to_owned(), format!(",\"channel\":\"{channel}\"")),
+        };
+        let body = format!("{{\"data\":\"{text}\"{member}}}");
+        let length = body.len();
+        let head = format!("POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\n");
+        format!("{head}content-length: {length}\r\n\r\n{body}").into_bytes()
+    }
+
+    /// Whether a stream's head, in lower case, says that it was opened.
+    pub(super) fn opens(self, head: &str) -> bool {
+        let status = if self == Dialect::SocketIo { "http/1.1 101 " } else { "http/1.1 200 " };
+        head.starts_with(status)
+    }
+
+    /// What a subscriber has to answer to what a stream begins with, once that is there.
+    pub(super) fn answer(self, opening: &[u8]) -> Option<&'static [u8]> {
+        (self == Dialect::SocketIo && frame_end(opening).is_some()).then_some(CONNECT)
+    }
+
+    /// The index behind what a stream begins with, after which messages come.
+    pub(super) fn opening_end(self, bytes: &[u8]) -> Option<usize> {
+        match self {
+            // A comment, with or without fields behind it.
+            Dialect::Events | Dialect::Nchan => end_of(b"\n\n", bytes),
+            // Engine.IO's own opening, and what comes back for CONNECT.
+            Dialect::SocketIo => {
+                let first = frame_end(bytes)?;
+                let second = frame_end(&bytes[first..])?;
+                Some(first + second)
+            }
+        }
+    }
+
+    /// The index behind the first message in `bytes`.
+    pub(super) fn message_end(self, bytes: &[u8]) -> Option<usize> {
+        match self {
+            Dialect::Events | Dialect::Nchan => end_of(b"\n\n", bytes),
+            Dialect::SocketIo => frame_end(bytes),
+        }
+    }
+}
+
+/// The index behind the first `mark` in `bytes`.
+pub(super) fn end_of(mark: &[u8], bytes: &[u8]) -> Option<usize> {
+    bytes.windows(mark.len()).position(|window| window == mark).map(|start| start + mark.len())
+}
+
+/// The index behind the first WebSocket frame in `bytes`, which is shorter than 64 KiB and not masked.
+fn frame_end(bytes: &[u8]) -> Option<usize> {
+    let end = match *bytes.get(1)? {
+        126 => 4 + usize::from(u16::from_be_bytes([*bytes.get(2)?, *bytes.get(3)?])),
+        length => 2 + usize::from(length),
+    };
+    (bytes.len() >= end).then_some(end)
+}

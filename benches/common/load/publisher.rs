@@ -1,0 +1,79 @@
+//! A publisher: one connection that POSTs one message after the other.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use mio::net::TcpStream;
+
+use super::dialect::end_of;
+
+pub(super) struct Publisher {
+    pub(super) stream: TcpStream,
+    pub(super) exchange: Exchange,
+}
+
+/// A POST and its answer, one after the other on one connection.
+pub(crate) struct Exchange {
+    state: State,
+    /// What has come of the answer.
+    answer: Vec<u8>,
+}
+
+#[derive(Clone, Copy)]
+enum State {
+    /// Since then.
+    Idle(Instant),
+    /// For the answer to the message sent then.
+    Waiting(Instant),
+}
+
+impl Exchange {
+    pub(crate) fn new() -> Self {
+        Exchange { state: State::Idle(Instant::now()), answer: Vec::new() }
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        matches!(self.state, State::Idle(_))
+    }
+
+    /// A POST is sent now: when that was. If it was `due` while the last answer was still to come, it
+    /// was then.
+    pub(crate) fn begin(&mut self, due: Option<Instant>) -> Instant {
+        let late = due.filter(|due| matches!(self.state, State::Idle(since) if *due < since));
+        let sent = late.unwrap_or_else(Instant::now);
+        self.state = State::Waiting(sent);
+        sent
+    }
+
+    /// Goes on by what came on the connection: the time the answer took, if it is there whole.
+    pub(crate) fn take(&mut self, bytes: &[u8]) -> anyhow::Result<Option<Duration>> {
+        self.answer.extend_from_slice(bytes);
+        if !is_whole(&self.answer)? {
+            return Ok(None);
+        }
+        self.answer.clear();
+        let State::Waiting(sent) = self.state else { bail!("an answer to nothing") };
+        let now = Instant::now();
+        self.state = State::Idle(now);
+        Ok(Some(now - sent))
+    }
+}
+
+/// Whether this is an answer to a POST, or the beginning of one.
+///
+/// # Errors
+/// If it is more than that, or tells that the message was not taken.
+fn is_whole(answer: &[u8]) -> anyhow::Result<bool> {
+    const LENGTH: &[u8] = b"content-length: ";
+    let Some(head) = end_of(b"\r\n\r\n", answer) else { return Ok(false) };
+    let text = || String::from_utf8_lossy(answer);
+    // nchan says 202 where nobody listens.
+    let taken = answer.starts_with(b"HTTP/1.1 201 ") || answer.starts_with(b"HTTP/1.1 202 ");
+    ensure!(taken, "a POST is answered with {:?}", text());
+    let mut headers = answer[..head].split(|byte| *byte == b'\n');
+    let length = headers.find(|line| line.get(..LENGTH.len()).is_some_and(|name| name.eq_ignore_ascii_case(LENGTH)));
+    let length = &length.context("an answer has no length")?[LENGTH.len()..];
+    let length: usize = std::str::from_utf8(length)?.trim_end().parse()?;
+    ensure!(answer.len() <= head + length, "more than an answer: {:?}", text());
+    Ok(answer.len() == head + length)
+}

@@ -1,0 +1,129 @@
+//! A subscriber: one stream, and how far it has got in the record.
+
+use anyhow::ensure;
+use mio::net::TcpStream;
+
+use super::chunks::Chunks;
+use super::dialect::{Dialect, end_of};
+use super::record::Record;
+
+pub(super) struct Subscriber {
+    pub(super) stream: TcpStream,
+    pub(super) progress: Progress,
+}
+
+pub(super) struct Progress {
+    dialect: Dialect,
+    stage: Stage,
+    chunks: Chunks,
+    /// Bytes of the record it has received.
+    position: usize,
+    /// Messages it has received whole.
+    pub(super) received: usize,
+    /// What it has to answer to the opening, and whether that was sent.
+    answer: Option<&'static [u8]>,
+    answered: bool,
+    /// Keep-alives it has received whole.
+    pub(super) keep_alives: usize,
+}
+
+/// What comes next of a stream; what has come of it so far, until it is whole.
+enum Stage {
+    Head(Vec<u8>),
+    Opening(Vec<u8>),
+    Messages,
+    /// A comment between messages.
+    KeepAlive(Vec<u8>),
+}
+
+impl Progress {
+    /// Before its stream's head, with so many messages of the record.
+    pub(super) fn new(dialect: Dialect, received: usize, record: &Record) -> Self {
+        Progress {
+            dialect,
+            stage: Stage::Head(Vec::new()),
+            chunks: Chunks::None,
+            position: record.end(received),
+            received,
+            answer: None,
+            answered: false,
+            keep_alives: 0,
+        }
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.stage, Stage::Messages | Stage::KeepAlive(_))
+    }
+
+    /// Goes on by what came on the connection.
+    pub(super) fn take(&mut self, bytes: &[u8], record: &mut Record) -> anyhow::Result<()> {
+        let Stage::Head(head) = &mut self.stage else { return self.take_body(bytes, record) };
+        head.extend_from_slice(bytes);
+        let Some(end) = end_of(b"\r\n\r\n", head) else { return Ok(()) };
+        let body = head.split_off(end);
+        let head = String::from_utf8_lossy(head).to_ascii_lowercase();
+        ensure!(self.dialect.opens(&head), "a subscriber is answered with {head:?}");
+        if head.contains("transfer-encoding: chunked") {
+            self.chunks = Chunks::new();
+        }
+        self.stage = Stage::Opening(Vec::new());
+        self.take_body(&body, record)
+    }
+
+    /// What has to be sent now on the connection.
+    pub(super) fn take_answer(&mut self) -> Option<&'static [u8]> {
+        self.answer.take()
+    }
+
+    fn take_body(&mut self, mut bytes: &[u8], record: &mut Record) -> anyhow::Result<()> {
+        while let Some(mut data) = self.chunks.next(&mut bytes)? {
+            while !data.is_empty() {
+                data = self.take_data(data, record)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes some of the data: what is left.
+    fn take_data<'a>(&mut self, data: &'a [u8], record: &mut Record) -> anyhow::Result<&'a [u8]> {
+        match &mut self.stage {
+            // At the end of a message, this begins none: it is a comment (WHATWG HTML 9.2.5).
+            Stage::Messages if data[0] == b':' && self.position == record.end(self.received) => {
+                self.stage = Stage::KeepAlive(Vec::new());
+                Ok(data)
+            }
+            Stage::Messages => {
+                record.take(self.position, data)?;
+                self.position += data.len();
+                while self.received < record.len() && record.end(self.received + 1) <= self.position {
+                    self.received += 1;
+                }
+                Ok(&[])
+            }
+            Stage::Head(_) => unreachable!("the head is no data"),
+            Stage::Opening(so_far) => {
+                so_far.extend_from_slice(data);
+                if !self.answered {
+                    self.answer = self.dialect.answer(so_far);
+                    self.answered = self.answer.is_some();
+                }
+                let end = self.dialect.opening_end(so_far);
+                Ok(self.follow(end, data))
+            }
+            Stage::KeepAlive(so_far) => {
+                so_far.extend_from_slice(data);
+                let end = end_of(b"\n\n", so_far);
+                self.keep_alives += usize::from(end.is_some());
+                Ok(self.follow(end, data))
+            }
+        }
+    }
+
+    /// Messages follow, if there is an end in what has come of this stage: what is left of `data`.
+    fn follow<'a>(&mut self, end: Option<usize>, data: &'a [u8]) -> &'a [u8] {
+        let (Some(end), Stage::Opening(so_far) | Stage::KeepAlive(so_far)) = (end, &self.stage) else { return &[] };
+        let left = so_far.len() - end;
+        self.stage = Stage::Messages;
+        &data[data.len() - left..]
+    }
+}

@@ -1,0 +1,102 @@
+//! A server under measurement: a process of its own, on a loopback port, ended when dropped.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+
+use super::machine::process_times;
+
+/// How long a server may take to start.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The process.
+pub(crate) struct Process {
+    child: Child,
+    pub(crate) address: SocketAddr,
+}
+
+impl Process {
+    /// The server that `command` starts, before it accepts connections at `address`.
+    pub(crate) fn spawn(mut command: Command, address: SocketAddr) -> anyhow::Result<Self> {
+        let child = command.stdout(Stdio::null()).spawn();
+        let child = child.with_context(|| format!("can't start {}", command.get_program().display()))?;
+        Ok(Process { child, address })
+    }
+
+    /// The first connection it accepts.
+    pub(crate) fn connect(&mut self) -> anyhow::Result<TcpStream> {
+        let begun = Instant::now();
+        loop {
+            if let Ok(stream) = TcpStream::connect(self.address) {
+                return Ok(stream);
+            }
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the server ended: {status}");
+            }
+            ensure!(begun.elapsed() < PATIENCE, "the server does not listen after {PATIENCE:?}");
+            thread::sleep(Duration::from_micros(50));
+        }
+    }
+
+    /// The CPU time it has taken, user and system together, in µs.
+    pub(crate) fn cpu_us(&self) -> anyhow::Result<f64> {
+        let [user, system] = self.user_and_system_us()?;
+        Ok(user + system)
+    }
+
+    pub(crate) fn user_and_system_us(&self) -> anyhow::Result<[f64; 2]> {
+        let [user, system, ..] = process_times(&self.child.id().to_string())?;
+        Ok([user, system])
+    }
+
+    /// Its resident memory: of all its mappings together, since `VmRSS` may be off by hundreds of
+    /// KiB (proc_pid_status(5)).
+    pub(crate) fn resident_bytes(&self) -> anyhow::Result<f64> {
+        self.kib("smaps_rollup", "Rss:")
+    }
+
+    /// From now on, [`peak_resident_bytes`](Self::peak_resident_bytes) is since now (proc_pid_clear_refs(5)).
+    pub(crate) fn forget_peak(&self) -> anyhow::Result<()> {
+        fs::write(self.file("clear_refs"), "5").context("can't reset the peak of memory")
+    }
+
+    /// The most that was resident.
+    pub(crate) fn peak_resident_bytes(&self) -> anyhow::Result<f64> {
+        self.kib("status", "VmHWM:")
+    }
+
+    /// How many it has open.
+    pub(crate) fn descriptors(&self) -> anyhow::Result<usize> {
+        Ok(fs::read_dir(self.file("fd"))?.count())
+    }
+
+    fn kib(&self, file: &str, name: &str) -> anyhow::Result<f64> {
+        let text = fs::read_to_string(self.file(file))?;
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("no {name}"))?;
+        let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
+        Ok(kib * 1024.0)
+    }
+
+    fn file(&self, name: &str) -> String {
+        format!("/proc/{}/{name}", self.child.id())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// One that is free: the hub tells the port it chooses only in its log. Below the ports that the
+/// kernel hands out, or another process would be given it before the server takes it.
+pub(crate) fn free_address() -> anyhow::Result<SocketAddr> {
+    const TRIES: usize = 100;
+    let mut addresses = (0..TRIES).map(|_| SocketAddr::from((Ipv4Addr::LOCALHOST, fastrand::u16(20_000..32_000))));
+    addresses.find(|address| TcpListener::bind(address).is_ok()).context("no port is free")
+}

@@ -1,0 +1,118 @@
+//! The limits: one thread with epoll that does nothing but fan out, to hold the hub against.
+//!
+//! What it leaves out, the hub pays for: it checks nothing, keeps nothing that could be read again,
+//! takes a request only in one piece, and ends if a subscriber is slow.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::SocketAddr;
+
+use anyhow::{Context, bail};
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token};
+
+use crate::common::serving::{Publish, chunk, exit_with_stdin};
+
+/// When messages go out to subscribers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sends {
+    /// Each at once: one send for each subscriber and message.
+    OnePerMessage,
+    /// When all that waits is read: one send for each subscriber.
+    Coalesced,
+}
+
+const LISTENER: Token = Token(usize::MAX);
+
+/// One connection.
+struct Peer {
+    stream: TcpStream,
+    subscribed: bool,
+}
+
+/// Serves until stdin ends.
+pub(crate) fn serve(address: SocketAddr, sends: Sends) -> anyhow::Result<()> {
+    exit_with_stdin();
+    let mut listener = listen(address)?;
+    let mut poll = Poll::new()?;
+    poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+    let mut events = Events::with_capacity(1024);
+    // By token; those that are gone leave their place empty.
+    let mut peers: Vec<Option<Peer>> = Vec::new();
+    let mut pending = Vec::new();
+    let mut number = 0;
+    let mut buffer = [0; 4096];
+    loop {
+        poll.poll(&mut events, None)?;
+        for event in &events {
+            let Token(token) = event.token();
+            if event.token() == LISTENER {
+                accept_all(&listener, &poll, &mut peers)?;
+                continue;
+            }
+            let Some(peer) = &mut peers[token] else { continue };
+            let length = match peer.stream.read(&mut buffer) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
+                Ok(0) | Err(_) => {
+                    peers[token] = None;
+                    continue;
+                }
+                Ok(length) => length,
+            };
+            let request = std::str::from_utf8(&buffer[..length])?;
+            if request.starts_with("GET ") {
+                let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+                peer.stream.write_all(&[head.as_bytes(), &chunk(": limit\n\n")].concat())?;
+                peer.subscribed = true;
+                continue;
+            }
+            let (_, body) = request.split_once("\r\n\r\n").context("a POST comes in one piece")?;
+            let Publish { data, channel } = serde_json::from_str(body)?;
+            peer.stream.write_all(b"HTTP/1.1 201 Created\r\ncontent-length: 0\r\n\r\n")?;
+            if channel.is_some() {
+                continue;
+            }
+            number += 1;
+            pending.extend_from_slice(&chunk(&format!("id: limit-{number}\ndata: {data}\n\n")));
+            if sends == Sends::OnePerMessage {
+                send(&mut pending, &mut peers)?;
+            }
+        }
+        if !pending.is_empty() {
+            send(&mut pending, &mut peers)?;
+        }
+    }
+}
+
+fn send(pending: &mut Vec<u8>, peers: &mut [Option<Peer>]) -> anyhow::Result<()> {
+    for peer in peers.iter_mut().flatten().filter(|peer| peer.subscribed) {
+        match peer.stream.write(pending) {
+            Ok(length) if length == pending.len() => {}
+            // Its end is noticed when it is read.
+            Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {}
+            result => bail!("a subscriber is slow: {result:?}"),
+        }
+    }
+    pending.clear();
+    Ok(())
+}
+
+fn accept_all(listener: &TcpListener, poll: &Poll, peers: &mut Vec<Option<Peer>>) -> anyhow::Result<()> {
+    loop {
+        let mut stream = match listener.accept() {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+            accepted => accepted?.0,
+        };
+        stream.set_nodelay(true)?;
+        poll.registry().register(&mut stream, Token(peers.len()), Interest::READABLE)?;
+        peers.push(Some(Peer { stream, subscribed: false }));
+    }
+}
+
+/// With the hub's own backlog.
+fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    socket.bind(&address.into())?;
+    socket.listen(4096)?;
+    socket.set_nonblocking(true)?;
+    Ok(TcpListener::from_std(socket.into()))
+}

@@ -1,0 +1,189 @@
+//! Fan-out: what it costs to bring a message to many subscribers, for the hub, for the machine's limit and
+//! for other servers, side by side in one run.
+//!
+//! ```text
+//! benches/fanout/peers/setup                                    # nchan, Node.js and Socket.IO, where they are missing
+//! cargo bench --bench fanout                                    # all of it, some twelve minutes
+//! cargo bench --bench fanout -- --svg fanout.svg                # and a picture
+//! cargo bench --bench fanout -- --rounds 1 --time 1s --servers limit,tabcast fan-out-1000 burst-1000
+//! cargo bench --bench fanout -- --binary target/other/tabcast --hub "--keep-alive 1m"
+//! cargo bench --bench fanout -- idle stalled storm              # the proofs, some twelve minutes
+//! ```
+//!
+//! A server is a process of its own on a loopback port, and has one core to itself; the load
+//! ([`load`](common::load)), the one thread of this process, has another ([`cores`]). Every server speaks plain
+//! HTTP/1.1 and gets the same JSON of 100 bytes, each with its number. The hub runs as by default, but that
+//! its limits on subscribers and its keep-alive's interval are raised, its journal is in memory where
+//! nothing else is said, and its log goes to `/dev/null`.
+//!
+//! | workload | what is done |
+//! | --- | --- |
+//! | `fan-out-100`, `-1000`, `-10000` | so many subscribers; the next message is sent when all have the last |
+//! | `burst-1000`, `-10000` | the same, but 32 messages are on their way at a time, each from a publisher of its own |
+//! | `memory` | 10,000 subscribers that are sent nothing: growth of resident memory, and how fast they connect |
+//! | `posts` | 32 publishers, each of which sends its next message when the last was acknowledged; one subscriber, but none on the bare server |
+//! | `beside` | one message at a time to 10,000 subscribers, and beside it a publisher on a channel of its own: the time to its answers |
+//!
+//! What every subscriber gets is checked: each acknowledged message, once, in the order in which all others
+//! get it. CPU time is the server's, softirqs included ([`cpu`]). Times to the last subscriber are of all
+//! rounds together. All else is the median of the rounds; in each round every server is started afresh,
+//! and the order of servers changes from round to round. A ratio is the median of the rounds' own ratios, so
+//! that a machine that is slower for a while is slower for both. How much of the machine was taken by others
+//! is told too: beyond a few per cent, run it again.
+//!
+//! The proofs ([`proofs`]) are of the hub alone, and run only if they are asked for by name. Each prints
+//! its numbers, and fails if what the hub promises does not hold.
+//!
+//! | proof | what is done | what has to hold |
+//! | --- | --- | --- |
+//! | `idle` | 15,000 subscribers are held for `--hold`, with keep-alives as by default | memory stays flat, all get a message at the end |
+//! | `stalled` | 500 subscribers that never read beside 500 that do, while much more than is kept is published | the others are as fast as alone, memory is bounded |
+//! | `storm` | 5,000 subscribers are cut off at once, and come back at once with their last event ID | none is refused, none misses a message |
+//!
+//! After each, the hub has as many descriptors open as before, and has logged no warning.
+//!
+//! Linux only.
+
+mod axums;
+#[path = "../common/mod.rs"]
+mod common;
+mod cores;
+mod cpu;
+mod goals;
+mod limits;
+mod picture;
+mod proofs;
+mod server;
+mod table;
+mod workload;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use clap::{Parser, ValueEnum};
+
+use common::hub::Hub;
+use common::machine::CpuTime;
+use cores::Cores;
+use cpu::Accounting;
+use server::{SETUP, Server};
+use workload::{Measured, Workload};
+
+/// Of the proof that holds the most subscribers, and some for all else.
+const DESCRIPTORS: u64 = 15_100;
+
+#[derive(Debug, Parser)]
+#[command(name = "fanout", about = "Measures the hub's fan-out beside the machine's limit and other servers")]
+struct Args {
+    /// What to do; everything but the proofs if left out
+    workloads: Vec<Workload>,
+    /// How often each measurement is repeated
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
+    /// How long load is put on a server at a time
+    #[arg(long, default_value = "3s", value_parser = humantime::parse_duration)]
+    time: Duration,
+    /// Which servers; all that are installed if left out
+    #[arg(long, value_delimiter = ',')]
+    servers: Vec<Server>,
+    #[command(flatten)]
+    hub: Hub,
+    /// Where to write a picture of the results
+    #[arg(long, value_name = "PATH")]
+    svg: Option<PathBuf>,
+    /// How long the proof `idle` holds its subscribers
+    #[arg(long, default_value = "10m", value_parser = humantime::parse_duration)]
+    hold: Duration,
+    /// As cargo bench calls it
+    #[arg(long, hide = true)]
+    bench: bool,
+    /// Be this server instead
+    #[arg(long, hide = true, requires = "listen")]
+    serve: Option<Server>,
+    #[arg(long, hide = true)]
+    listen: Option<SocketAddr>,
+}
+
+/// What all measurements have in common.
+struct Setting {
+    hub: Hub,
+    cores: Cores,
+    accounting: Accounting,
+    /// How long load is put on a server at a time.
+    time: Duration,
+    /// How long idle subscribers are held.
+    hold: Duration,
+}
+
+fn main() -> anyhow::Result<()> {
+    // `cargo test --all-targets` runs benches too, without this; there is nothing to test here.
+    if !std::env::args().any(|arg| arg == "--bench") {
+        return Ok(());
+    }
+    let args = Args::parse();
+    if let (Some(server), Some(address)) = (args.serve, args.listen) {
+        return server.serve(address);
+    }
+    let descriptors = rlimit::increase_nofile_limit(u64::MAX).context("can't raise the limit of open files")?;
+    ensure!(
+        descriptors > DESCRIPTORS,
+        "{descriptors} open files are too few, {DESCRIPTORS} are needed: see ulimit -Hn"
+    );
+    let cores = Cores::choose()?;
+    cores.take_load()?;
+    let (proofs, mut measurements): (Vec<_>, Vec<_>) = args.workloads.iter().partition(|workload| workload.is_proof());
+    if args.workloads.is_empty() {
+        measurements = Workload::measurements().collect();
+    }
+    let setting =
+        Setting { hub: args.hub, cores, accounting: Accounting::of_kernel(), time: args.time, hold: args.hold };
+    for proof in proofs {
+        proofs::run(&setting, proof)?;
+    }
+    if measurements.is_empty() {
+        return Ok(());
+    }
+    let (servers, missing) = choose(args.servers);
+    let before = CpuTime::now()?;
+    let measured = measure_all(&setting, args.rounds, &measurements, &servers)?;
+    let others = CpuTime::now()?.others_share_since(&before);
+    let caption = table::caption(&servers);
+    println!("{caption}.");
+    table::print(&setting, args.rounds, others, &measured);
+    for (server, reason) in missing {
+        println!("\n{server} is left out: {reason}. `{SETUP}` brings it.");
+    }
+    if let Some(path) = args.svg {
+        std::fs::write(&path, picture::draw(&measured, &caption))
+            .with_context(|| format!("can't write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// The servers asked for, all of them if none is, and why some can't be measured.
+fn choose(asked: Vec<Server>) -> (Vec<Server>, Vec<(Server, &'static str)>) {
+    let asked = if asked.is_empty() { Server::value_variants().to_vec() } else { asked };
+    let missing: Vec<_> = asked.iter().filter_map(|server| Some((*server, server.missing()?))).collect();
+    let there = asked.into_iter().filter(|server| missing.iter().all(|(missing, _)| missing != server)).collect();
+    (there, missing)
+}
+
+fn measure_all(setting: &Setting, rounds: u16, workloads: &[Workload], servers: &[Server]) -> anyhow::Result<Measured> {
+    let begun = Instant::now();
+    let mut measured = Measured::default();
+    for round in 0..usize::from(rounds) {
+        for &workload in workloads {
+            let elapsed = begun.elapsed().as_secs();
+            eprintln!("round {} of {rounds}, after {elapsed} s: {workload:?}", round + 1);
+            let mut servers: Vec<_> = servers.iter().copied().filter(|server| workload.suits(*server)).collect();
+            let first = round % servers.len().max(1);
+            servers.rotate_left(first);
+            for server in servers {
+                measured.measure(setting, workload, server).with_context(|| format!("{workload:?} with {server}"))?;
+            }
+        }
+    }
+    Ok(measured)
+}

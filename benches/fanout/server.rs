@@ -1,0 +1,177 @@
+//! Which servers are measured, and how each is started.
+
+use std::fmt;
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, bail};
+use clap::ValueEnum;
+
+use crate::Setting;
+use crate::axums;
+use crate::common::files::Folder;
+use crate::common::hub::Place;
+use crate::common::load::Dialect;
+use crate::common::machine::version;
+use crate::common::process::{Process, free_address};
+use crate::common::serving::{exit_with_stdin, serve_axum};
+use crate::limits::{self, Sends};
+
+/// In the order of the tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum Server {
+    /// One send of a ready frame for each subscriber and message
+    Limit,
+    /// The same, but one send for all messages that wait
+    Coalescing,
+    /// The hub, its journal in memory
+    Tabcast,
+    /// The hub, its journal in a file
+    TabcastFile,
+    /// The tutorial's axum: Sse over tokio's broadcast
+    Naive,
+    /// An axum handler that only parses a POST
+    Bare,
+    /// nginx with nchan
+    Nchan,
+    /// Server-sent events on Node.js alone
+    Node,
+    /// Socket.IO over WebSocket
+    #[value(name = "socket.io")]
+    SocketIo,
+}
+
+/// Where Debian's package puts it.
+const NCHAN: &str = "/usr/lib/nginx/modules/ngx_nchan_module.so";
+
+/// What brings the servers that are missing.
+pub(crate) const SETUP: &str = "benches/fanout/peers/setup";
+
+impl fmt::Display for Server {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Server::Limit => "limit: one send each",
+            Server::Coalescing => "limit, coalescing",
+            Server::Tabcast => "tabcast",
+            Server::TabcastFile => "tabcast, in a file",
+            Server::Naive => "naive axum",
+            Server::Bare => "bare axum",
+            Server::Nchan => "nchan",
+            Server::Node => "Node.js SSE",
+            Server::SocketIo => "Socket.IO",
+        })
+    }
+}
+
+/// A server that runs, and the folder it needs.
+pub(crate) struct Running {
+    pub(crate) process: Process,
+    _folder: Option<Folder>,
+}
+
+impl Server {
+    pub(crate) fn dialect(self) -> Dialect {
+        match self {
+            Server::Nchan => Dialect::Nchan,
+            Server::SocketIo => Dialect::SocketIo,
+            _ => Dialect::Events,
+        }
+    }
+
+    /// Why it can't be measured here; `None` if it can.
+    pub(crate) fn missing(self) -> Option<&'static str> {
+        match self {
+            Server::Nchan if version("nginx", "-v").is_none() => Some("there is no nginx"),
+            Server::Nchan if !Path::new(NCHAN).exists() => Some("nginx has no nchan"),
+            Server::Node | Server::SocketIo if version("node", "--version").is_none() => Some("there is no Node.js"),
+            Server::SocketIo if !peers().join("node_modules/socket.io").exists() => Some("it is not installed"),
+            _ => None,
+        }
+    }
+
+    /// The program it is, and its version, where that is none of this build's.
+    pub(crate) fn version(self) -> Option<String> {
+        let (program, version) = match self {
+            Server::Nchan => ("nginx", version("nginx", "-v")?.rsplit('/').next()?.to_owned()),
+            Server::Node => ("Node.js", version("node", "--version")?.trim_start_matches('v').to_owned()),
+            Server::SocketIo => {
+                let package = fs::read(peers().join("node_modules/socket.io/package.json")).ok()?;
+                let package: serde_json::Value = serde_json::from_slice(&package).ok()?;
+                ("Socket.IO", package["version"].as_str()?.to_owned())
+            }
+            _ => return None,
+        };
+        Some(format!("{program} {version}"))
+    }
+
+    /// The server, once it accepts connections, on its core. What it logs goes to `/dev/null`.
+    pub(crate) fn start(self, setting: &Setting) -> anyhow::Result<Running> {
+        let address = free_address()?;
+        let folder = matches!(self, Server::Nchan | Server::TabcastFile).then(Folder::new).transpose()?;
+        let mut command = self.command(setting, address, folder.as_ref())?;
+        command.stderr(Stdio::null());
+        let mut process = setting.cores.on_server(|| Process::spawn(command, address))??;
+        process.connect()?;
+        Ok(Running { process, _folder: folder })
+    }
+
+    fn command(self, setting: &Setting, address: SocketAddr, folder: Option<&Folder>) -> anyhow::Result<Command> {
+        let mut command = match (self, folder) {
+            (Server::Tabcast, _) => return Ok(setting.hub.command(address, Place::Memory)),
+            (Server::TabcastFile, Some(folder)) => {
+                return Ok(setting.hub.command(address, Place::File(&folder.journal())));
+            }
+            (Server::Nchan, Some(folder)) => {
+                let config = folder.path().join("nginx.conf");
+                let path = folder.path().to_str().context("the build's folder is not UTF-8")?;
+                let text = include_str!("peers/nchan.conf");
+                fs::write(&config, text.replace("FOLDER", path).replace("LISTEN", &address.to_string()))?;
+                let mut command = Command::new("nginx");
+                command.args(["-e", "stderr", "-p", path, "-c"]).arg(config);
+                command
+            }
+            (Server::Node, _) => node("node.js", address),
+            (Server::SocketIo, _) => node("socket.io.js", address),
+            _ => {
+                let mut command = Command::new(std::env::current_exe()?);
+                let value = self.to_possible_value().context("every server has a name")?;
+                command.args(["--bench", "--serve", value.get_name(), "--listen", &address.to_string()]);
+                // Never written to: its end tells the server that this process is gone.
+                command.stdin(Stdio::piped());
+                return Ok(command);
+            }
+        };
+        command.stdin(Stdio::null());
+        Ok(command)
+    }
+
+    /// Is this server, until stdin ends.
+    pub(crate) fn serve(self, address: SocketAddr) -> anyhow::Result<()> {
+        let serve_axum = |router| {
+            exit_with_stdin();
+            serve_axum(TcpListener::bind(address)?, router)
+        };
+        match self {
+            Server::Limit => limits::serve(address, Sends::OnePerMessage),
+            Server::Coalescing => limits::serve(address, Sends::Coalesced),
+            Server::Naive => serve_axum(axums::naive()),
+            Server::Bare => serve_axum(axums::bare()),
+            _ => bail!("{self} is another program"),
+        }
+    }
+}
+
+fn node(program: &str, address: SocketAddr) -> Command {
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/fanout/peers").join(program);
+    let mut command = Command::new("node");
+    command.arg(program).arg(address.ip().to_string()).arg(address.port().to_string());
+    command.env("NODE_PATH", peers().join("node_modules"));
+    command
+}
+
+/// Where [`SETUP`] puts what is not a package of the system.
+fn peers() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("../peers")
+}
