@@ -26,7 +26,7 @@ impl Data {
         });
         let json = data.as_json();
         // Half a pair can only be written as an escape.
-        if json.starts_with('"') && json.contains("\\u") && data.as_text().is_none() {
+        if json.starts_with('"') && json.contains('\\') && data.as_text().is_none() {
             return Err(InvalidData::NotText);
         }
         Ok(data)
@@ -76,32 +76,41 @@ pub enum InvalidData {
 fn compact(json: &str, depth_limit: usize) -> Result<Option<String>, InvalidData> {
     let mut out = None::<String>;
     let mut depth = 0usize;
-    let mut in_string = false;
-    let mut escaped = false;
     // Where the tokens begin that are not in `out` yet.
     let mut start = 0;
-    for (at, byte) in json.bytes().enumerate() {
-        if in_string {
-            in_string = escaped || byte != b'"';
-            escaped = !escaped && byte == b'\\';
-            continue;
-        }
+    let mut at = 0;
+    while let Some(byte) = json.as_bytes().get(at) {
         match byte {
             b' ' | b'\t' | b'\n' | b'\r' => {
                 out.get_or_insert_with(|| String::with_capacity(json.len())).push_str(&json[start..at]);
                 start = at + 1;
             }
-            b'"' => in_string = true,
+            b'"' => at += string_length(&json.as_bytes()[at..]),
             b'{' | b'[' if depth == depth_limit => return Err(InvalidData::TooDeep { limit: depth_limit }),
             b'{' | b'[' => depth += 1,
             b'}' | b']' => depth -= 1,
             _ => {}
         }
+        at += 1;
     }
     if let Some(out) = &mut out {
         out.push_str(&json[start..]);
     }
     Ok(out)
+}
+
+/// How many bytes there are before the quote that ends the string which begins here.
+fn string_length(json: &[u8]) -> usize {
+    let mut at = 1;
+    while let Some(ahead) = json[at..].iter().position(|byte| matches!(byte, b'"' | b'\\')) {
+        at += ahead;
+        if json[at] == b'"' {
+            break;
+        }
+        // What is escaped may be a quote.
+        at += 2;
+    }
+    at
 }
 
 #[cfg(test)]

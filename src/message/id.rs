@@ -32,7 +32,7 @@ impl FromStr for Epoch {
 
 impl fmt::Display for Epoch {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(out, "{}", *byte as char))
+        out.write_str(str::from_utf8(&self.0).expect("letters and digits are ASCII"))
     }
 }
 

@@ -165,8 +165,11 @@ fn visible_ascii(text: &str) -> Result<Arc<str>, InvalidName> {
 
 /// Not a control character, a line break, or one of those that reorder or hide the text beside them.
 pub(crate) fn is_printable(c: char) -> bool {
+    if c.is_ascii() {
+        return !c.is_ascii_control();
+    }
     let hidden = matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}');
-    !c.is_control() && !hidden && (c == ' ' || !c.is_whitespace())
+    !c.is_control() && !hidden && !c.is_whitespace()
 }
 
 #[cfg(test)]

@@ -214,9 +214,12 @@ impl fmt::Display for OneLine<'_> {
         /// Enough to recognise a message by.
         const SHOWN: usize = 256;
         let cut = self.0.floor_char_boundary(SHOWN);
-        for c in self.0[..cut].chars() {
-            if is_printable(c) { out.write_char(c)? } else { write!(out, "{}", c.escape_unicode())? }
+        let mut rest = &self.0[..cut];
+        while let Some((at, c)) = rest.char_indices().find(|(_, c)| !is_printable(*c)) {
+            write!(out, "{}{}", &rest[..at], c.escape_unicode())?;
+            rest = &rest[at + c.len_utf8()..];
         }
+        out.write_str(rest)?;
         if cut < self.0.len() { out.write_char('…') } else { Ok(()) }
     }
 }
