@@ -79,7 +79,8 @@ fn json(message: &Message) -> String {
 fn bare(message: &Message) -> Bytes {
     let text = message.data.as_text();
     let text = text.as_deref().unwrap_or(message.data.as_json());
-    let mut frame = format!("id: {}\n", message.id);
+    let mut frame = String::with_capacity(64 + message.event.as_str().len() + text.len());
+    let _ = writeln!(frame, "id: {}", message.id);
     if message.event.as_str() != DEFAULT_EVENT {
         frame.push_str("event: ");
         frame.push_str(message.event.as_str());
@@ -100,7 +101,7 @@ fn lines(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = Some(text);
     std::iter::from_fn(move || {
         let text = rest?;
-        let Some(end) = text.find(['\r', '\n']) else {
+        let Some(end) = text.bytes().position(|byte| matches!(byte, b'\r' | b'\n')) else {
             return rest.take();
         };
         let (line, after) = text.split_at(end);

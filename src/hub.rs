@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
 use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc, oneshot};
+use tokio::task::yield_now;
 
 use crate::journal::{Append, AppendError, Appended, Channels, Entry, Failed, Journal, Page, PageLimit};
 use crate::message::{ChannelName, Draft, IdempotencyKey, MessageId, Receipt, SubscriberId};
@@ -287,6 +288,14 @@ impl Core {
 async fn publish(core: Arc<Core>, mut requests: mpsc::Receiver<Publish>) {
     let mut waiting = Vec::with_capacity(BATCH);
     while requests.recv_many(&mut waiting, BATCH).await > 0 {
+        // Whoever is about to publish has its turn first: then all share one append, one round of the
+        // fan-out and, in a file, one fsync.
+        yield_now().await;
+        while waiting.len() < BATCH
+            && let Ok(publish) = requests.try_recv()
+        {
+            waiting.push(publish);
+        }
         let count = waiting.len();
         let mut batch = Vec::with_capacity(count);
         let (mut answers, mut rooms) = (Vec::with_capacity(count), Vec::with_capacity(count));

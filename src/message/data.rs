@@ -1,5 +1,7 @@
 //! Data: what a message says, one JSON value.
 
+use std::borrow::Cow;
+
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
@@ -46,8 +48,12 @@ impl Data {
     }
 
     /// Its text if it is a string, `None` for any other JSON.
-    pub fn as_text(&self) -> Option<String> {
-        serde_json::from_str(self.as_json()).ok()
+    pub fn as_text(&self) -> Option<Cow<'_, str>> {
+        let quoted = self.as_json().strip_prefix('"')?.strip_suffix('"')?;
+        if !quoted.contains('\\') {
+            return Some(Cow::Borrowed(quoted));
+        }
+        serde_json::from_str(self.as_json()).map(Cow::Owned).ok()
     }
 }
 

@@ -13,13 +13,14 @@ use std::mem;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Wake, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use slab::Slab;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::yield_now;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -186,7 +187,7 @@ impl Group {
         while !(self.members.is_empty() && self.close()) {
             tokio::select! {
                 step = self.stream.next() => match step {
-                    Step::Delivery(Delivery::Messages(entries)) => self.deliver(&entries).await,
+                    Step::Delivery(Delivery::Messages(entries)) => self.go_round(&entries).await,
                     Step::Delivery(gap) => self.tell(&gap).await,
                     Step::Tick { idle } => self.keep_alive(idle).await,
                     Step::End(reason) => return self.end(reason),
@@ -252,6 +253,19 @@ impl Group {
         let waker = Waker::from(Arc::new(Pull { key, bell: Arc::clone(&self.bell) }));
         if member.line.poll_gone(&mut Context::from_waker(&waker)).is_ready() {
             self.members.remove(key);
+        }
+    }
+
+    /// Sends the messages to the members. After a long round that brought several there is a pause: if more
+    /// come, they go out together, and the next round is worth more.
+    async fn go_round(&mut self, entries: &[Arc<Entry>]) {
+        const LONG: Duration = Duration::from_millis(2);
+        const PAUSE: u32 = 8;
+        let began = Instant::now();
+        self.deliver(entries).await;
+        let time = began.elapsed();
+        if entries.len() > 1 && time > LONG {
+            sleep(time / PAUSE).await;
         }
     }
 

@@ -76,6 +76,10 @@ impl Kind {
         let Some(value) = headers.get(header::CONTENT_TYPE) else {
             return Ok(Kind::Binary("application/octet-stream".to_owned()));
         };
+        // As programs write it, almost all of them.
+        if value == "application/json" {
+            return Ok(Kind::Json);
+        }
         let media_type = parse_media_type(value).ok_or_else(|| unsupported("the content type can't be read"))?;
         let (essence, parameters) = media_type.split_once(';').unwrap_or((&media_type, ""));
         let utf8 = parameters
