@@ -13,7 +13,7 @@
 //! A server is a process of its own on a loopback port, and has one core to itself; the load
 //! ([`load`](common::load)), the one thread of this process, has another ([`cores`]). Every server speaks plain
 //! HTTP/1.1 and gets the same JSON of 100 bytes, each with its number. The hub runs as by default, but that
-//! its limits on subscribers and its keep-alive's interval are raised, its journal is in memory where
+//! it takes more subscribers and is more patient with idle connections, its journal is in memory where
 //! nothing else is said, and its log goes to `/dev/null`.
 //!
 //! | workload | what is done |
