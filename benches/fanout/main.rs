@@ -21,7 +21,7 @@
 //! | `fan-out-100`, `-1000`, `-10000` | so many subscribers; the next message is sent when all have the last |
 //! | `burst-1000`, `-10000` | the same, but 32 messages are on their way at a time, each from a publisher of its own |
 //! | `memory` | 10,000 subscribers that are sent nothing: growth of resident memory, and how fast they connect |
-//! | `posts` | 32 publishers, each of which sends its next message when the last was acknowledged; one subscriber, but none on the bare server |
+//! | `posts` | 32 publishers, each of which sends its next message when the last was acknowledged; one subscriber, but none on the bare server and on nchan, which loses it at such a rate |
 //! | `beside` | one message at a time to 10,000 subscribers, and beside it a publisher on a channel of its own: the time to its answers |
 //!
 //! What every subscriber gets is checked: each acknowledged message, once, in the order in which all others
