@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// What it is run with. In its environment, so that the flags of `--hub` go before it.
-const SETTINGS: [(&str, &str); 4] = [
+const SETTINGS: [(&str, &str); 5] = [
     ("TABCAST_MAX_SUBSCRIBERS", "100000"),
     ("TABCAST_MAX_SUBSCRIBERS_PER_ADDRESS", "100000"),
     ("TABCAST_MAX_CONNECTIONS", "16000"),
     // No comment comes in between while ten thousand subscribers connect.
     ("TABCAST_KEEP_ALIVE", "10m"),
+    // A publisher may wait long until all have its last message.
+    ("TABCAST_HEADER_TIMEOUT", "10m"),
 ];
 
 /// Which hub, as the arguments say.

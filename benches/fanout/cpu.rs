@@ -41,7 +41,10 @@ impl Sub for Cpu {
     type Output = Cpu;
 
     fn sub(self, other: Cpu) -> Cpu {
-        Cpu { user: self.user - other.user, system: self.system - other.system, softirq: self.softirq - other.softirq }
+        let kernel = (self.system + self.softirq) - (other.system + other.softirq);
+        // Softirqs that others caused on that core may be more than there is to tell apart.
+        let system = (self.system - other.system).max(0.0);
+        Cpu { user: self.user - other.user, system, softirq: kernel - system }
     }
 }
 

@@ -13,7 +13,7 @@
 //! A server is a process of its own on a loopback port, and has one core to itself; the load
 //! ([`load`](common::load)), the one thread of this process, has another ([`cores`]). Every server speaks plain
 //! HTTP/1.1 and gets the same JSON of 100 bytes, each with its number. The hub runs as by default, but that
-//! its limits on subscribers and its keep-alive's interval are raised, its journal is in memory where
+//! it takes more subscribers and is more patient with idle connections, its journal is in memory where
 //! nothing else is said, and its log goes to `/dev/null`.
 //!
 //! | workload | what is done |
@@ -21,7 +21,7 @@
 //! | `fan-out-100`, `-1000`, `-10000` | so many subscribers; the next message is sent when all have the last |
 //! | `burst-1000`, `-10000` | the same, but 32 messages are on their way at a time, each from a publisher of its own |
 //! | `memory` | 10,000 subscribers that are sent nothing: growth of resident memory, and how fast they connect |
-//! | `posts` | 32 publishers, each of which sends its next message when the last was acknowledged; one subscriber, but none on the bare server |
+//! | `posts` | 32 publishers, each of which sends its next message when the last was acknowledged; one subscriber, but none on the bare server and on nchan, which loses it at such a rate |
 //! | `beside` | one message at a time to 10,000 subscribers, and beside it a publisher on a channel of its own: the time to its answers |
 //!
 //! What every subscriber gets is checked: each acknowledged message, once, in the order in which all others

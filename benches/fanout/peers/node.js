@@ -27,5 +27,8 @@ const server = createServer((request, response) => {
   });
 });
 
+// A publisher may wait long until all have its last message.
+server.keepAliveTimeout = 600_000;
+
 const [address, port] = process.argv.slice(2);
 server.listen({ host: address, port: Number(port), backlog: 4096 });

@@ -18,5 +18,8 @@ const server = createServer((request, response) => {
 // No ping comes in between while ten thousand subscribers connect.
 const io = new Server(server, { transports: ['websocket'], pingInterval: 600_000 });
 
+// A publisher may wait long until all have its last message.
+server.keepAliveTimeout = 600_000;
+
 const [address, port] = process.argv.slice(2);
 server.listen({ host: address, port: Number(port), backlog: 4096 });
