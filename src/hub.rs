@@ -148,8 +148,9 @@ pub struct Request {
 }
 
 impl Hub {
-    /// A hub over `journal` that replays in pages of `page`. Must be called on a tokio runtime: one
-    /// task there appends every message, so that ids, announcements and replay have one order.
+    /// A hub over `journal` that replays in pages of `page`. Must be called on a tokio runtime: where
+    /// appending takes time, one task there does it for all, so that ids, announcements and replay have one
+    /// order.
     pub fn new(journal: Journal, page: PageLimit) -> Self {
         let live = Live { feeds: HashMap::new(), announced: journal.head() };
         let core = Arc::new(Core { journal, live: RwLock::new(live), page, stopped: AtomicBool::new(false) });
@@ -170,8 +171,12 @@ impl Hub {
         key: Option<IdempotencyKey>,
         room: OwnedSemaphorePermit,
     ) -> Result<Published, PublishError> {
+        let append = match self.core.publish_at_once(Append { draft, key }) {
+            Ok(result) => return result,
+            Err(append) => append,
+        };
         let (answer, answered) = oneshot::channel();
-        let publish = Publish { append: Append { draft, key }, room, answer };
+        let publish = Publish { append, room, answer };
         self.inbox.send(publish).await.map_err(|_| PublishError::Unknown)?;
         answered.await.unwrap_or(Err(PublishError::Unknown))
     }
@@ -213,6 +218,24 @@ impl Live {
         self.feeds
             .entry(channel.clone())
             .or_insert_with(|| Feed { announcements: broadcast::Sender::new(FEED_CAPACITY), subscribers: 0 })
+    }
+
+    /// Puts what was appended on its live feed. Returns what the publish has come to.
+    fn announce(&mut self, appended: Appended) -> Result<Published, PublishError> {
+        let entry = match appended {
+            Appended::New(entry) => entry,
+            Appended::Repeated(receipt) => return Ok(Published::Repeated(receipt)),
+            Appended::KeyReused => return Err(PublishError::KeyReused),
+        };
+        self.announced = entry.message.id.sequence;
+        let mut subscribers = 0;
+        if let Some(feed) = self.feeds.get(&entry.message.channel) {
+            // Fails only if nobody follows, which is no failure of the publisher's.
+            let announcement = Announcement { sequence: self.announced, entry: Arc::downgrade(&entry) };
+            let _ = feed.announcements.send(announcement);
+            subscribers = feed.subscribers;
+        }
+        Ok(Published::New { entry, subscribers })
     }
 
     /// Drops the feeds of these channels that nobody needs.
@@ -266,25 +289,17 @@ impl Core {
         self.journal.read(position, channels, self.page).await
     }
 
-    /// Puts the messages on the live feeds. In each entry's place, how many subscribers it has.
-    fn announce(&self, appended: &[Appended]) -> Vec<usize> {
+    /// Where the journal makes nobody wait, no message has to wait for its turn: the lock under which it
+    /// is announced keeps it in order.
+    #[allow(clippy::result_large_err, reason = "the error is the message itself")]
+    fn publish_at_once(&self, append: Append) -> Result<Result<Published, PublishError>, Append> {
         let mut live = self.live_mut();
-        appended
-            .iter()
-            .map(|appended| {
-                let Appended::New(entry) = appended else { return 0 };
-                live.announced = entry.message.id.sequence;
-                let Some(feed) = live.feeds.get(&entry.message.channel) else { return 0 };
-                let announcement = Announcement { sequence: live.announced, entry: Arc::downgrade(entry) };
-                // Fails only if nobody follows, which is no failure of the publisher's.
-                let _ = feed.announcements.send(announcement);
-                feed.subscribers
-            })
-            .collect()
+        let appended = self.journal.append_at_once(append)?;
+        Ok(live.announce(appended))
     }
 }
 
-/// Appends and announces what the hub is given, all that waits at once. Ends with the hub.
+/// Appends and announces what has to wait for the journal, all that does at once. Ends with the hub.
 async fn publish(core: Arc<Core>, mut requests: mpsc::Receiver<Publish>) {
     let mut waiting = Vec::with_capacity(BATCH);
     while requests.recv_many(&mut waiting, BATCH).await > 0 {
@@ -314,13 +329,11 @@ async fn publish(core: Arc<Core>, mut requests: mpsc::Receiver<Publish>) {
             }
         };
         drop(rooms);
-        let subscribers = core.announce(&appended);
-        for ((answer, appended), subscribers) in answers.into_iter().zip(appended).zip(subscribers) {
-            let result = match appended {
-                Appended::New(entry) => Ok(Published::New { entry, subscribers }),
-                Appended::Repeated(receipt) => Ok(Published::Repeated(receipt)),
-                Appended::KeyReused => Err(PublishError::KeyReused),
-            };
+        let results: Vec<_> = {
+            let mut live = core.live_mut();
+            appended.into_iter().map(|appended| live.announce(appended)).collect()
+        };
+        for (answer, result) in answers.into_iter().zip(results) {
             // A publisher that hung up has its message kept all the same.
             let _ = answer.send(result);
         }

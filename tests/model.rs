@@ -84,7 +84,7 @@ async fn read_all(journal: &Journal, position: u64, channels: &[usize], page: us
         }
         for entry in &page.entries {
             let number = (0..3).find(|number| channel(*number) == entry.message.channel).unwrap();
-            read.push((entry.message.id.sequence, number, entry.message.data.as_text().unwrap()));
+            read.push((entry.message.id.sequence, number, entry.message.data.as_text().unwrap().into_owned()));
         }
         position = page.through;
         if page.through >= page.head {

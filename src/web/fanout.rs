@@ -187,7 +187,7 @@ impl Group {
         while !(self.members.is_empty() && self.close()) {
             tokio::select! {
                 step = self.stream.next() => match step {
-                    Step::Delivery(Delivery::Messages(entries)) => self.go_round(&entries).await,
+                    Step::Delivery(Delivery::Messages(entries)) => self.go_round(entries).await,
                     Step::Delivery(gap) => self.tell(&gap).await,
                     Step::Tick { idle } => self.keep_alive(idle).await,
                     Step::End(reason) => return self.end(reason),
@@ -256,13 +256,19 @@ impl Group {
         }
     }
 
-    /// Sends the messages to the members. After a long round that brought several there is a pause: if more
-    /// come, they go out together, and the next round is worth more.
-    async fn go_round(&mut self, entries: &[Arc<Entry>]) {
+    /// Sends the members these messages, and all that are published meanwhile. After a long round that
+    /// brought several there is a pause: if more come, they go out together, and the next round is worth
+    /// more.
+    async fn go_round(&mut self, mut entries: Vec<Arc<Entry>>) {
         const LONG: Duration = Duration::from_millis(2);
         const PAUSE: u32 = 8;
+        // Whoever is about to publish has its turn first.
+        yield_now().await;
+        if let Some(Delivery::Messages(more)) = self.stream.subscription.announced().await {
+            entries.extend(more);
+        }
         let began = Instant::now();
-        self.deliver(entries).await;
+        self.deliver(&entries).await;
         let time = began.elapsed();
         if entries.len() > 1 && time > LONG {
             sleep(time / PAUSE).await;
