@@ -1,0 +1,479 @@
+//! Twenty tabs of one browser, and all that happens to tabs, hubs and networks: each tab is
+//! delivered each message once, in order, and the hub holds two streams for all of them.
+//!
+//! In every test something publishes 50 messages a second as curl does, and the tabs answer each
+//! in turn, until the harm is done and 600 messages are kept. `TABCAST_TAB_MESSAGES=5000` makes
+//! that 5,000; `-- --nocapture` shows what came of it:
+//!
+//!     TABCAST_TAB_MESSAGES=5000 cargo test --release --test tabs -- --nocapture
+
+mod browser;
+mod common;
+mod proxy;
+mod record;
+
+use std::io::{BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use browser::{Browser, Tab};
+use common::{Folder, Hub, PATIENCE, Response};
+use proxy::{Mode, Proxy};
+use record::{Record, Tally, assert_sent, kept};
+use serde_json::json;
+
+const TABS: u64 = 20;
+/// What a browser may hold at the hub, however many tabs it has.
+const STREAMS: usize = 2;
+
+/// How many messages are kept in the end, at least.
+fn messages() -> u64 {
+    std::env::var("TABCAST_TAB_MESSAGES").map_or(600, |count| count.parse().expect("TABCAST_TAB_MESSAGES is a number"))
+}
+
+/// Held by a test while it runs: twenty tabs have use for all of a machine.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A hub with a journal that outlives it.
+struct Site {
+    hub: Hub,
+    journal: Folder,
+    flags: Vec<&'static str>,
+}
+
+impl Site {
+    fn start(flags: &[&'static str]) -> Site {
+        let journal = Folder::new();
+        let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+        Site { hub: start(any_port, &journal, flags), journal, flags: flags.to_vec() }
+    }
+
+    fn kill(&mut self) {
+        self.check_streams(0);
+        self.hub.signal("KILL");
+        self.hub.wait();
+    }
+
+    fn start_again(&mut self) {
+        self.hub = start(self.hub.address, &self.journal, &self.flags);
+    }
+
+    /// The hub's log of its streams, as how many there were after each that came or went.
+    fn streams(&self) -> Vec<usize> {
+        let mut now = 0;
+        let step = |line: &String| {
+            if line.contains("subscriber connected") {
+                now += 1;
+            } else if line.contains("subscriber disconnected") {
+                now -= 1;
+            } else {
+                return None;
+            }
+            Some(now)
+        };
+        self.hub.log().iter().filter_map(step).collect()
+    }
+
+    /// Checks that there were never more streams than two but in a hand-over, in which each may be
+    /// there twice for a moment: four at most, and nothing more comes before it is two again. Tabs
+    /// that can't react to anything may keep theirs beside these.
+    fn check_streams(&self, unresponsive: usize) {
+        let most = STREAMS + unresponsive;
+        let streams = self.streams();
+        for (place, step) in streams.windows(2).enumerate() {
+            let came_again = step[1] > most && step[1] > step[0] && place > 0 && streams[place - 1] > step[0];
+            assert!(!came_again && step[1] <= most + STREAMS, "more streams than {most}: {streams:?}");
+        }
+    }
+
+    fn wait_for_streams(&self, count: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.streams().last().copied().unwrap_or(0) != count {
+            assert!(Instant::now() < deadline, "the streams are never {count}: {:?}", self.streams());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+fn start(address: SocketAddr, journal: &Folder, flags: &[&str]) -> Hub {
+    Hub::start_at(address, &[&["--journal", &journal.file("tabcast.db"), "--hide-data"], flags].concat())
+}
+
+/// Publishes a `ping` 50 times a second, until it is told to stop.
+struct Load {
+    thread: JoinHandle<()>,
+    acknowledged: Arc<AtomicU64>,
+    stopped: Arc<AtomicBool>,
+}
+
+impl Load {
+    const PER_SECOND: u64 = 50;
+
+    fn start(hub: SocketAddr) -> Load {
+        let (acknowledged, stopped) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let thread = std::thread::spawn({
+            let (acknowledged, stopped) = (Arc::clone(&acknowledged), Arc::clone(&stopped));
+            move || {
+                let begun = Instant::now();
+                for n in 1.. {
+                    if stopped.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let due = begun + Duration::from_millis(n * 1_000 / Load::PER_SECOND);
+                    std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                    publish(hub, "ping", n);
+                    acknowledged.store(n, Ordering::Relaxed);
+                }
+            }
+        });
+        Load { thread, acknowledged, stopped }
+    }
+
+    /// The newest that is kept.
+    fn acknowledged(&self) -> u64 {
+        self.acknowledged.load(Ordering::Relaxed)
+    }
+
+    fn wait_until(&self, count: u64) {
+        // The hub may be away for a while, and then it takes as long as it takes.
+        let deadline = Instant::now() + PATIENCE + Duration::from_millis(count * 1_000 / Load::PER_SECOND);
+        while self.acknowledged() < count {
+            assert!(Instant::now() < deadline, "{} of {count} are kept", self.acknowledged());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The number of the last.
+    fn stop(self) -> u64 {
+        self.stopped.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap();
+        self.acknowledged.load(Ordering::Relaxed)
+    }
+}
+
+/// Publishes as `curl --retry` does with an Idempotency-Key: on a connection of its own, again and
+/// again until the hub has answered.
+fn publish(hub: SocketAddr, event: &str, n: u64) {
+    let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+    let body = json!({"event": event, "data": {"n": n, "to": n % TABS, "at": at}}).to_string();
+    let request = format!(
+        "POST /messages HTTP/1.1\r\nHost: {hub}\r\nContent-Type: application/json\r\nIdempotency-Key: {event}-{n}\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let attempt = || {
+        let mut connection = TcpStream::connect(hub).ok()?;
+        connection.set_read_timeout(Some(PATIENCE)).ok()?;
+        connection.write_all(request.as_bytes()).ok()?;
+        Some(Response::read(&mut BufReader::new(connection), false)).filter(|response| response.status > 0)
+    };
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(response) = attempt() {
+            assert_eq!(response.status, 201, "{response:?}");
+            return;
+        }
+        assert!(Instant::now() < deadline, "the hub is away for good");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The tabs of a browser, each with a page that writes its record. One that is closed or crashed is
+/// there no more.
+struct Tabs<'a> {
+    tabs: Vec<Option<Tab<'a>>>,
+    crashed: Vec<Tab<'a>>,
+    /// Those that were harmed: they can't be as quick as the others.
+    harmed: Vec<usize>,
+}
+
+impl<'a> Tabs<'a> {
+    fn open(browser: &'a Browser, host: &str) -> Tabs<'a> {
+        // Any page of the hub's that says nothing itself will do: the script is the page.
+        let page = format!("http://{host}/tabcast.js");
+        let open = |number| {
+            let tab = browser.blank();
+            tab.run_in_every_page(&format!("window.number = {number};\n{}", record::SCRIPT));
+            tab.go(&page);
+            Some(tab)
+        };
+        let tabs = Tabs { tabs: (0..TABS).map(open).collect(), crashed: Vec::new(), harmed: Vec::new() };
+        tabs.wait_until_connected();
+        tabs
+    }
+
+    fn each(&self) -> impl DoubleEndedIterator<Item = (usize, &Tab<'a>)> {
+        self.tabs.iter().enumerate().filter_map(|(number, tab)| Some((number, tab.as_ref()?)))
+    }
+
+    fn wait_until_connected(&self) {
+        for (_, tab) in self.each() {
+            tab.wait_for("record.since !== null");
+        }
+    }
+
+    /// Waits until each is in this state: `live`, `shared`, `offline`.
+    fn wait_for_state(&self, states: &[&str]) {
+        for (_, tab) in self.each() {
+            tab.wait_for(&format!("{}.includes(hub.state)", json!(states)));
+        }
+    }
+
+    /// Waits until each has what is kept by now.
+    fn wait_until_caught_up(&self, load: &Load) {
+        self.wait_until_all_but_these_have_caught_up(&[], load);
+    }
+
+    fn wait_until_all_but_these_have_caught_up(&self, these: &[usize], load: &Load) {
+        // One that is published after whatever was done.
+        let newest = load.acknowledged() + 1;
+        load.wait_until(newest);
+        for (_, tab) in self.each().filter(|(number, _)| !these.contains(number)) {
+            tab.wait_for(&format!("record.newest >= {newest}"));
+        }
+    }
+
+    /// The numbers of those that hold a stream of their own.
+    fn holders(&self) -> Vec<usize> {
+        self.each().filter(|(_, tab)| tab.get("hub.state") == "live").map(|(number, _)| number).collect()
+    }
+
+    /// Both that do, once the hub says so.
+    fn both_holders(&self, site: &Site) -> [usize; 2] {
+        site.wait_for_streams(STREAMS);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.holders()[..] {
+                [one, other] => return [one, other],
+                ref holders => assert!(Instant::now() < deadline, "the holders are {holders:?}"),
+            }
+        }
+    }
+
+    /// One that is to be harmed.
+    fn get(&mut self, number: usize) -> &Tab<'a> {
+        self.harmed.push(number);
+        self.tabs[number].as_ref().unwrap()
+    }
+
+    /// Each sends something of its own, whatever the hub does.
+    fn all_send(&self, n: u64) {
+        for (_, tab) in self.each() {
+            tab.run(&format!("answer({n});"));
+        }
+    }
+
+    fn reload(&mut self, number: usize) {
+        let tab = self.get(number);
+        tab.refresh();
+        tab.wait_for("record.since !== null");
+    }
+
+    fn close(&mut self, number: usize) {
+        self.tabs[number].take().unwrap().close();
+    }
+
+    fn crash(&mut self, number: usize) {
+        let tab = self.tabs[number].take().unwrap();
+        tab.crash();
+        self.crashed.push(tab);
+    }
+
+    /// Waits until each has all there is, closes them and checks what they have seen and sent.
+    fn finish(self, scenario: &str, load: Load, site: &Site) {
+        load.wait_until(messages() / 2);
+        let last = load.stop();
+        // Without a word if it doesn't come to that: the tally says what is missing.
+        let deadline = Instant::now() + PATIENCE;
+        let wait_for = |condition: &str| {
+            for (_, tab) in self.each() {
+                while tab.get(condition) != json!(true) && Instant::now() < deadline {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            }
+        };
+        wait_for(&format!(
+            "record.newest >= {last} && record.acknowledged.length + record.refused.length >= record.asked"
+        ));
+        publish(site.hub.address, "end", last + 1);
+        wait_for("record.delivered.at(-1)?.[1] === 'end'");
+
+        let kept = kept(&site.hub);
+        let records: Vec<(usize, Record)> =
+            self.each().map(|(number, tab)| (number, serde_json::from_value(tab.get("record")).unwrap())).collect();
+        let (mut all, mut unharmed) = (Tally::default(), Tally::default());
+        for (number, record) in &records {
+            let tally = Tally::of(record, &kept);
+            if !tally.is_exact() {
+                eprintln!("tab {number}: {tally}");
+            }
+            all += tally;
+            if !self.harmed.contains(number) {
+                unharmed += tally;
+            }
+        }
+        println!(
+            "{scenario:<28} {:>2} tabs, kept {:>5}, {all}, of a tab unharmed {:>5} ms, streams {:?} at most",
+            records.len(),
+            kept.len(),
+            unharmed.worst_delay_ms,
+            site.streams().iter().max().unwrap(),
+        );
+        assert!(all.is_exact());
+        for (number, record) in &records {
+            assert_sent(*number as u64, record, &kept);
+        }
+        self.leave(site);
+    }
+
+    /// Closes all, after which the hub holds nothing for them.
+    fn leave(mut self, site: &Site) {
+        for tab in self.crashed.drain(..) {
+            tab.close();
+        }
+        let mut tabs: Vec<_> = self.tabs.drain(..).flatten().collect();
+        // With its last tab the browser would end, and close what a tab may have left open.
+        let last = tabs.pop().unwrap();
+        tabs.into_iter().for_each(Tab::close);
+        last.go("about:blank");
+        site.wait_for_streams(0);
+    }
+}
+
+#[test]
+fn twenty_tabs_are_delivered_every_message_once_and_in_order_and_all_can_send() {
+    let _alone = alone();
+    let (site, browser) = (Site::start(&[]), Browser::start());
+    let tabs = Tabs::open(&browser, &site.hub.address.to_string());
+    let load = Load::start(site.hub.address);
+    tabs.finish("nothing happens", load, &site);
+    site.check_streams(0);
+}
+
+#[test]
+fn it_is_so_while_those_that_hold_a_stream_are_closed_reloaded_crashed_and_hang() {
+    let _alone = alone();
+    let (site, browser) = (Site::start(&[]), Browser::start());
+    let mut tabs = Tabs::open(&browser, &site.hub.address.to_string());
+    let load = Load::start(site.hub.address);
+    tabs.wait_until_caught_up(&load);
+    for number in tabs.both_holders(&site) {
+        tabs.close(number);
+    }
+    tabs.wait_until_caught_up(&load);
+    for number in tabs.both_holders(&site) {
+        tabs.reload(number);
+    }
+    tabs.wait_until_caught_up(&load);
+    for number in tabs.both_holders(&site) {
+        tabs.crash(number);
+    }
+    tabs.wait_until_caught_up(&load);
+    let [hangs, _] = tabs.both_holders(&site);
+    site.check_streams(0);
+    tabs.get(hangs).hang(Duration::from_secs(5));
+    tabs.wait_until_all_but_these_have_caught_up(&[hangs], &load);
+    tabs.wait_until_caught_up(&load);
+    site.wait_for_streams(STREAMS);
+    tabs.finish("closed, reloaded, crashed, hung", load, &site);
+    site.check_streams(1);
+}
+
+#[test]
+fn it_is_so_while_those_that_hold_a_stream_are_frozen() {
+    let _alone = alone();
+    let (site, browser) = (Site::start(&[]), Browser::start());
+    let mut tabs = Tabs::open(&browser, &site.hub.address.to_string());
+    let load = Load::start(site.hub.address);
+    tabs.wait_until_caught_up(&load);
+    let frozen = tabs.both_holders(&site);
+    site.check_streams(0);
+    for number in frozen {
+        tabs.get(number).freeze();
+    }
+    tabs.wait_until_all_but_these_have_caught_up(&frozen, &load);
+    for number in frozen {
+        tabs.get(number).thaw();
+    }
+    tabs.wait_until_caught_up(&load);
+    site.wait_for_streams(STREAMS);
+    tabs.finish("frozen", load, &site);
+    site.check_streams(2);
+}
+
+#[test]
+fn it_is_so_while_the_hub_is_killed_and_started_again() {
+    let _alone = alone();
+    let (mut site, browser) = (Site::start(&[]), Browser::start());
+    let tabs = Tabs::open(&browser, &site.hub.address.to_string());
+    let load = Load::start(site.hub.address);
+    tabs.wait_until_caught_up(&load);
+    site.kill();
+    tabs.wait_for_state(&["offline"]);
+    tabs.all_send(1_000_000);
+    site.start_again();
+    tabs.wait_until_caught_up(&load);
+    // At once, before anybody notices.
+    site.kill();
+    site.start_again();
+    tabs.wait_until_caught_up(&load);
+    site.wait_for_streams(STREAMS);
+    tabs.finish("hub killed twice", load, &site);
+    site.check_streams(0);
+}
+
+#[test]
+fn it_is_so_behind_a_proxy_that_cuts_refuses_and_goes_silent() {
+    let _alone = alone();
+    let (site, browser) = (Site::start(&["--keep-alive", "1s"]), Browser::start());
+    let proxy = Proxy::start(site.hub.address);
+    let tabs = Tabs::open(&browser, &proxy.address.to_string());
+    let load = Load::start(site.hub.address);
+    tabs.wait_until_caught_up(&load);
+    proxy.cut();
+    tabs.wait_until_caught_up(&load);
+    for status in [502, 503] {
+        proxy.set(Mode::Answer(status));
+        // More than once each: the browser itself never tries a second time.
+        proxy.wait_until_met(3 * STREAMS);
+        tabs.wait_for_state(&["offline"]);
+        tabs.all_send(1_000_000 + u64::from(status));
+        proxy.set(Mode::Pass);
+        tabs.wait_until_caught_up(&load);
+    }
+    proxy.set(Mode::Swallow);
+    proxy.wait_until_met(STREAMS);
+    proxy.set(Mode::Pass);
+    tabs.wait_until_caught_up(&load);
+    site.wait_for_streams(STREAMS);
+    tabs.finish("cut, 502, 503, half-open", load, &site);
+    site.check_streams(0);
+}
+
+#[test]
+fn it_is_so_where_pages_have_no_locks_while_the_tab_that_made_the_worker_crashes() {
+    let _alone = alone();
+    let (mut site, browser) = (Site::start(&["--allow-host", "lan.test"]), Browser::start_with_hosts(&["lan.test"]));
+    let mut tabs = Tabs::open(&browser, &format!("lan.test:{}", site.hub.address.port()));
+    for (_, tab) in tabs.each() {
+        assert_eq!(tab.get("isSecureContext || 'locks' in navigator"), false);
+    }
+    let load = Load::start(site.hub.address);
+    tabs.wait_until_caught_up(&load);
+    tabs.crash(0);
+    tabs.wait_until_caught_up(&load);
+    tabs.close(1);
+    tabs.reload(2);
+    tabs.wait_until_caught_up(&load);
+    site.kill();
+    site.start_again();
+    tabs.wait_until_caught_up(&load);
+    tabs.finish("insecure origin, crashed", load, &site);
+    site.check_streams(0);
+}
