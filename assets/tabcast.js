@@ -1,4 +1,4 @@
-// tabcast in a browser. One file, nothing to install or build:
+// tabcast in a browser: one file, nothing to install or build.
 //
 //   import { connect } from '/tabcast.js';
 //   const hub = connect();
@@ -11,55 +11,50 @@
 // Stream  an EventSource that is made anew whenever it is dead
 // Peer    which tabs hold a stream, and how the others get what it brings
 
-// Tabs that run different versions of this file can talk to each other as long as this is the same.
+// Tabs with another version of this file understand each other as long as this is the same.
 const PROTOCOL = 'tabcast/1';
-// A request that takes longer has failed. The hub gives a body 30 s.
+// A request, or a stream's first byte, that takes longer has failed. The hub gives a body 30 s.
 const TIMEOUT_MS = 30_000;
-const BACKOFF_MS = 2_000;
+const FIRST_BACKOFF_MS = 2_000;
 const LONGEST_BACKOFF_MS = 30_000;
-// Beyond these, emit refuses at once.
+// Beyond these, emit refuses.
 const OUTBOX_MESSAGES = 1_000;
 const OUTBOX_BYTES = 32 << 20;
-// What arrives during a fetch; more is fetched as well.
+// Kept of what arrives during a fetch; what is dropped is fetched as well.
 const WAITING = 1_000;
 const TICK_MS = 1_000;
-// The tabs that hold a stream are asked for a sign of life when they said nothing for so long …
+// Tabs that hold a stream and are silent for so long are asked for a sign of life, and replaced when they give
+// none. The second holder speaks for the first, and so waits longer: a hung tab keeps its connection.
 const QUIET_MS = 2_500;
-// … and replaced when they don't answer: by a tab that hears neither; by the second holder, which
-// speaks for the first meanwhile, only if that is no passing fault.
 const ANSWER_MS = 1_000;
 const REPLACE_MS = 10_000;
-// The second holder passes on what the first hasn't within this time.
+// The second holder passes on what the first hasn't in this time.
 const SECOND_MS = 150;
-// A shared worker that no tab has asked anything for so long ends. Hidden tabs ask once a minute.
-const UNUSED_MS = 150_000;
+const LEAVE_MS = 5_000;
 
 /**
  * @typedef {object} Options
- * @property {string | string[]} [channel] the channels to listen to, `main` if left out; `emit` publishes on the first
+ * @property {string | string[]} [channel] what to listen to, `main` if left out; `emit` publishes on the first
  * @property {number} [last] how many of the newest kept messages come first; 0 if left out
- * @property {string} [id] the page's own id, for `broadcast`; drawn at random if left out
+ * @property {string} [id] the page's own, for `broadcast`; random if left out
  *
  * @typedef {object} Message
  * @property {string} id
  * @property {string} channel
  * @property {string} event
  * @property {any} data what was emitted
- * @property {string} time when the hub took it: RFC 3339, UTC
+ * @property {string} time when the hub took it, RFC 3339
  * @property {string} [except] the id of the page that doesn't get it
  *
- * @typedef {'connecting' | 'live' | 'shared' | 'offline'} State
- * `live`: by a stream of its own; `shared`: by another tab's
+ * @typedef {'connecting' | 'live' | 'shared' | 'offline'} State by a stream of its own, or through another tab
  *
- * @typedef {Error & { status: number, detail?: string, field?: string, limit?: number }} Refusal
- * why the hub refused a message; `message` is the problem's title
+ * @typedef {Error & { status: number, detail?: string, field?: string, limit?: number }} Refusal the hub's problem; `message` is its title
  */
 
 /**
  * Connects to a hub.
- * @param {string | URL | Options} [url] of the hub; the one this script comes from if left out
+ * @param {string | URL | Options} [url] the hub's; if left out, where this script comes from
  * @param {Options} [options]
- * @returns {Hub}
  */
 export function connect(url, options) {
   const isUrl = !url || typeof url === 'string' || url instanceof URL;
@@ -68,227 +63,229 @@ export function connect(url, options) {
 
 // --- Hub ---
 
-const OWN = /^(connect|disconnect|tabcast:.*)$/s;
+// Events that nobody can publish to `on`.
+const OWN = /^(connect$|disconnect$|tabcast:)/;
 
 class Hub {
-  /** The page's own id. @type {string} */
+  /** @type {string} the page's own id */
   id;
   /** @type {State} */
   state = 'connecting';
   /** Publishes to everyone but this page. */
   broadcast = {
     /** @type {Hub['emit']} */
-    emit: (event, data, options) => this.#publish(event, data, { ...options, except: this.id }),
+    emit: (event, data, options) => this.#publish(event, data, options, this.id),
   };
   #channels;
   #outbox;
   #feed;
   #peer;
-  #listeners = new Map();
-  #any = [];
-  #joined = false;
+  #listeners = [];
+  // Ends the watch over the page; undefined while disconnected.
+  #watch;
+  // Messages since it went offline.
   #recovered = 0;
 
-  constructor(url = '.', { channel = 'main', last = 0, id = randomId() } = {}) {
+  constructor(url, { channel = 'main', last = 0, id = randomId() } = {}) {
     this.id = id;
     this.#channels = [channel].flat();
-    const base = new URL(url, url === '.' ? import.meta.url : globalThis.document?.baseURI ?? location).href.replace(/\/*$/, '/');
-    this.#outbox = new Outbox(base);
+    const { href } = url ? new URL(url, location) : new URL('.', import.meta.url);
+    const base = href.replace(/\/*$/, '/');
     const channels = [...new Set(this.#channels)].sort();
+    this.#outbox = new Outbox(base);
     this.#feed = new Feed(base, channels, last, (message) => this.#deliver(message), (gap) => this.#tell('tabcast:gap', gap));
     this.#peer = new Peer(base, channels, this.#feed, (state, reason) => this.#become(state, reason));
-    this.#watch();
     this.connect();
   }
 
-  /** Whether messages arrive. @type {boolean} */
+  /** Whether messages arrive. */
   get connected() {
     return this.state === 'live' || this.state === 'shared';
   }
 
-  /** The id up to which every message was delivered. @type {string | undefined} */
+  /** @returns {string | undefined} the id up to which every message was delivered */
   get position() {
     return this.#feed.position;
   }
 
   /**
-   * Calls the listener with each message of this event name; or with what the hub itself has to say: `connect`,
+   * Calls the listener with each message of this event name, or with what the client itself tells: `connect`,
    * `disconnect` (why), `tabcast:state` ({ state, recovered, reason? }), `tabcast:gap` ({ asked, earliest }).
    * @param {string} event
    * @param {(data: any, message: Message) => void} listener
    */
   on(event, listener) {
-    return this.#add(event, { listener });
+    this.#listeners.push({ event, listener });
+    return this;
   }
 
-  /** The same, for the next one only. @type {Hub['on']} */
+  /** `on`, for the next one only. @type {Hub['on']} */
   once(event, listener) {
-    return this.#add(event, { listener, once: true });
+    this.#listeners.push({ event, listener, once: true });
+    return this;
   }
 
   /**
-   * Forgets a listener; all of an event without one; all of `on` and `once` without an event.
+   * Forgets a listener; or all of an event; or all but those of `onAny`.
    * @param {string} [event]
    * @param {Function} [listener]
    */
   off(event, listener) {
-    if (event === undefined) this.#listeners.clear();
-    else this.#listeners.set(event, without(this.#listeners.get(event), listener));
-    return this;
+    return this.#forget((entry) => entry.event !== undefined && entry.event === (event ?? entry.event), listener);
   }
 
   /** Calls the listener with each message. @param {(event: string, data: any, message: Message) => void} listener */
   onAny(listener) {
-    this.#any = [...this.#any, { listener }];
+    this.#listeners.push({ listener });
     return this;
   }
 
-  /** Forgets it, or all of `onAny`. @param {Function} [listener] */
+  /** Forgets one listener of `onAny`, or all. @param {Function} [listener] */
   offAny(listener) {
-    this.#any = without(this.#any, listener);
-    return this;
+    return this.#forget((entry) => entry.event === undefined, listener);
   }
 
   /**
-   * Publishes. The promise is the message's id, once it is kept; until then it is sent again whenever it can be, after what
-   * was emitted before it. It is rejected with a {@link Refusal}, or if too much waits already.
+   * Publishes; resolves with the message's id once it is kept. Until then it is sent again, after what was emitted before it.
+   * Rejects with a {@link Refusal}, or if too much is waiting.
    * @param {string} event
-   * @param {any} [data] JSON, a Blob, or an ArrayBuffer or view of one, which arrives as a Uint8Array
+   * @param {any} [data] JSON or a Blob; an ArrayBuffer or a view of one arrives as a Uint8Array
    * @param {{ channel?: string }} [options]
    * @returns {Promise<string>}
    */
   emit(event, data, options) {
-    return this.#publish(event, data, { ...options, except: undefined });
+    return this.#publish(event, data, options);
   }
 
-  /** Listens again after `disconnect`, from where it was. */
+  /** Listens again, from where it was. */
   connect() {
-    if (!this.#joined) {
-      this.#joined = true;
-      this.#become('connecting');
-      this.#peer.join();
+    if (!this.#watch) {
+      this.#watch = new AbortController();
+      this.#watchOver(this.#watch);
+      this.#join();
     }
     return this;
   }
 
   /** Stops listening. What was emitted is still sent. */
   disconnect() {
-    this.#leave('offline', 'disconnect');
-    this.#outbox.open();
-    return this;
-  }
-
-  #leave(state, reason) {
-    this.#joined = false;
+    this.#watch?.abort();
+    this.#watch = undefined;
     this.#peer.leave();
-    this.#become(state, reason);
-  }
-
-  #add(event, entry) {
-    this.#listeners.set(event, [...this.#listeners.get(event) ?? [], entry]);
+    this.#become('offline', 'disconnect');
     return this;
   }
 
-  async #publish(event, data, { channel = this.#channels[0], except }) {
-    if (OWN.test(event)) throw new TypeError(`${event} is an event of the hub's own`);
-    return this.#outbox.send(encode(data, { event, channel, ...except && { except } }));
+  #join(reason) {
+    this.#become('connecting', reason);
+    this.#peer.join();
+  }
+
+  // A page that is left or frozen may come back: then it goes on from where it was.
+  #watchOver({ signal }) {
+    const when = (names, act) => {
+      for (const name of names) {
+        const target = name.startsWith('page') || name === 'online' ? globalThis : globalThis.document;
+        target?.addEventListener(name, act, { signal });
+      }
+    };
+    let away = false;
+    when(['pagehide', 'freeze'], () => {
+      away = true;
+      this.#peer.leave();
+    });
+    when(['pageshow', 'resume', 'visibilitychange'], ({ type }) => {
+      if (type === 'visibilitychange' && document.hidden) return;
+      if (away) this.#join('away');
+      else this.#peer.wake();
+      away = false;
+    });
+    when(['online'], () => {
+      this.#outbox.wake();
+      this.#peer.wake(true);
+    });
+  }
+
+  #forget(isMeant, listener) {
+    this.#listeners = this.#listeners.filter((entry) => !isMeant(entry) || (listener && entry.listener !== listener));
+    return this;
+  }
+
+  async #publish(event, data, { channel = this.#channels[0] } = {}, except) {
+    if (OWN.test(event)) throw new TypeError(`"${event}" is an event of the client's own`);
+    return this.#outbox.send(encode({ event, channel, ...except && { except } }, data));
   }
 
   #deliver(message) {
     if (message.except === this.id) return;
     const { event, data } = message = { ...message, data: decode(message.data) };
     if (this.state === 'offline') this.#recovered += 1;
-    for (const { listener } of this.#any) call(listener, event, data, message);
+    this.#tell(undefined, event, data, message);
     if (!OWN.test(event)) this.#tell(event, data, message);
   }
 
   #tell(event, ...values) {
-    for (const { listener, once } of this.#listeners.get(event) ?? []) {
-      if (once) this.off(event, listener);
-      call(listener, ...values);
+    for (const entry of this.#listeners.filter((entry) => entry.event === event)) {
+      if (entry.once) this.#listeners = this.#listeners.filter((other) => other !== entry);
+      try {
+        entry.listener(...values);
+      } catch (error) {
+        // Its own problem, not the next listener's.
+        reportError(error);
+      }
     }
   }
 
   #become(state, reason) {
-    // Only now is it sure that what is emitted comes back.
-    if (this.position || reason) this.#outbox.open();
     if (state === this.state) return;
     const was = this.connected;
     this.state = state;
     if (state === 'offline') this.#recovered = 0;
+    // What is emitted while it is not known where to begin might not come back.
+    if (state !== 'connecting') this.#outbox.open();
     if (this.connected) this.#outbox.wake();
     this.#tell('tabcast:state', { state, recovered: this.#recovered, ...reason && { reason } });
     if (this.connected) this.#recovered = 0;
-    if (this.connected !== was) this.#tell(was ? 'disconnect' : 'connect', ...was ? [reason ?? 'offline'] : []);
-  }
-
-  // A page that is left or frozen may come back: it then goes on from where it was.
-  #watch() {
-    let left = false;
-    const leave = () => {
-      left ||= this.#joined;
-      if (this.#joined) this.#leave('connecting', 'hidden');
-    };
-    const back = () => {
-      if (left) this.connect();
-      else this.#peer.wake();
-      left = false;
-    };
-    addEventListener('pagehide', leave);
-    addEventListener('pageshow', back);
-    addEventListener('online', () => { this.#outbox.wake(); this.#peer.wake(true); });
-    const { document } = globalThis;
-    document?.addEventListener('freeze', leave);
-    document?.addEventListener('resume', back);
-    document?.addEventListener('visibilitychange', () => { if (!document.hidden) this.#peer.wake(); });
+    if (was && !this.connected) this.#tell('disconnect', reason ?? state);
+    if (!was && this.connected) this.#tell('connect');
   }
 }
-
-// A listener that throws is its own page's problem, not the next listener's.
-function call(listener, ...values) {
-  try {
-    listener(...values);
-  } catch (error) {
-    reportError(error);
-  }
-}
-
-const without = (entries = [], listener) => entries.filter((entry) => listener && entry.listener !== listener);
 
 // `crypto.randomUUID` is there in secure contexts only.
-const randomId = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, '0')).join('');
+function randomId() {
+  return crypto.getRandomValues(new Uint8Array(16)).reduce((id, byte) => id + byte.toString(16).padStart(2, '0'), '');
+}
 
 // --- Data ---
 
-// The hub keeps JSON to the letter, and a body of any other type as a `data:` URL. What neither can tell goes in a
-// parameter of `application/octet-stream`: `as=uint8array`, `as=string`, or a Blob's type that the hub reads or writes in
-// another way, with `_` and two digits for each character that can't stand there.
-
+// The hub keeps JSON to the letter, and other bodies as a `data:` URL of their type. What that can't tell is in a parameter
+// of BYTES: `as=uint8array`; `as=string`, for one that looks like such a URL; or `as=` a Blob's type that the hub would read
+// or write in its own way, each character that can't stand there as `_` and two hexadecimal digits.
 const BYTES = 'application/octet-stream';
-const KEPT = /^(?!multipart\/|(?:text\/plain|application\/json|application\/x-www-form-urlencoded)(?:;|$)|.*;as=)[\w!#$&^.+-]+\/[\w!#$&^.+-]+(;[\w!#$&^.+-]+=[\w!#$&^.+-]+)*$/;
+const TOKEN = '[\\w!#$&^.+-]+';
+const READ = 'multipart/|(text/plain|application/json|application/x-www-form-urlencoded)(;|$)|.*;as=';
+const KEPT = new RegExp(`^(?!${READ})${TOKEN}/${TOKEN}(;${TOKEN}=${TOKEN})*$`);
 
 const isBinary = (data) => data instanceof Blob || data instanceof ArrayBuffer || ArrayBuffer.isView(data);
 
-// The body to POST, its type, and the query.
-function encode(data = null, fields) {
-  // A string that would be taken for binary.
-  const isUrl = typeof data === 'string' && decode(data) !== data;
-  if (!isUrl && !isBinary(data)) {
-    const refuse = (key, value) => {
-      if (isBinary(value)) throw new TypeError('binary data has to be emitted by itself, not in an object');
-      return value;
-    };
-    return { body: new Blob([JSON.stringify({ ...fields, data }, refuse)]), type: 'application/json', query: '' };
-  }
+// What to POST: the body as a Blob, its type, the query.
+function encode(fields, data = null) {
   const query = `?${new URLSearchParams(fields)}`;
-  if (!(data instanceof Blob)) return { body: new Blob([data]), type: `${BYTES};as=${isUrl ? 'string' : 'uint8array'}`, query };
-  const escaped = data.type.replace(/[^a-z0-9.+-]/g, (char) => `_${char.charCodeAt().toString(16)}`);
-  return { body: data, type: KEPT.test(data.type) ? data.type : escaped ? `${BYTES};as=${escaped}` : BYTES, query };
+  if (data instanceof Blob) {
+    const escaped = data.type.replace(/[^a-z0-9.+-]/g, (char) => `_${char.charCodeAt().toString(16)}`);
+    return { body: data, type: KEPT.test(data.type) ? data.type : BYTES + (escaped && `;as=${escaped}`), query };
+  }
+  if (isBinary(data)) return { body: new Blob([data]), type: `${BYTES};as=uint8array`, query };
+  if (decode(data) !== data) return { body: new Blob([data]), type: `${BYTES};as=string`, query };
+  const json = JSON.stringify({ ...fields, data }, (key, value) => {
+    if (isBinary(value)) throw new TypeError('binary data is emitted by itself, not in an object');
+    return value;
+  });
+  return { body: new Blob([json]), type: 'application/json', query: '' };
 }
 
-// What was emitted, of what the hub keeps.
 function decode(data) {
-  const [url, type] = typeof data === 'string' && data.slice(0, 400).match(/^data:([^,]+);base64,/) || [];
+  const [url, type] = (typeof data === 'string' && data.slice(0, 400).match(/^data:([^,;/]+\/[^,]+);base64,/)) || [];
   if (!url) return data;
   let bytes;
   try {
@@ -296,16 +293,18 @@ function decode(data) {
   } catch {
     return data;
   }
-  const as = type.startsWith(`${BYTES};as=`) && type.slice(BYTES.length + 4);
+  const [, as] = type.split(`${BYTES};as=`);
   if (as === 'uint8array') return bytes;
   if (as === 'string') return new TextDecoder('utf-8', { ignoreBOM: true }).decode(bytes);
-  return new Blob([bytes], { type: as ? as.replace(/_(..)/g, (_, hex) => String.fromCharCode(parseInt(hex, 16))) : type });
+  return new Blob([bytes], { type: as?.replace(/_(..)/g, (_, hex) => String.fromCharCode(`0x${hex}`)) ?? type });
 }
 
 // --- Requests ---
 
 // Jitter, so that a restart of the hub doesn't bring everyone back in the same instant.
-const backoff = (failures) => Math.min(BACKOFF_MS * 2 ** failures, LONGEST_BACKOFF_MS) * (1 / 4 + Math.random() * 3 / 4);
+function backoff(failures) {
+  return Math.min(FIRST_BACKOFF_MS * 2 ** failures, LONGEST_BACKOFF_MS) * (0.25 + 0.75 * Math.random());
+}
 
 // Pauses that can be cut short.
 class Pauses {
@@ -313,20 +312,20 @@ class Pauses {
 
   pause(ms) {
     return new Promise((resolve) => {
-      const wake = () => { clearTimeout(timer); this.#wakes.delete(wake); resolve(); };
-      const timer = setTimeout(wake, ms);
-      this.#wakes.add(wake);
+      this.#wakes.add(resolve);
+      setTimeout(resolve, ms);
     });
   }
 
   wake() {
-    for (const wake of [...this.#wakes]) wake();
+    this.#wakes.forEach((resolve) => resolve());
+    this.#wakes.clear();
   }
 }
 
-// Asks until there is an answer, and returns its JSON; throws if the hub refuses.
-async function ask(url, init, pauses) {
-  for (let failures = 0; ; failures += 1) {
+// The JSON of an answer, however often it takes to get one. Throws if the hub refuses.
+async function ask(url, init, pauses, isOver = () => false) {
+  for (let failures = 0; !isOver(); failures += 1) {
     const answer = await fetch(url, { ...init, signal: AbortSignal.timeout(TIMEOUT_MS) }).catch(() => null);
     const body = await answer?.json().catch(() => null);
     if (answer?.ok && body) return body;
@@ -336,9 +335,10 @@ async function ask(url, init, pauses) {
       throw Object.assign(new Error(title), { name: 'Refusal', status, detail, field, limit });
     }
     const after = Number(answer?.headers.get('Retry-After')) * 1_000;
-    if (after > 0) await new Promise((resolve) => { setTimeout(resolve, after + backoff(0) / 4); });
-    else await pauses.pause(backoff(failures));
+    // The hub's word counts more than a sign that it is back.
+    await (after > 0 ? new Pauses() : pauses).pause(Math.max(after || 0, backoff(failures)));
   }
+  return undefined;
 }
 
 class Outbox {
@@ -347,7 +347,7 @@ class Outbox {
   #bytes = 0;
   #pauses = new Pauses();
   #isOpen = false;
-  #running = false;
+  #isSending = false;
 
   constructor(base) {
     this.#url = `${base}messages`;
@@ -355,7 +355,7 @@ class Outbox {
 
   send({ body, type, query }) {
     if (this.#queue.length >= OUTBOX_MESSAGES || this.#bytes + body.size > OUTBOX_BYTES) {
-      throw new RangeError(`too much waits to be sent: ${this.#queue.length} messages, ${this.#bytes} bytes`);
+      throw new RangeError(`too much is waiting: ${this.#queue.length} messages, ${this.#bytes} bytes`);
     }
     this.#bytes += body.size;
     return new Promise((resolve, reject) => {
@@ -364,7 +364,7 @@ class Outbox {
     });
   }
 
-  // Nothing is sent before.
+  /** Begins to send. */
   open() {
     this.#isOpen = true;
     this.#run();
@@ -376,47 +376,47 @@ class Outbox {
 
   // One at a time, so that they are kept in order.
   async #run() {
-    if (!this.#isOpen || this.#running) return;
-    this.#running = true;
+    if (!this.#isOpen || this.#isSending) return;
+    this.#isSending = true;
     for (; this.#queue.length; this.#queue.shift()) {
       const { body, type, query, key, resolve, reject } = this.#queue[0];
       try {
-        const headers = { 'Content-Type': type, 'Idempotency-Key': key };
-        // Read first: a file that can't be read any more is not the network's fault.
-        const init = { method: 'POST', headers, body: await body.arrayBuffer() };
+        // Read first: a file that is gone would seem to be the network's fault.
+        const init = { method: 'POST', headers: { 'Content-Type': type, 'Idempotency-Key': key }, body: await body.arrayBuffer() };
         resolve((await ask(this.#url + query, init, this.#pauses)).id);
       } catch (error) {
         reject(error);
       }
       this.#bytes -= body.size;
     }
-    this.#running = false;
+    this.#isSending = false;
   }
 }
 
 // --- Feed ---
 
-// How far `id` is beyond `from`; NaN, of which every comparison is false, if they are of different journals.
+// How far an id is beyond another. NaN, of which every comparison is false, if they are of different journals.
 function distance(id, from) {
-  const [[epoch, sequence], [fromEpoch, fromSequence]] = [id.split('-'), from.split('-')];
+  const [epoch, sequence] = id.split('-');
+  const [fromEpoch, fromSequence] = from.split('-');
   return epoch === fromEpoch ? sequence - fromSequence : NaN;
 }
 
-// Holes in the sequence are other channels' messages, so an item tells what it comes after: { prev?, id, message? }
-// is a message, or none, and that nothing else is between `prev` and `id`. Without `prev`, something may be.
+// It takes items: { prev?, id, message? }. There is a message, or none, at `id`, and nothing between `prev` and `id`; without
+// `prev` there may be. An id alone can't tell: a hole in the sequence may be a message on another channel.
 class Feed {
-  /** The id up to which everything was delivered; undefined until it is known where to begin. */
+  /** Everything up to this id was delivered; undefined until it is known where to begin. */
   position;
-  /** Told of each step: an item. */
-  onstep = () => {};
+  /** Told of each item, in order. */
+  onstep;
   /** Told when nothing is missing any more. */
-  oncurrent = () => {};
+  oncurrent;
   #url;
   #last;
   #deliver;
   #gap;
   #pauses = new Pauses();
-  // What has arrived since a fetch began; undefined if none is on its way.
+  // What has arrived since a fetch began; undefined if there is none.
   #waiting;
 
   constructor(base, channels, last, deliver, gap) {
@@ -431,19 +431,20 @@ class Feed {
   }
 
   take(item) {
+    const { prev, id, message } = item;
     if (this.#waiting) {
-      this.#waiting.push(item);
-      if (this.#waiting.length > WAITING) this.#waiting.shift();
+      if (this.#waiting.push(item) > WAITING) this.#waiting.shift();
       return;
     }
-    if (!this.#last) this.position ??= item.prev ?? item.id;
-    if (this.position && distance(item.id, this.position) <= 0) return;
-    if (this.position && item.prev && distance(this.position, item.prev) >= 0) this.#step(item.id, item.message);
-    else this.#catchUp(item);
+    if (!this.#last) this.position ??= prev ?? id;
+    if (this.position && distance(id, this.position) <= 0) return;
+    if (this.position && prev && distance(this.position, prev) >= 0) this.#step(id, message);
+    else this.#catchUp(id);
   }
 
   stop() {
     this.#waiting = undefined;
+    this.wake();
   }
 
   wake() {
@@ -457,34 +458,33 @@ class Feed {
     if (message) this.#deliver(message);
   }
 
-  // Fetches what is missing up to `target`, and with it whatever else there is.
+  // Fetches what is missing up to `target`, and with it what else there is.
   async #catchUp(target) {
-    const waiting = this.#waiting = [target];
+    const waiting = this.#waiting = [];
+    // A listener may stop it, too.
+    const isOver = () => this.#waiting !== waiting;
     let from;
     do {
       from = this.position;
       const query = from ? `after=${from}` : `last=${this.#last}`;
-      let answer;
-      try {
-        answer = await ask(this.#url + query, {}, this.#pauses);
-      } catch (error) {
+      const answer = await ask(this.#url + query, {}, this.#pauses, isOver).catch((error) => {
+        // Asking again won't help, nor will waiting for it.
         reportError(error);
-        answer = { messages: [] };
-      }
-      // Stopped meanwhile; a listener can do that too.
-      if (this.#waiting !== waiting) return;
+        return { messages: [] };
+      });
+      if (isOver()) return;
       if (answer.gap) {
         this.position = undefined;
         this.#gap(answer.gap);
       }
       for (const message of answer.messages) {
-        if (this.#waiting !== waiting) return;
+        if (isOver()) return;
         this.#step(message.id, message);
       }
-      if (this.#waiting !== waiting) return;
-      // A page of the history is full at a number the hub knows: go on until there is no more.
-    } while (from && this.position && this.position !== from && !(distance(this.position, target.id) >= 0));
-    if (!this.position || distance(target.id, this.position) > 0) this.#step(target.id);
+      // The hub gives a page at a time: until the target is reached, or there is no more.
+    } while (from && this.position && this.position !== from && !(distance(this.position, target) >= 0));
+    if (isOver()) return;
+    if (!this.position || distance(target, this.position) > 0) this.#step(target);
     this.#waiting = undefined;
     for (const item of waiting) this.take(item);
     if (!this.isBehind) this.oncurrent();
@@ -493,11 +493,12 @@ class Feed {
 
 // --- Stream ---
 
-// A native EventSource gives up on any answer but 200, and can sit on a dead connection for ever.
+// A native EventSource gives up on any answer but 200, tries without pause on others, and can sit on a dead connection for
+// ever.
 class Stream {
-  /** Whether it is open; undefined as long as the first try is undecided. */
+  /** Whether it is open; undefined until the first try is decided. */
   live;
-  /** Why it is not, where the hub said so. */
+  /** Why not, where the hub says so. */
   reason;
   #url;
   #take;
@@ -509,7 +510,7 @@ class Stream {
   #silence;
 
   constructor(base, channels, take, changed) {
-    this.#url = `${base}events?${new URLSearchParams([['format', 'message'], ...channels.map((name) => ['channel', name])])}`;
+    this.#url = `${base}events?format=message${channels.map((name) => `&channel=${encodeURIComponent(name)}`).join('')}`;
     this.#take = take;
     this.#changed = changed;
     this.#open();
@@ -521,12 +522,12 @@ class Stream {
     this.#source = undefined;
   }
 
-  /** Makes it anew if it has been silent for too long. */
+  /** Notices that it has been silent for too long. */
   check() {
     if (this.#source && Date.now() - this.#heard > this.#silence) this.#lose();
   }
 
-  /** Tries at once, if it is not open or its connection may be another network's. */
+  /** Tries at once; `anew` also where it is open, for the network may be another. */
   wake(anew) {
     this.check();
     if (anew || !this.#source) this.#open();
@@ -535,35 +536,32 @@ class Stream {
   #open() {
     this.close();
     const source = this.#source = new EventSource(this.#url);
+    let prev;
+    const on = (name, act) => source.addEventListener(name, (event) => {
+      this.#heard = Date.now();
+      if (source === this.#source) act(event, event.data && JSON.parse(event.data));
+    });
+    const take = ({ lastEventId: id }, message) => {
+      this.#take({ prev, id, message });
+      prev = id;
+    };
     this.#heard = Date.now();
     this.#silence = TIMEOUT_MS;
-    let position;
-    const on = (name, act) => source.addEventListener(name, (event) => {
-      if (source !== this.#source) return;
-      this.#heard = Date.now();
-      act(event);
-    });
-    const take = (event, message) => {
-      const id = event.lastEventId;
-      if (id) this.#take({ prev: position, id, message });
-      position = id;
-    };
-    on('tabcast:open', (event) => {
-      this.#silence = JSON.parse(event.data).keep_alive_ms * 2 + 5_000;
+    on('tabcast:open', (event, { keep_alive_ms }) => {
+      this.#silence = keep_alive_ms * 2 + 5_000;
       this.#failures = 0;
       this.live = true;
       this.reason = undefined;
       take(event);
       this.#changed();
     });
-    on('message', (event) => take(event, JSON.parse(event.data)));
-    on('tabcast:keep-alive', take);
-    on('tabcast:gap', (event) => { position = undefined; take(event); });
-    on('tabcast:full', (event) => this.#lose(JSON.parse(event.data).detail));
-    source.onerror = () => { if (source === this.#source) this.#lose(); };
+    on('message', take);
+    on('tabcast:keep-alive', (event) => take(event));
+    on('tabcast:gap', (event) => { prev = undefined; take(event); });
+    on('tabcast:full', (event, { detail }) => this.#lose(detail));
+    on('error', () => this.#lose());
   }
 
-  // A browser would connect again by itself, but without a limit, and not always.
   #lose(reason) {
     this.close();
     this.live = false;
@@ -577,38 +575,34 @@ class Stream {
 // --- Peer ---
 
 // Over HTTP/1.1 a browser opens six connections to a host, for all its tabs together. So two of them hold a stream: those that
-// have one of two Web Locks. What arrives there they pass on over a BroadcastChannel: the first at once, the second what
-// the first doesn't, and each serves itself. The browser gives a lock on when its tab is closed or crashes; one that
-// hangs is robbed of it. Without Web Locks (http on a LAN address), a shared worker that runs this same file is the first and only
-// holder; one that dies is replaced by its next generation.
+// have one of two Web Locks. The first passes on over a BroadcastChannel what arrives, the second what the first doesn't. A lock
+// goes to the next tab when its holder is closed or crashes; one that hangs is robbed of it. Where there are no Web Locks
+// (http on a LAN address), a shared worker that runs this same file is the only holder; when it dies, its next generation.
 class Peer {
-  /** @type {State} */
-  state;
   #base;
   #channels;
   #feed;
   #changed;
-  #name;
-  #channel;
-  #stream;
-  // 0 or 1 if it holds a stream for others; undefined if not.
-  #slot;
-  // Lets go of each slot, or stops waiting for it.
-  #letGo = [];
-  // Of the shared worker; undefined where there is none.
+  // The shared worker's; undefined where there is none.
   #generation;
   #isWorker;
-  // What each slot's holder last said of its stream.
+  #state;
+  #channel;
+  #stream;
+  // 0 or 1 if it holds a stream for others.
+  #slot;
+  // For each slot, what lets go of it, or stops waiting for it.
+  #letGo = [];
+  // What the holder of each slot last told of its stream: { live, reason }.
   #holders = {};
-  #heard = 0;
-  // When the holders were asked for a sign of life; undefined once they gave one.
-  #asked;
-  #ticked = 0;
-  #ticker;
+  // What it last told the others of its own.
+  #told;
   // How far the other holder has got.
   #spoken = '';
-  // What the others were last told of its stream.
-  #told;
+  // When a holder was last heard; when they were asked for a sign of life, undefined once one came.
+  #heard;
+  #asked;
+  #ticker;
 
   constructor(base, channels, feed, changed, generation) {
     this.#base = base;
@@ -617,36 +611,32 @@ class Peer {
     this.#changed = changed;
     this.#generation = generation;
     this.#isWorker = generation !== undefined;
-    this.#name = `${PROTOCOL} ${base} ${channels}`;
     feed.onstep = (item) => this.#share(item);
     feed.oncurrent = () => this.#update();
   }
 
   join() {
-    this.state = undefined;
-    this.#heard = this.#ticked = Date.now();
+    this.#heard = Date.now();
+    this.#told = undefined;
     this.#ticker = setInterval(() => this.#tick(), TICK_MS);
     if (isMultiplexed(this.#base)) return this.#hold();
-    this.#channel = new BroadcastChannel(this.#name);
+    this.#channel = new BroadcastChannel(this.#name());
     this.#channel.onmessage = ({ data }) => this.#hear(data);
     if (this.#isWorker) return this.#hold(0);
     this.#ask();
-    if (navigator.locks) {
-      this.#request(0);
-      this.#request(1);
-    } else {
-      // The tabs that are there know which generation it is.
-      this.#generation = -1;
-      setTimeout(() => { if (this.#generation < 0) this.#attach(0); }, SECOND_MS);
-    }
+    if (navigator.locks) return this.#queue();
+    // Which generation it is, the tabs that are there know.
+    this.#generation = -1;
+    setTimeout(() => { if (this.#generation < 0) this.#attach(0); }, SECOND_MS);
   }
 
   leave() {
     clearInterval(this.#ticker);
     this.#drop();
     this.#letGo.forEach((letGo) => letGo());
+    this.#channel?.postMessage({ leave: true });
     this.#channel?.close();
-    this.#channel = undefined;
+    this.#channel = this.#asked = this.#state = undefined;
     this.#holders = {};
     this.#feed.stop();
   }
@@ -658,11 +648,18 @@ class Peer {
     if (this.#channel) this.#ask();
   }
 
-  // Holds a stream, for the others too if it has a slot.
+  #name(...more) {
+    return `${PROTOCOL} ${JSON.stringify([this.#base, this.#channels, ...more])}`;
+  }
+
+  // Holds a stream; for the others, too, if there is a slot.
   #hold(slot) {
     this.#slot = slot;
     delete this.#holders[slot];
-    this.#stream ??= new Stream(this.#base, this.#channels, (item) => this.#feed.take(item), () => this.#update());
+    this.#stream ??= new Stream(this.#base, this.#channels, (item) => this.#feed.take(item), () => {
+      if (this.#stream.live) this.#feed.wake();
+      this.#update();
+    });
     this.#say();
   }
 
@@ -671,20 +668,21 @@ class Peer {
     this.#stream = this.#slot = undefined;
   }
 
-  // Each tab a stream of its own: better than none.
+  // A stream for each tab: up to six work.
   #alone(why) {
-    console.warn(`tabcast: ${why}, so this tab can't share its stream with others; a browser opens six at most`);
+    if (!this.#channel) return;
+    console.warn(`tabcast: each tab needs a connection of its own, of which a browser has six: ${why}`);
     this.#channel.close();
-    this.#channel = this.#generation = undefined;
+    this.#channel = undefined;
     this.#hold();
   }
 
-  // --- between peers ---
+  // --- what peers tell each other ---
 
   #say(item = this.#feed.position && { id: this.#feed.position }) {
     if (this.#slot === undefined) return;
     const { reason } = this.#stream;
-    this.#channel.postMessage({ slot: this.#slot, generation: this.#generation, live: this.#isLive, reason, item });
+    this.#channel.postMessage({ slot: this.#slot, generation: this.#generation, live: this.#live, reason, item });
   }
 
   #share(item) {
@@ -697,15 +695,21 @@ class Peer {
     this.#channel.postMessage({ ask: true });
   }
 
-  #hear({ ask, slot, generation, live, reason, item }) {
-    if (this.#isWorker) this.#heard = Date.now();
-    if (ask) return this.#say();
+  #hear({ ask, leave, slot, generation, live, reason, item }) {
+    if (ask || leave) {
+      // A worker that no tab asks, after one has left, has none.
+      if (this.#isWorker) this.#asked = leave && Date.now();
+      else if (leave && this.#generation >= 0) this.#ask();
+      if (ask) this.#say();
+      return;
+    }
     if (generation > this.#generation) {
       if (this.#isWorker) return this.#end();
       this.#attach(generation);
     }
     this.#heard = Date.now();
     this.#asked = undefined;
+    if (live && !this.#holders[slot]?.live) this.#feed.wake();
     this.#holders[slot] = { live, reason };
     if (item) {
       this.#spoken = item.id;
@@ -715,42 +719,45 @@ class Peer {
   }
 
   // Whether its own stream brings everything; undefined if that is not known, or there is none.
-  get #isLive() {
-    return this.#stream?.live && this.#feed.isBehind ? undefined : this.#stream?.live;
+  get #live() {
+    const live = this.#stream?.live;
+    return live && this.#feed.isBehind ? undefined : live;
   }
 
   #update() {
-    const own = this.#isLive;
+    const own = this.#live;
     const holders = Object.values(this.#holders);
-    const lives = [own, ...holders.map(({ live }) => live)];
-    let { state } = this;
-    if (!lives.includes(true)) state = lives.includes(false) ? 'offline' : state;
-    else if (!this.#feed.isBehind) state = own ? 'live' : 'shared';
+    const all = [own, ...holders.map(({ live }) => live)];
+    if (!all.includes(true)) this.#state = all.includes(false) ? 'offline' : this.#state;
+    else if (!this.#feed.isBehind) this.#state = own ? 'live' : 'shared';
     if (own !== this.#told) {
       this.#told = own;
       this.#say();
     }
-    this.state = state;
-    if (state) this.#changed(state, state === 'offline' ? this.#stream?.reason ?? holders[0]?.reason : undefined);
+    const reason = this.#state === 'offline' ? this.#stream?.reason ?? holders[0]?.reason : undefined;
+    if (this.#state) this.#changed(this.#state, reason);
   }
 
   #tick() {
     const now = Date.now();
-    // Then it was this tab that slept, and the others may well have said something.
-    const slept = now - this.#ticked > 3 * TICK_MS;
-    this.#ticked = now;
+    const asked = this.#asked;
     this.#stream?.check();
-    if (this.#isWorker) return now - this.#heard > UNUSED_MS ? this.#end() : undefined;
-    if (!this.#channel || (this.#slot === 0 && this.#stream.live)) return;
-    if (slept || (!this.#asked && now - this.#heard > QUIET_MS)) return this.#ask();
-    const unanswered = now - this.#asked;
-    if (!(unanswered > ANSWER_MS * (1 + Math.random()))) return;
-    this.#holders = {};
-    this.#update();
-    if (this.#slot === undefined || (this.#slot === 1 && unanswered > REPLACE_MS)) this.#replace();
+    if (this.#isWorker) {
+      if (now - asked > LEAVE_MS) this.#end();
+    } else if (!this.#channel || (this.#slot === 0 && this.#stream.live)) {
+      // There is nobody it depends on.
+    } else if (!asked) {
+      if (now - this.#heard > QUIET_MS) this.#ask();
+    } else if (now - asked > ANSWER_MS) {
+      // Later: an answer may be in line behind this, for this tab may have hung itself. At random: one is enough.
+      setTimeout(() => { if (asked === this.#asked) this.#unanswered(now - asked); }, 50 + 450 * Math.random());
+    }
   }
 
-  #replace() {
+  #unanswered(since) {
+    this.#holders = {};
+    this.#update();
+    if (this.#slot === 0 || (this.#slot === 1 && since < REPLACE_MS)) return;
     this.#heard = Date.now();
     this.#asked = undefined;
     if (this.#generation === undefined) this.#request(0, { steal: true });
@@ -759,15 +766,24 @@ class Peer {
 
   // --- Web Locks ---
 
+  #queue() {
+    this.#request(0);
+    this.#request(1);
+  }
+
   async #request(slot, how) {
     this.#letGo[slot]?.();
     const waiting = new AbortController();
-    let release, isOver;
-    this.#letGo[slot] = () => { isOver = true; waiting.abort(); release?.(); };
+    let isOver, release;
+    this.#letGo[slot] = () => {
+      isOver = true;
+      waiting.abort();
+      release?.();
+    };
     try {
-      await navigator.locks.request(`${this.#name} ${slot}`, how ?? { signal: waiting.signal }, () => {
+      await navigator.locks.request(this.#name(slot), how ?? { signal: waiting.signal }, () => {
         if (isOver) return undefined;
-        // The first slot's holder needs no other. It still waits for the first if it has the second.
+        // Who has the first needs no other. Who has the second still waits for the first.
         if (slot === 0) this.#letGo[1]?.();
         this.#hold(slot);
         return new Promise((resolve) => { release = resolve; });
@@ -775,10 +791,9 @@ class Peer {
     } catch (error) {
       if (isOver) return;
       if (!release) return this.#alone(error.message);
-      // Robbed, because it seemed dead. Its stream would be one too many.
+      // Robbed, for it seemed dead. Its stream would be one too many.
       this.#drop();
-      this.#request(0);
-      this.#request(1);
+      this.#queue();
     }
   }
 
@@ -787,11 +802,12 @@ class Peer {
   #attach(generation) {
     this.#generation = generation;
     this.#heard = Date.now();
-    const options = { type: 'module', name: `${PROTOCOL} ${JSON.stringify([this.#base, this.#channels, generation])}` };
+    this.#asked = undefined;
     try {
-      new SharedWorker(import.meta.url, options).onerror = () => { if (this.#channel) this.#alone('its worker failed'); };
-    } catch {
-      this.#alone('there is no shared worker');
+      const worker = new SharedWorker(import.meta.url, { type: 'module', name: this.#name(generation) });
+      worker.onerror = () => this.#alone('the shared worker failed');
+    } catch (error) {
+      this.#alone(error.message);
     }
   }
 
@@ -801,7 +817,7 @@ class Peer {
   }
 }
 
-// Over HTTP/2 and later all streams share one connection.
+// Over HTTP/2 and later, all streams share one connection.
 function isMultiplexed(base) {
   const entries = ['navigation', 'resource'].flatMap((type) => performance.getEntriesByType(type));
   return entries.some(({ name, nextHopProtocol }) => name.startsWith(base) && /^h[23]/.test(nextHopProtocol));
@@ -809,6 +825,6 @@ function isMultiplexed(base) {
 
 if (globalThis.SharedWorkerGlobalScope && name.startsWith(PROTOCOL)) {
   const [base, channels, generation] = JSON.parse(name.slice(PROTOCOL.length));
-  const nothing = () => {};
-  new Peer(base, channels, new Feed(base, channels, 0, nothing, nothing), nothing, generation).join();
+  const ignore = () => {};
+  new Peer(base, channels, new Feed(base, channels, 0, ignore, ignore), ignore, generation).join();
 }
