@@ -208,12 +208,19 @@ impl Tab<'_> {
         assert!(crashed.as_ref().is_err_and(|error| error.contains("tab crashed")), "{crashed:?}");
     }
 
-    /// Keeps its main thread busy for so long, as a script does that never comes to an end. It
-    /// answers nothing meanwhile.
-    pub fn hang(&self, time: Duration) {
+    /// Keeps its main thread busy, as a script does that never comes to an end, for so long and
+    /// until its site has the cookie `wake`. It has the cookie `hung` from the beginning. Other tabs
+    /// can set the one and wait for the other; this one answers nothing meanwhile.
+    pub fn hang(&self, at_least: Duration, hung: &str, wake: &str) {
         // Later than the driver's look at the page after a script, which would wait for the end.
-        let script = "const end = Date.now() + $MS + 200; setTimeout(() => { while (Date.now() < end); }, 200);";
-        self.run(&script.replace("$MS", &time.as_millis().to_string()));
+        self.run(&format!(
+            "setTimeout(() => {{
+               document.cookie = '{hung}';
+               const end = Date.now() + {};
+               while (Date.now() < end || !document.cookie.includes('{wake}'));
+             }}, 200);",
+            at_least.as_millis()
+        ));
     }
 
     /// Stops its timers and tasks, as a browser does with tabs that are long out of sight.

@@ -1,7 +1,7 @@
 // In every page of a tab, before all else: what the client delivers is written down, and each `ping`
 // that is for this tab is answered with a `pong`. The tab's number is `window.number`.
 if (location.protocol === 'http:') {
-  const record = window.record = { ready: false, since: null, newest: 0, delivered: [], asked: 0, acknowledged: [], refused: [] };
+  const record = window.record = { ready: false, since: null, newest: 0, delivered: [], asked: 0, acknowledged: [], refused: [], slowest: {} };
   window.answer = (n) => {
     record.asked += 1;
     hub.emit('pong', { n, from: number, at: Date.now() })
@@ -12,7 +12,9 @@ if (location.protocol === 'http:') {
     hub.onAny((event, data, message) => {
       // The client's own, as `tabcast:state`, has no id.
       if (!message?.id) return;
-      record.delivered.push([message.id, event, data.n, data.from ?? null, Date.now() - data.at]);
+      const delay = Date.now() - data.at;
+      record.delivered.push([message.id, event, data.n, data.from ?? null, delay]);
+      record.slowest[data.from ?? 'curl'] = Math.max(record.slowest[data.from ?? 'curl'] ?? 0, delay);
       if (event !== 'ping') return;
       record.newest = data.n;
       if (data.to === number) answer(data.n);
