@@ -532,3 +532,120 @@ fn it_is_so_where_pages_have_no_locks_while_the_tab_that_made_the_worker_crashes
     tabs.finish("insecure origin", load, &site);
     site.check_streams(0);
 }
+
+/// What would run if anything took it for more than text. `ran()` tells.
+const PAYLOADS: [&str; 21] = [
+    "<script>ran()</script>",
+    "</script><script>ran()</script>",
+    "<script src=//127.0.0.1:9/x.js></script>",
+    "<img src=x onerror=ran()>",
+    "<svg/onload=ran()>",
+    "<svg><script>ran()</script></svg>",
+    "<iframe srcdoc='<script>parent.ran()</script>'>",
+    "<iframe src=javascript:parent.ran()>",
+    "<a href=javascript:ran() autofocus onfocus=ran()>x",
+    "<input autofocus onfocus=ran()>",
+    "<details open ontoggle=ran()>x",
+    "<style onload=ran()>*{display:none}</style>",
+    "<math><mtext><style><img src=x onerror=ran()>",
+    "<!--><img src=x onerror=ran()>-->",
+    "\"'><img src=x onerror=ran()>",
+    "';ran();//\";ran();//`;ran();//",
+    "${ran()}{{constructor.constructor('ran()')()}}",
+    "javascript:ran()",
+    "data:text/html,<script>parent.ran()</script>",
+    "__proto__",
+    "constructor",
+];
+
+/// A tab with the hub's page, in which nothing keeps a script from running that got there.
+fn open_without_protection<'a>(browser: &'a Browser, url: &str) -> Tab<'a> {
+    let tab = browser.blank();
+    tab.without_content_security_policy();
+    tab.run_in_every_page("window.ran = () => { window.hasRun = true; };");
+    tab.go(url);
+    tab
+}
+
+#[test]
+fn nothing_runs_of_what_is_sent_as_data_event_or_channel() {
+    let _alone = alone();
+    let (site, browser) = (Site::start(&[]), Browser::start());
+    let query = "%3Cscript%3Eran()%3C/script%3E%3Cimg%20src=x%20onerror=ran()%3E";
+    let page = format!("http://{}/?channel={query}#{query}", site.hub.address);
+    // The third is told by another what there is.
+    let tabs = [(); 3].map(|()| open_without_protection(&browser, &page));
+    for tab in &tabs {
+        tab.wait_for("['live', 'shared'].includes(document.getElementById('status').dataset.state)");
+        // As somebody's own page uses the client.
+        let script = "
+          window.payloads = $PAYLOADS;
+          window.got = [];
+          window.refused = [];
+          import('/tabcast.js').then(({ connect }) => {
+            window.hub = connect({ channel: 'payloads' });
+            payloads.forEach((payload) => hub.on(payload, (data, { event }) => got.push([payload, event, data])));
+          });";
+        tab.run(&script.replace("$PAYLOADS", &json!(PAYLOADS).to_string()));
+        tab.wait_for("window.hub?.connected");
+    }
+
+    let is_channel_name = |payload: &str| payload.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    for payload in PAYLOADS {
+        for (body, status) in [
+            (json!({"data": payload, "event": payload}), 201),
+            (json!({"data": {payload: payload}, "event": payload}), 201),
+            (json!({"data": payload, "channel": payload}), if is_channel_name(payload) { 201 } else { 422 }),
+        ] {
+            let answer = site.hub.post("", "application/json", body.to_string());
+            assert_eq!(answer.status, status, "{body}: {answer:?}");
+        }
+    }
+    site.hub.publish("end");
+    tabs[2].run("payloads.forEach((payload) => hub.emit(payload, payload));");
+    tabs[2].run(
+        "payloads.forEach((channel) => hub.emit('x', channel, { channel })
+           .catch(({ status, message }) => refused.push([status, message])));",
+    );
+    tabs[2].run("hub.emit('end', 'end').then(() => { window.sent = true; });");
+
+    let (mut events, mut texts, mut got) = (Vec::new(), Vec::new(), Vec::new());
+    for payload in PAYLOADS {
+        events.extend([payload, payload]);
+        texts.extend([payload.to_owned(), json!({payload: payload}).to_string()]);
+        got.push([payload; 3]);
+    }
+    events.push("");
+    texts.push("end".to_owned());
+    for tab in &tabs {
+        tab.wait_for("document.querySelector('#messages li:last-child .data')?.textContent === 'end'");
+        let text =
+            |class: &str| tab.get(&format!("[...document.querySelectorAll('.{class}')].map(e => e.textContent)"));
+        assert_eq!(text("event"), json!(events));
+        assert_eq!(text("data"), json!(texts));
+        assert_eq!(
+            tab.get("[...new Set([...document.querySelectorAll('#messages *')].map(e => e.localName))].sort()"),
+            json!(["li", "p", "span", "time"])
+        );
+        tab.wait_for(&format!("got.length >= {}", got.len()));
+        assert_eq!(tab.get("got"), json!(got));
+    }
+    tabs[2].wait_for("window.sent");
+    let refused = PAYLOADS.iter().filter(|payload| !is_channel_name(payload)).count();
+    assert_eq!(tabs[2].get("refused"), json!(vec![json!([422, "Unprocessable Entity"]); refused]));
+    // A page may also be asked to listen to one.
+    tabs[2].run(
+        "import('/tabcast.js').then(({ connect }) => {
+           window.other = connect({ channel: payloads[0] });
+           other.emit('x').catch(({ status }) => { window.refusal = status; });
+         });",
+    );
+    tabs[2].wait_for("window.other?.state === 'offline' && window.refusal === 422");
+    for tab in &tabs {
+        assert_eq!(tab.get("window.hasRun ?? false"), false);
+        assert_eq!(tab.alert(), None);
+    }
+    // They could have: nothing else keeps a script from running here.
+    tabs[0].run("document.getElementById('messages').innerHTML = payloads[3];");
+    tabs[0].wait_for("window.hasRun");
+}

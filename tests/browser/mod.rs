@@ -201,6 +201,11 @@ impl Tab<'_> {
         self.devtools("Page.addScriptToEvaluateOnNewDocument", json!({"source": script})).unwrap();
     }
 
+    /// Lets its pages do what their Content-Security-Policy forbids.
+    pub fn without_content_security_policy(&self) {
+        self.devtools("Page.setBypassCSP", json!({"enabled": true})).unwrap();
+    }
+
     /// Ends the process its page runs in, and with it every other page that process has. All that
     /// can be done with the tab after it is to close it.
     pub fn crash(&self) {
