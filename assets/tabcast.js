@@ -83,7 +83,8 @@ class Hub {
   #listeners = [];
   // Ends the watch over the page; undefined while disconnected.
   #watch;
-  // Messages since it went offline.
+  // It was connected, and is not; and how many messages have come since.
+  #isAway = false;
   #recovered = 0;
 
   constructor(url, { channel = 'main', last = 0, id = randomId() } = {}) {
@@ -219,7 +220,7 @@ class Hub {
   #deliver(message) {
     if (message.except === this.id) return;
     const { event, data } = message = { ...message, data: decode(message.data) };
-    if (this.state === 'offline') this.#recovered += 1;
+    if (this.#isAway) this.#recovered += 1;
     this.#tell(undefined, event, data, message);
     if (!OWN.test(event)) this.#tell(event, data, message);
   }
@@ -240,7 +241,7 @@ class Hub {
     if (state === this.state) return;
     const was = this.connected;
     this.state = state;
-    if (state === 'offline') this.#recovered = 0;
+    this.#isAway = !this.connected && (was || this.#isAway);
     // What is emitted while it is not known where to begin might not come back.
     if (state !== 'connecting') this.#outbox.open();
     if (this.connected) this.#outbox.wake();
