@@ -277,7 +277,7 @@ function encode(fields, data = null) {
     return { body: data, type: KEPT.test(data.type) ? data.type : BYTES + (escaped && `;as=${escaped}`), query };
   }
   if (isBinary(data)) return { body: new Blob([data]), type: `${BYTES};as=uint8array`, query };
-  if (decode(data) !== data) return { body: new Blob([data]), type: `${BYTES};as=string`, query };
+  if (typeof data === 'string' && decode(data) !== data) return { body: new Blob([data]), type: `${BYTES};as=string`, query };
   const json = JSON.stringify({ ...fields, data }, (key, value) => {
     if (isBinary(value)) throw new TypeError('binary data is emitted by itself, not in an object');
     return value;
