@@ -11,49 +11,46 @@
 // Stream  an EventSource that is made anew whenever it is dead
 // Peer    which tabs hold a stream, and how the others get what it brings
 
-// Tabs with another version of this file understand each other as long as this is the same.
+// Of what tabs tell each other. It changes with that.
 const PROTOCOL = 'tabcast/1';
-// A request, or a stream's first byte, that takes longer has failed. The hub gives a body 30 s.
+// Of a request, or of a stream's silence before it is open. The hub gives a body as long.
 const TIMEOUT_MS = 30_000;
 const FIRST_BACKOFF_MS = 2_000;
 const LONGEST_BACKOFF_MS = 30_000;
 // Beyond these, emit refuses.
 const OUTBOX_MESSAGES = 1_000;
 const OUTBOX_BYTES = 32 << 20;
-// Kept of what arrives during a fetch; what is dropped is fetched as well.
+// Kept of what arrives during a fetch. What is dropped is fetched as well.
 const WAITING = 1_000;
 const TICK_MS = 1_000;
-// Tabs that hold a stream and are silent for so long are asked for a sign of life, and replaced when they give
-// none. The second holder speaks for the first, and so waits longer: a hung tab keeps its connection.
+// Holders of a stream that are silent for so long are asked for a sign of life, and without one replaced: soon if
+// both are silent, and the first alone only if it is no passing fault, for its hung tab keeps a connection.
 const QUIET_MS = 2_500;
 const ANSWER_MS = 1_000;
 const REPLACE_MS = 10_000;
 // The second holder passes on what the first hasn't in this time.
 const SECOND_MS = 150;
+// A shared worker that a tab has left waits so long for others.
 const LEAVE_MS = 5_000;
 
 /**
  * @typedef {object} Options
- * @property {string | string[]} [channel] what to listen to, `main` if left out; `emit` publishes on the first
+ * @property {string | string[]} [channel] `main` if left out; of several, `emit` publishes on the first
  * @property {number} [last] how many of the newest kept messages come first; 0 if left out
  * @property {string} [id] the page's own, for `broadcast`; random if left out
  *
- * @typedef {object} Message
- * @property {string} id
- * @property {string} channel
- * @property {string} event
- * @property {any} data what was emitted
- * @property {string} time when the hub took it, RFC 3339
- * @property {string} [except] the id of the page that doesn't get it
+ * @typedef {{ id: string, channel: string, event: string, data: any, time: string, except?: string }} Message
+ * `data` is what was emitted, `time` when the hub took it, `except` the page that doesn't get it
  *
  * @typedef {'connecting' | 'live' | 'shared' | 'offline'} State by a stream of its own, or through another tab
  *
- * @typedef {Error & { status: number, detail?: string, field?: string, limit?: number }} Refusal the hub's problem; `message` is its title
+ * @typedef {Error & { status: number, detail?: string, field?: string, limit?: number }} Refusal
+ * the hub's problem, with its title as `message`
  */
 
 /**
- * Connects to a hub.
- * @param {string | URL | Options} [url] the hub's; if left out, where this script comes from
+ * Connects to a hub: the one this script comes from, if no URL is given.
+ * @param {string | URL | Options} [url]
  * @param {Options} [options]
  */
 export function connect(url, options) {
@@ -67,7 +64,7 @@ export function connect(url, options) {
 const OWN = /^(connect$|disconnect$|tabcast:)/;
 
 class Hub {
-  /** @type {string} the page's own id */
+  /** The page's own. @type {string} */
   id;
   /** @type {State} */
   state = 'connecting';
@@ -104,14 +101,14 @@ class Hub {
     return this.state === 'live' || this.state === 'shared';
   }
 
-  /** @returns {string | undefined} the id up to which every message was delivered */
+  /** The id up to which all was delivered. @returns {string | undefined} */
   get position() {
     return this.#feed.position;
   }
 
   /**
-   * Calls the listener with each message of this event name, or with what the client itself tells: `connect`,
-   * `disconnect` (why), `tabcast:state` ({ state, recovered, reason? }), `tabcast:gap` ({ asked, earliest }).
+   * Calls the listener with each message of this event, or with what the client tells: `connect`, `disconnect` (why),
+   * `tabcast:state` ({ state, recovered, reason? }), `tabcast:gap` ({ asked, earliest }).
    * @param {string} event
    * @param {(data: any, message: Message) => void} listener
    */
@@ -147,8 +144,8 @@ class Hub {
   }
 
   /**
-   * Publishes; resolves with the message's id once it is kept. Until then it is sent again, after what was emitted before it.
-   * Rejects with a {@link Refusal}, or if too much is waiting.
+   * Publishes, and resolves with the message's id once it is kept, however often it has to be sent for that. Rejects with a
+   * {@link Refusal}, or if too much is waiting.
    * @param {string} event
    * @param {any} [data] JSON or a Blob; an ArrayBuffer or a view of one arrives as a Uint8Array
    * @param {{ channel?: string }} [options]
@@ -259,13 +256,11 @@ function randomId() {
 
 // --- Data ---
 
-// The hub keeps JSON to the letter, and other bodies as a `data:` URL of their type. What that can't tell is in a parameter
-// of BYTES: `as=uint8array`; `as=string`, for one that looks like such a URL; or `as=` a Blob's type that the hub would read
-// or write in its own way, each character that can't stand there as `_` and two hexadecimal digits.
+// The hub keeps JSON to the letter, and any other body as a `data:` URL of its type. What that can't tell is a parameter
+// of BYTES: `as=uint8array`; `as=string`, of one that looks like such a URL; or `as=` a Blob's type that the hub would
+// read or rewrite, with `_` and two digits for each character that can't stand there.
 const BYTES = 'application/octet-stream';
-const TOKEN = '[\\w!#$&^.+-]+';
-const READ = 'multipart/|(text/plain|application/json|application/x-www-form-urlencoded)(;|$)|.*;as=';
-const KEPT = new RegExp(`^(?!${READ})${TOKEN}/${TOKEN}(;${TOKEN}=${TOKEN})*$`);
+const KEPT = /^(?!multipart\/|(text\/plain|application\/(json|x-www-form-urlencoded))$)[\w!#$&^.+-]+\/[\w!#$&^.+-]+$/;
 
 const isBinary = (data) => data instanceof Blob || data instanceof ArrayBuffer || ArrayBuffer.isView(data);
 
@@ -307,50 +302,46 @@ function backoff(failures) {
   return Math.min(FIRST_BACKOFF_MS * 2 ** failures, LONGEST_BACKOFF_MS) * (0.25 + 0.75 * Math.random());
 }
 
-// Pauses that can be cut short.
-class Pauses {
-  #wakes = new Set();
-
-  pause(ms) {
-    return new Promise((resolve) => {
-      this.#wakes.add(resolve);
-      setTimeout(resolve, ms);
-    });
-  }
-
-  wake() {
-    this.#wakes.forEach((resolve) => resolve());
-    this.#wakes.clear();
-  }
-}
-
-// The JSON of an answer, however often it takes to get one. Throws if the hub refuses.
-async function ask(url, init, pauses, isOver = () => false) {
-  for (let failures = 0; !isOver(); failures += 1) {
-    const answer = await fetch(url, { ...init, signal: AbortSignal.timeout(TIMEOUT_MS) }).catch(() => null);
-    const body = await answer?.json().catch(() => null);
-    if (answer?.ok && body) return body;
-    const status = answer?.status;
-    if (status >= 400 && status < 500 && status !== 408 && status !== 429) {
-      const { title = `HTTP ${status}`, detail, field, limit } = body ?? {};
-      throw Object.assign(new Error(title), { name: 'Refusal', status, detail, field, limit });
+// What asks the hub until it answers.
+class Asker extends EventTarget {
+  // The JSON of an answer. Throws if the hub refuses; if it can be over, and is then undefined, asks on.
+  async ask(url, init, isOver) {
+    for (let failures = 0; !isOver?.(); failures += 1) {
+      const answer = await fetch(url, { ...init, signal: AbortSignal.timeout(TIMEOUT_MS) }).catch(() => null);
+      const body = await answer?.json().catch(() => null);
+      if (answer?.ok && body) return body;
+      const status = answer?.status;
+      if (status >= 400 && status < 500 && status !== 408 && status !== 429) {
+        const { title = `HTTP ${status}`, detail, field, limit } = body ?? {};
+        const refusal = Object.assign(new Error(title), { name: 'Refusal', status, detail, field, limit });
+        if (!isOver) throw refusal;
+        reportError(refusal);
+      }
+      const after = Number(answer?.headers.get('Retry-After')) * 1_000 || 0;
+      await new Promise((resolve) => {
+        setTimeout(resolve, Math.max(after, backoff(failures)));
+        // What the hub has said counts more than a sign that it is back.
+        if (!after) this.addEventListener('wake', resolve, { once: true });
+      });
     }
-    const after = Number(answer?.headers.get('Retry-After')) * 1_000;
-    // The hub's word counts more than a sign that it is back.
-    await (after > 0 ? new Pauses() : pauses).pause(Math.max(after || 0, backoff(failures)));
+    return undefined;
   }
-  return undefined;
+
+  // Asks again now.
+  wake() {
+    this.dispatchEvent(new Event('wake'));
+  }
 }
 
-class Outbox {
+class Outbox extends Asker {
   #url;
   #queue = [];
   #bytes = 0;
-  #pauses = new Pauses();
   #isOpen = false;
   #isSending = false;
 
   constructor(base) {
+    super();
     this.#url = `${base}messages`;
   }
 
@@ -365,14 +356,9 @@ class Outbox {
     });
   }
 
-  /** Begins to send. */
   open() {
     this.#isOpen = true;
     this.#run();
-  }
-
-  wake() {
-    this.#pauses.wake();
   }
 
   // One at a time, so that they are kept in order.
@@ -384,7 +370,7 @@ class Outbox {
       try {
         // Read first: a file that is gone would seem to be the network's fault.
         const init = { method: 'POST', headers: { 'Content-Type': type, 'Idempotency-Key': key }, body: await body.arrayBuffer() };
-        resolve((await ask(this.#url + query, init, this.#pauses)).id);
+        resolve((await this.ask(this.#url + query, init)).id);
       } catch (error) {
         reject(error);
       }
@@ -403,24 +389,23 @@ function distance(id, from) {
   return epoch === fromEpoch ? sequence - fromSequence : NaN;
 }
 
-// It takes items: { prev?, id, message? }. There is a message, or none, at `id`, and nothing between `prev` and `id`; without
-// `prev` there may be. An id alone can't tell: a hole in the sequence may be a message on another channel.
-class Feed {
-  /** Everything up to this id was delivered; undefined until it is known where to begin. */
+// It takes items: { prev?, id?, message? }. Between `prev` and `id` is nothing; without `prev`, something may be. Ids alone
+// can't tell, for sequences have holes: other channels' messages. Without `id`, the journal may be another one.
+class Feed extends Asker {
+  // The id up to which all was delivered; undefined until it is known where to begin.
   position;
-  /** Told of each item, in order. */
+  // Called with each item, in order; and when nothing is missing any more.
   onstep;
-  /** Told when nothing is missing any more. */
   oncurrent;
   #url;
   #last;
   #deliver;
   #gap;
-  #pauses = new Pauses();
   // What has arrived since a fetch began; undefined if there is none.
   #waiting;
 
   constructor(base, channels, last, deliver, gap) {
+    super();
     this.#url = `${base}messages?${channels.map((name) => `channel=${encodeURIComponent(name)}&`).join('')}`;
     this.#last = last;
     this.#deliver = deliver;
@@ -438,18 +423,20 @@ class Feed {
       return;
     }
     if (!this.#last) this.position ??= prev ?? id;
-    if (this.position && distance(id, this.position) <= 0) return;
-    if (this.position && prev && distance(this.position, prev) >= 0) this.#step(id, message);
-    else this.#catchUp(id);
+    const { position } = this;
+    if (position && id && distance(id, position) <= 0) return;
+    if (position && prev && distance(position, prev) >= 0) this.#step(id, message);
+    else if (position || id) this.#catchUp(id);
+  }
+
+  // The journal's end was there a moment ago. If that is behind, it may be an older one, from a backup.
+  begin(id) {
+    this.take(this.position && distance(id, this.position) < 0 ? {} : { id });
   }
 
   stop() {
     this.#waiting = undefined;
     this.wake();
-  }
-
-  wake() {
-    this.#pauses.wake();
   }
 
   #step(id, message) {
@@ -468,14 +455,11 @@ class Feed {
     do {
       from = this.position;
       const query = from ? `after=${from}` : `last=${this.#last}`;
-      const answer = await ask(this.#url + query, {}, this.#pauses, isOver).catch((error) => {
-        // Asking again won't help, nor will waiting for it.
-        reportError(error);
-        return { messages: [] };
-      });
+      const answer = await this.ask(this.#url + query, {}, isOver);
       if (isOver()) return;
       if (answer.gap) {
         this.position = undefined;
+        this.onstep({});
         this.#gap(answer.gap);
       }
       for (const message of answer.messages) {
@@ -483,9 +467,9 @@ class Feed {
         this.#step(message.id, message);
       }
       // The hub gives a page at a time: until the target is reached, or there is no more.
-    } while (from && this.position && this.position !== from && !(distance(this.position, target) >= 0));
+    } while (from && this.position && this.position !== from && !(target && distance(this.position, target) >= 0));
     if (isOver()) return;
-    if (!this.position || distance(target, this.position) > 0) this.#step(target);
+    if (target && (!this.position || distance(target, this.position) > 0)) this.#step(target);
     this.#waiting = undefined;
     for (const item of waiting) this.take(item);
     if (!this.isBehind) this.oncurrent();
@@ -494,15 +478,13 @@ class Feed {
 
 // --- Stream ---
 
-// A native EventSource gives up on any answer but 200, tries without pause on others, and can sit on a dead connection for
-// ever.
+// A native EventSource gives up on any answer but 200, and can sit on a dead connection for ever.
 class Stream {
-  /** Whether it is open; undefined until the first try is decided. */
+  // Whether it is open; undefined until the first try is decided. And why not, where the hub says so.
   live;
-  /** Why not, where the hub says so. */
   reason;
   #url;
-  #take;
+  #feed;
   #changed;
   #source;
   #timer;
@@ -510,9 +492,9 @@ class Stream {
   #heard;
   #silence;
 
-  constructor(base, channels, take, changed) {
+  constructor(base, channels, feed, changed) {
     this.#url = `${base}events?format=message${channels.map((name) => `&channel=${encodeURIComponent(name)}`).join('')}`;
-    this.#take = take;
+    this.#feed = feed;
     this.#changed = changed;
     this.#open();
   }
@@ -523,12 +505,11 @@ class Stream {
     this.#source = undefined;
   }
 
-  /** Notices that it has been silent for too long. */
   check() {
     if (this.#source && Date.now() - this.#heard > this.#silence) this.#lose();
   }
 
-  /** Tries at once; `anew` also where it is open, for the network may be another. */
+  // Tries now; `anew` even if it is open, for the network may be another.
   wake(anew) {
     this.check();
     if (anew || !this.#source) this.#open();
@@ -543,7 +524,7 @@ class Stream {
       if (source === this.#source) act(event, event.data && JSON.parse(event.data));
     });
     const take = ({ lastEventId: id }, message) => {
-      this.#take({ prev, id, message });
+      this.#feed.take({ prev, id, message });
       prev = id;
     };
     this.#heard = Date.now();
@@ -553,7 +534,7 @@ class Stream {
       this.#failures = 0;
       this.live = true;
       this.reason = undefined;
-      take(event);
+      this.#feed.begin(prev = event.lastEventId);
       this.#changed();
     });
     on('message', take);
@@ -575,10 +556,10 @@ class Stream {
 
 // --- Peer ---
 
-// Over HTTP/1.1 a browser opens six connections to a host, for all its tabs together. So two of them hold a stream: those that
-// have one of two Web Locks. The first passes on over a BroadcastChannel what arrives, the second what the first doesn't. A lock
-// goes to the next tab when its holder is closed or crashes; one that hangs is robbed of it. Where there are no Web Locks
-// (http on a LAN address), a shared worker that runs this same file is the only holder; when it dies, its next generation.
+// Over HTTP/1.1 a browser opens six connections to a host, for all its tabs together. So two tabs hold a stream: those that
+// have one of two Web Locks. What arrives, the first passes on over a BroadcastChannel, and the second what the first
+// doesn't. A lock goes to the next tab when its holder is closed or crashes; one that hangs is robbed of it. Where there are
+// no Web Locks (http on a LAN address), the holder is a shared worker that runs this file, or its next generation.
 class Peer {
   #base;
   #channels;
@@ -642,7 +623,6 @@ class Peer {
     this.#feed.stop();
   }
 
-  /** Looks whether all is well, now. */
   wake(anew) {
     this.#feed.wake();
     this.#stream?.wake(anew);
@@ -657,7 +637,7 @@ class Peer {
   #hold(slot) {
     this.#slot = slot;
     delete this.#holders[slot];
-    this.#stream ??= new Stream(this.#base, this.#channels, (item) => this.#feed.take(item), () => {
+    this.#stream ??= new Stream(this.#base, this.#channels, this.#feed, () => {
       if (this.#stream.live) this.#feed.wake();
       this.#update();
     });
@@ -687,8 +667,11 @@ class Peer {
   }
 
   #share(item) {
-    if (this.#slot === 0) this.#say(item);
-    if (this.#slot === 1) setTimeout(() => { if (!(distance(this.#spoken, item.id) >= 0)) this.#say(item); }, SECOND_MS);
+    if (this.#slot === 1 && item.id) {
+      setTimeout(() => { if (!(distance(this.#spoken, item.id) >= 0)) this.#say(item); }, SECOND_MS);
+    } else {
+      this.#say(item);
+    }
   }
 
   #ask() {
@@ -713,7 +696,7 @@ class Peer {
     if (live && !this.#holders[slot]?.live) this.#feed.wake();
     this.#holders[slot] = { live, reason };
     if (item) {
-      this.#spoken = item.id;
+      this.#spoken = item.id ?? '';
       this.#feed.take(item);
     }
     this.#update();
@@ -827,5 +810,7 @@ function isMultiplexed(base) {
 if (globalThis.SharedWorkerGlobalScope && name.startsWith(PROTOCOL)) {
   const [base, channels, generation] = JSON.parse(name.slice(PROTOCOL.length));
   const ignore = () => {};
-  new Peer(base, channels, new Feed(base, channels, 0, ignore, ignore), ignore, generation).join();
+  const peer = new Peer(base, channels, new Feed(base, channels, 0, ignore, ignore), ignore, generation);
+  peer.join();
+  addEventListener('online', () => peer.wake(true));
 }

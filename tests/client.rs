@@ -474,6 +474,61 @@ fn when_the_journal_is_another_each_tab_is_told_of_the_gap_once() {
 }
 
 #[test]
+fn when_the_journal_is_an_older_one_from_a_backup_each_tab_is_told_of_the_gap() {
+    let (folder, browser) = (Folder::new(), Browser::start());
+    let (journal, backup) = (folder.file("tabcast.db"), folder.file("backup.db"));
+    let flags = ["--journal", journal.as_str()];
+    let mut hub = Hub::start(&flags);
+    let address = hub.address;
+    hub.publish("in the backup");
+    hub.signal("TERM");
+    hub.wait();
+    std::fs::copy(&journal, &backup).unwrap();
+
+    let mut hub = Hub::start_at(address, &flags);
+    let tabs =
+        [open(&browser, &hub, "connect()"), open(&browser, &hub, "connect()"), open(&browser, &hub, "connect()")];
+    for text in ["one", "two", "three"] {
+        hub.publish(text);
+    }
+    for tab in &tabs {
+        messages_until(tab, &json!("three"));
+    }
+    hub.signal("TERM");
+    hub.wait();
+    std::fs::rename(&backup, &journal).unwrap();
+    let hub = Hub::start_at(address, &flags);
+    hub.publish("with an id that was another's");
+    for tab in &tabs {
+        let expected = json!(["one", "two", "three", "in the backup", "with an id that was another's"]);
+        assert_eq!(messages_until(tab, &json!("with an id that was another's")), expected);
+        assert_eq!(tab.get("told.filter(([name]) => name === 'tabcast:gap').length"), 1);
+    }
+}
+
+#[test]
+fn nothing_is_lost_while_what_is_missing_can_t_be_fetched() {
+    let (hub, browser) = (Hub::start(&[]), Browser::start());
+    let tab = open(&browser, &hub, "connect()");
+    tab.run(
+        "hub.disconnect();
+         const real = fetch;
+         window.refused = 0;
+         window.fetch = async (url) => {
+           if (refused === 4) return real(url);
+           setTimeout(() => dispatchEvent(new Event('online')), 50);
+           return new Response('', { status: [404, 502, 401, 200][refused++] });
+         };",
+    );
+    hub.publish("missed");
+    tab.run("hub.connect();");
+    hub.wait_for_logs(&["subscriber connected"], 2);
+    hub.publish("on the stream");
+    assert_eq!(messages_until(&tab, &json!("on the stream")), json!(["missed", "on the stream"]));
+    assert_eq!(tab.get("refused"), 4);
+}
+
+#[test]
 fn a_tab_whose_network_is_another_makes_its_stream_anew_at_once() {
     let (hub, browser) = (Hub::start(&[]), Browser::start());
     let tab = open(&browser, &hub, "connect()");
