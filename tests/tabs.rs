@@ -12,7 +12,6 @@ mod common;
 mod proxy;
 mod record;
 
-use std::collections::HashMap;
 use std::io::{BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,7 +22,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use browser::{Browser, Tab};
 use common::{Folder, Hub, PATIENCE, Response};
 use proxy::{Mode, Proxy};
-use record::{Record, Tally, assert_sent, kept};
+use record::{Answer, Question, Status, Tally, assert_sent, kept};
 use serde_json::json;
 
 const TABS: u64 = 20;
@@ -186,9 +185,9 @@ fn publish(hub: SocketAddr, event: &str, n: u64) {
 }
 
 /// The tabs of a browser, each with a page that writes its record. One that is closed or crashed is
-/// there no more.
+/// there no more. All are out of sight: before them is one that has no part in it.
 struct Tabs<'a> {
-    browser: &'a Browser,
+    front: Tab<'a>,
     tabs: Vec<Option<Tab<'a>>>,
     crashed: Vec<Tab<'a>>,
     /// Those that were harmed: they can't be as quick as the others.
@@ -197,61 +196,79 @@ struct Tabs<'a> {
 
 impl<'a> Tabs<'a> {
     fn open(browser: &'a Browser, host: &str) -> Tabs<'a> {
-        // Any page of the hub's that says nothing itself will do: the script is the page.
+        // Any page of the hub's that does nothing itself will do: the script is the page.
         let page = format!("http://{host}/tabcast.js");
+        let front = browser.open(&page);
         let open = |number| {
             let tab = browser.blank();
             tab.run_in_every_page(&format!("window.number = {number};\n{}", record::SCRIPT));
             tab.go(&page);
             Some(tab)
         };
-        let tabs = Tabs { browser, tabs: (0..TABS).map(open).collect(), crashed: Vec::new(), harmed: Vec::new() };
-        tabs.wait_until_connected();
+        let tabs = Tabs { front, tabs: (0..TABS).map(open).collect(), crashed: Vec::new(), harmed: Vec::new() };
+        tabs.wait_until(&tabs.all(), "connected", |status| status.connected);
         tabs
     }
 
-    fn each(&self) -> impl DoubleEndedIterator<Item = (usize, &Tab<'a>)> {
-        self.tabs.iter().enumerate().filter_map(|(number, tab)| Some((number, tab.as_ref()?)))
+    /// The numbers of those that are there.
+    fn all(&self) -> Vec<usize> {
+        (0..self.tabs.len()).filter(|number| self.tabs[*number].is_some()).collect()
     }
 
-    fn wait_until_connected(&self) {
-        for (_, tab) in self.each() {
-            tab.wait_for("record.since !== null");
+    fn all_but(&self, these: &[usize]) -> Vec<usize> {
+        self.all().into_iter().filter(|number| !these.contains(number)).collect()
+    }
+
+    fn ask(&self, question: Question) -> Vec<Answer> {
+        record::ask(&self.front, question, self.all().len())
+    }
+
+    /// Whether all these come to be so.
+    fn become_so(&self, these: &[usize], is_so: impl Fn(&Status) -> bool) -> bool {
+        let deadline = Instant::now() + PATIENCE;
+        let mut left = these.to_vec();
+        loop {
+            let answers = record::ask(&self.front, Question::default(), these.len());
+            left.retain(|number| !answers.iter().any(|answer| answer.number == *number && is_so(&answer.status)));
+            if left.is_empty() || Instant::now() > deadline {
+                return left.is_empty();
+            }
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 
-    /// Waits until each is in this state: `live`, `shared`, `offline`.
-    fn wait_for_state(&self, states: &[&str]) {
-        for (_, tab) in self.each() {
-            tab.wait_for(&format!("{}.includes(hub.state)", json!(states)));
+    fn wait_until(&self, these: &[usize], what: &str, is_so: impl Fn(&Status) -> bool) {
+        if !self.become_so(these, is_so) {
+            let answers = self.ask(Question::default());
+            let now: Vec<_> = answers.iter().map(|answer| (answer.number, &answer.status)).collect();
+            panic!("not all of {these:?} are ever {what}: {now:?}");
         }
     }
 
     /// Waits until each has what is kept by now.
     fn wait_until_caught_up(&self, load: &Load) {
-        self.wait_until_all_but_these_have_caught_up(&[], load);
+        self.wait_until_these_have_caught_up(&self.all(), load);
     }
 
-    fn wait_until_all_but_these_have_caught_up(&self, these: &[usize], load: &Load) {
+    fn wait_until_these_have_caught_up(&self, these: &[usize], load: &Load) {
         // One that is published after whatever was done.
         let newest = load.acknowledged() + 1;
         load.wait_until(newest);
-        for (_, tab) in self.each().filter(|(number, _)| !these.contains(number)) {
-            tab.wait_for(&format!("record.newest >= {newest}"));
-        }
+        self.wait_until(these, &format!("at {newest}"), |status| status.newest >= newest);
+    }
+
+    fn wait_until_all_are_offline(&self) {
+        self.wait_until(&self.all(), "offline", |status| status.state == "offline");
     }
 
     /// Says how long messages took since this was last said, between those that were not harmed.
     fn say_delays(&self, what: &str) {
         let (mut from_curl, mut from_tab) = (0.0_f64, 0.0_f64);
-        for (number, tab) in self.each() {
-            let slowest: HashMap<String, f64> =
-                serde_json::from_value(tab.run("const { slowest } = record; record.slowest = {}; return slowest;"))
-                    .unwrap();
-            if self.harmed.contains(&number) {
+        for answer in self.ask(Question { forget: true, ..Question::default() }) {
+            if self.harmed.contains(&answer.number) {
                 continue;
             }
-            for (from, delay_ms) in slowest {
+            for (from, delay_ms) in answer.slowest {
                 match from.parse() {
                     Ok(from) if self.harmed.contains(&from) => {}
                     Ok(_) => from_tab = from_tab.max(delay_ms),
@@ -262,21 +279,23 @@ impl<'a> Tabs<'a> {
         println!("  {what:<26} worst delay from curl {from_curl:>6} ms, from a tab {from_tab:>6} ms");
     }
 
-    /// The numbers of those that hold a stream of their own.
-    fn holders(&self) -> Vec<usize> {
-        self.each().filter(|(_, tab)| tab.get("hub.state") == "live").map(|(number, _)| number).collect()
-    }
-
-    /// Both that do, once the hub says so.
-    fn both_holders(&self, site: &Site) -> [usize; 2] {
+    /// The numbers of the two that hold a stream of their own.
+    fn holders(&self, site: &Site) -> [usize; 2] {
         site.wait_for_streams(STREAMS);
         let deadline = Instant::now() + PATIENCE;
         loop {
-            match self.holders()[..] {
-                [one, other] => return [one, other],
-                ref holders => assert!(Instant::now() < deadline, "the holders are {holders:?}"),
+            let mut answers = self.ask(Question::default());
+            answers.retain(|answer| answer.status.state == "live");
+            match answers[..] {
+                [ref one, ref other] => return [one.number, other.number],
+                _ => assert!(Instant::now() < deadline, "the holders are {answers:?}"),
             }
         }
+    }
+
+    /// Each sends something of its own, whatever the hub does.
+    fn all_send(&self, n: u64) {
+        self.ask(Question { send: Some(n), ..Question::default() });
     }
 
     /// One that is to be harmed.
@@ -285,17 +304,9 @@ impl<'a> Tabs<'a> {
         self.tabs[number].as_ref().unwrap()
     }
 
-    /// Each sends something of its own, whatever the hub does.
-    fn all_send(&self, n: u64) {
-        for (_, tab) in self.each() {
-            tab.run(&format!("answer({n});"));
-        }
-    }
-
     fn reload(&mut self, number: usize) {
-        let tab = self.get(number);
-        tab.refresh();
-        tab.wait_for("record.since !== null");
+        self.get(number).refresh();
+        self.wait_until(&[number], "connected", |status| status.connected);
     }
 
     fn close(&mut self, number: usize) {
@@ -308,46 +319,29 @@ impl<'a> Tabs<'a> {
         self.crashed.push(tab);
     }
 
-    /// Waits until each has all there is, closes them and checks what they have seen and sent.
+    /// Waits until each has all there is, checks what they have seen and sent, and closes them.
     fn finish(self, scenario: &str, load: Load, site: &Site) {
         load.wait_until(messages() / 2);
         let last = load.stop();
         // Without a word if it doesn't come to that: the tally says what is missing.
-        let deadline = Instant::now() + PATIENCE;
-        let wait_for = |condition: &str| {
-            for (_, tab) in self.each() {
-                while tab.get(condition) != json!(true) && Instant::now() < deadline {
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-            }
-        };
-        wait_for(&format!(
-            "record.newest >= {last} && record.acknowledged.length + record.refused.length >= record.asked"
-        ));
+        self.become_so(&self.all(), |status| status.newest >= last && status.settled);
         publish(site.hub.address, "end", last + 1);
-        wait_for("record.delivered.at(-1)?.[1] === 'end'");
+        self.become_so(&self.all(), |status| status.ended);
 
         let kept = kept(&site.hub);
-        let records: Vec<(usize, Record)> =
-            self.each().map(|(number, tab)| (number, serde_json::from_value(tab.get("record")).unwrap())).collect();
-        let (mut all, mut unharmed) = (Tally::default(), Tally::default());
+        let answers = self.ask(Question { whole: true, ..Question::default() });
+        let records: Vec<_> = answers.into_iter().map(|answer| (answer.number, answer.record.unwrap())).collect();
+        let mut all = Tally::default();
         for (number, record) in &records {
             let tally = Tally::of(record, &kept);
             if !tally.is_exact() {
                 eprintln!("tab {number}: {tally}");
             }
             all += tally;
-            if !self.harmed.contains(number) {
-                unharmed += tally;
-            }
         }
-        println!(
-            "{scenario:<28} {:>2} tabs, kept {:>5}, {all}, of a tab unharmed {:>5} ms, streams {:?} at most",
-            records.len(),
-            kept.len(),
-            unharmed.worst_delay_ms,
-            site.streams().iter().max().unwrap(),
-        );
+        let most = *site.streams().iter().max().unwrap();
+        println!("{scenario:<31} {:>2} tabs, kept {:>5}, {all}, most streams {most}", records.len(), kept.len());
+        assert_eq!(records.len(), self.all().len(), "a tab does not answer");
         assert!(all.is_exact());
         for (number, record) in &records {
             assert_sent(*number as u64, record, &kept);
@@ -357,8 +351,6 @@ impl<'a> Tabs<'a> {
 
     /// Closes all, after which the hub holds nothing for them.
     fn leave(self, site: &Site) {
-        // Without any tab the browser would end, and close what they may have left open.
-        let _stays = self.browser.blank();
         self.tabs.into_iter().flatten().chain(self.crashed).for_each(Tab::close);
         site.wait_for_streams(0);
     }
@@ -381,35 +373,34 @@ fn it_is_so_while_those_that_hold_a_stream_are_closed_reloaded_crashed_and_hang(
     let mut tabs = Tabs::open(&browser, &site.hub.address.to_string());
     let load = Load::start(site.hub.address);
     tabs.wait_until_caught_up(&load);
-    for number in tabs.both_holders(&site) {
+    for number in tabs.holders(&site) {
         tabs.close(number);
     }
     tabs.wait_until_caught_up(&load);
     tabs.say_delays("both holders closed");
-    for number in tabs.both_holders(&site) {
+    for number in tabs.holders(&site) {
         tabs.reload(number);
     }
     tabs.wait_until_caught_up(&load);
     tabs.say_delays("both reloaded");
-    for number in tabs.both_holders(&site) {
+    for number in tabs.holders(&site) {
         tabs.crash(number);
     }
     tabs.wait_until_caught_up(&load);
     tabs.say_delays("both crashed");
     site.check_streams(0);
-    let holders = tabs.both_holders(&site);
-    for (hung, what) in [(&holders[..1], "one hung"), (&holders, "both hung")] {
+    let holders = tabs.holders(&site);
+    for (hung, what) in [(&holders[..1], "one hung"), (&holders[1..], "the other hung"), (&holders, "both hung")] {
         let wake = format!("wake {what}=1");
         let hangs = |number: usize| format!("{number} is {what}=1");
         for number in hung {
             tabs.get(*number).hang(Duration::from_secs(5), &hangs(*number), &wake);
         }
-        let (_, other) = tabs.each().find(|(number, _)| !hung.contains(number)).unwrap();
         for number in hung {
-            other.wait_for(&format!("document.cookie.includes('{}')", hangs(*number)));
+            tabs.front.wait_for(&format!("document.cookie.includes('{}')", hangs(*number)));
         }
-        tabs.wait_until_all_but_these_have_caught_up(hung, &load);
-        other.run(&format!("document.cookie = '{wake}';"));
+        tabs.wait_until_these_have_caught_up(&tabs.all_but(hung), &load);
+        tabs.front.run(&format!("document.cookie = '{wake}';"));
         tabs.wait_until_caught_up(&load);
         tabs.say_delays(what);
     }
@@ -425,11 +416,11 @@ fn it_is_so_while_those_that_hold_a_stream_are_frozen() {
     let mut tabs = Tabs::open(&browser, &site.hub.address.to_string());
     let load = Load::start(site.hub.address);
     tabs.wait_until_caught_up(&load);
-    let frozen = tabs.both_holders(&site);
+    let frozen = tabs.holders(&site);
     for number in frozen {
         tabs.get(number).freeze();
     }
-    tabs.wait_until_all_but_these_have_caught_up(&frozen, &load);
+    tabs.wait_until_these_have_caught_up(&tabs.all_but(&frozen), &load);
     for number in frozen {
         tabs.get(number).thaw();
     }
@@ -448,7 +439,7 @@ fn it_is_so_while_the_hub_is_killed_and_started_again() {
     let load = Load::start(site.hub.address);
     tabs.wait_until_caught_up(&load);
     site.kill();
-    tabs.wait_for_state(&["offline"]);
+    tabs.wait_until_all_are_offline();
     tabs.all_send(1_000_000);
     site.start_again();
     tabs.wait_until_caught_up(&load);
@@ -478,7 +469,7 @@ fn it_is_so_behind_a_proxy_that_cuts_and_refuses_connections() {
         proxy.set(Mode::Answer(status));
         // An EventSource alone gives up at the first.
         proxy.wait_until_met(3 * STREAMS);
-        tabs.wait_for_state(&["offline"]);
+        tabs.wait_until_all_are_offline();
         tabs.all_send(1_000_000 + u64::from(status));
         proxy.set(Mode::Pass);
         tabs.wait_until_caught_up(&load);
@@ -498,8 +489,7 @@ fn it_is_so_behind_a_proxy_that_goes_silent_and_leaves_connections_half_open() {
     let load = Load::start(site.hub.address);
     tabs.wait_until_caught_up(&load);
     proxy.set(Mode::Swallow);
-    // By now something has been tried on a new one as well.
-    proxy.wait_until_met(1);
+    tabs.wait_until_all_are_offline();
     proxy.set(Mode::Pass);
     tabs.wait_until_caught_up(&load);
     tabs.say_delays("half-open");
@@ -513,9 +503,7 @@ fn it_is_so_where_pages_have_no_locks_while_the_tab_that_made_the_worker_crashes
     let _alone = alone();
     let (mut site, browser) = (Site::start(&["--allow-host", "lan.test"]), Browser::start_with_hosts(&["lan.test"]));
     let mut tabs = Tabs::open(&browser, &format!("lan.test:{}", site.hub.address.port()));
-    for (_, tab) in tabs.each() {
-        assert_eq!(tab.get("isSecureContext || 'locks' in navigator"), false);
-    }
+    assert_eq!(tabs.front.get("isSecureContext || 'locks' in navigator"), false);
     let load = Load::start(site.hub.address);
     tabs.wait_until_caught_up(&load);
     tabs.crash(0);

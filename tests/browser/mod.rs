@@ -254,6 +254,11 @@ impl Tab<'_> {
         self.command("POST", "/execute/sync", Some(&json!({"script": script, "args": []})))
     }
 
+    /// What a script gives to the function that is its last argument, whenever it does.
+    pub fn run_until_done(&self, script: &str, argument: Value) -> Value {
+        self.command("POST", "/execute/async", Some(&json!({"script": script, "args": [argument]})))
+    }
+
     /// Waits until an expression is true.
     pub fn wait_for(&self, expression: &str) {
         let deadline = Instant::now() + PATIENCE;

@@ -5,9 +5,10 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
-use serde::Deserialize;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
+use crate::browser::Tab;
 use crate::common::Hub;
 
 /// What makes a tab write its record.
@@ -36,6 +37,62 @@ pub struct Record {
     /// What it has sent: number and id.
     pub acknowledged: Vec<(u64, String)>,
     pub refused: Vec<String>,
+}
+
+/// How a page is, as it tells when asked.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Status {
+    /// The client's: `connecting`, `live`, `shared` or `offline`.
+    pub state: String,
+    /// Whether it is since it was loaded, and has noted from where.
+    pub connected: bool,
+    /// The number of the newest `ping` it was delivered.
+    pub newest: u64,
+    /// Whether all it has sent is answered.
+    pub settled: bool,
+    /// Whether `end` was the last it was delivered.
+    pub ended: bool,
+}
+
+/// A page's answer.
+#[derive(Debug, Deserialize)]
+pub struct Answer {
+    pub number: usize,
+    pub status: Status,
+    /// The longest that a message took in ms, by its sender: `curl` or the number of a tab. Since
+    /// it was last told to forget.
+    pub slowest: HashMap<String, f64>,
+    /// Where the whole was asked for.
+    pub record: Option<Record>,
+}
+
+/// What is asked.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Question {
+    /// To send a `pong` with this number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub send: Option<u64>,
+    /// To tell the record.
+    pub whole: bool,
+    /// To forget what was slowest.
+    pub forget: bool,
+}
+
+/// Asks, from a tab of the same site that is no part of it, so many pages. Those that have not
+/// answered in a second are left out.
+pub fn ask(tab: &Tab, question: Question, count: usize) -> Vec<Answer> {
+    let script = "
+      const [{ question, count }, done] = arguments;
+      const wire = new BroadcastChannel('record');
+      const id = Math.random();
+      const answers = [];
+      const end = () => { wire.close(); done(answers); };
+      wire.onmessage = ({ data }) => {
+        if (data.question === id && answers.push(data) === count) end();
+      };
+      setTimeout(end, 1_000);
+      wire.postMessage({ ...question, id });";
+    serde_json::from_value(tab.run_until_done(script, json!({"question": question, "count": count}))).unwrap()
 }
 
 /// All the hub has kept, oldest first.
