@@ -13,10 +13,13 @@
 
 // Of what tabs tell each other. It changes with that.
 const PROTOCOL = 'tabcast/1';
-// Of a request, or of a stream's silence before it is open. The hub gives a body as long.
-const TIMEOUT_MS = 30_000;
+// For a stream to open, or a request to be answered: what is stuck for longer blocks the rest. A body is given time besides,
+// as much as the hub gives it, and so is a page of the history.
+const TIMEOUT_MS = 10_000;
+const BODY_BYTES_PER_MS = 35;
+const PAGE_MS = 30_000;
 const FIRST_BACKOFF_MS = 2_000;
-const LONGEST_BACKOFF_MS = 30_000;
+const LONGEST_BACKOFF_MS = 10_000;
 // Beyond these, emit refuses.
 const OUTBOX_MESSAGES = 1_000;
 const OUTBOX_BYTES = 32 << 20;
@@ -84,6 +87,7 @@ class Hub {
   #isAway = false;
   #recovered = 0;
 
+  /** @param {string | URL} [url] @param {Options} [options] */
   constructor(url, { channel = 'main', last = 0, id = randomId() } = {}) {
     this.id = id;
     this.#channels = [channel].flat();
@@ -305,9 +309,9 @@ function backoff(failures) {
 // What asks the hub until it answers.
 class Asker extends EventTarget {
   // The JSON of an answer. Throws if the hub refuses; if it can be over, and is then undefined, asks on.
-  async ask(url, init, isOver) {
+  async ask(url, init, timeout, isOver) {
     for (let failures = 0; !isOver?.(); failures += 1) {
-      const answer = await fetch(url, { ...init, signal: AbortSignal.timeout(TIMEOUT_MS) }).catch(() => null);
+      const answer = await fetch(url, { ...init, signal: AbortSignal.timeout(timeout) }).catch(() => null);
       const body = await answer?.json().catch(() => null);
       if (answer?.ok && body) return body;
       const status = answer?.status;
@@ -370,7 +374,7 @@ class Outbox extends Asker {
       try {
         // Read first: a file that is gone would seem to be the network's fault.
         const init = { method: 'POST', headers: { 'Content-Type': type, 'Idempotency-Key': key }, body: await body.arrayBuffer() };
-        resolve((await this.ask(this.#url + query, init)).id);
+        resolve((await this.ask(this.#url + query, init, TIMEOUT_MS + body.size / BODY_BYTES_PER_MS)).id);
       } catch (error) {
         reject(error);
       }
@@ -382,21 +386,24 @@ class Outbox extends Asker {
 
 // --- Feed ---
 
-// How far an id is beyond another. NaN, of which every comparison is false, if they are of different journals.
-function distance(id, from) {
+// How far an id is beyond another. NaN, of which every comparison is false, if they are of different journals, or one is missing.
+function distance(id = '', from = '-') {
   const [epoch, sequence] = id.split('-');
   const [fromEpoch, fromSequence] = from.split('-');
   return epoch === fromEpoch ? sequence - fromSequence : NaN;
 }
 
-// It takes items: { prev?, id?, message? }. Between `prev` and `id` is nothing; without `prev`, something may be. Ids alone
-// can't tell, for sequences have holes: other channels' messages. Without `id`, the journal may be another one.
+// It takes items: { prev?, id?, message?, isEnd? }. Between `prev` and `id` is nothing; without `prev`, something may be. Ids
+// alone can't tell, for sequences have holes: other channels' messages. `isEnd` is where the hub says that the journal
+// ends, now. Without `id`, the journal may be another one.
 class Feed extends Asker {
   // The id up to which all was delivered; undefined until it is known where to begin.
   position;
   // Called with each item, in order; and when nothing is missing any more.
   onstep;
   oncurrent;
+  // The last message's id, or where it began: from there to `position` is nothing.
+  #quiet;
   #url;
   #last;
   #deliver;
@@ -416,22 +423,27 @@ class Feed extends Asker {
     return Boolean(this.#waiting);
   }
 
+  // Its position, as an item for others.
+  get item() {
+    return this.position && { prev: this.#quiet, id: this.position };
+  }
+
   take(item) {
-    const { prev, id, message } = item;
+    const { prev, id, message, isEnd } = item;
     if (this.#waiting) {
       if (this.#waiting.push(item) > WAITING) this.#waiting.shift();
       return;
     }
-    if (!this.#last) this.position ??= prev ?? id;
+    if (!this.position && !this.#last) this.#quiet = this.position = prev ?? id;
     const { position } = this;
-    if (position && id && distance(id, position) <= 0) return;
-    if (position && prev && distance(position, prev) >= 0) this.#step(id, message);
-    else if (position || id) this.#catchUp(id);
-  }
-
-  // The journal's end was there a moment ago. If that is behind, it may be an older one, from a backup.
-  begin(id) {
-    this.take(this.position && distance(id, this.position) < 0 ? {} : { id });
+    if (position && distance(id, position) <= 0) {
+      // An end that is behind may be an older journal's, from a backup.
+      if (isEnd && id !== position) this.#catchUp({});
+    } else if (position && distance(position, prev) >= 0) {
+      this.#step(id, message);
+    } else if (position || id) {
+      this.#catchUp(item);
+    }
   }
 
   stop() {
@@ -441,13 +453,14 @@ class Feed extends Asker {
 
   #step(id, message) {
     const prev = this.position ?? id;
+    if (message || !this.position) this.#quiet = id;
     this.position = id;
     this.onstep({ prev, id, message });
     if (message) this.#deliver(message);
   }
 
-  // Fetches what is missing up to `target`, and with it what else there is.
-  async #catchUp(target) {
+  // Fetches what is missing up to this item, and with it what else there is.
+  async #catchUp({ id, isEnd }) {
     const waiting = this.#waiting = [];
     // A listener may stop it, too.
     const isOver = () => this.#waiting !== waiting;
@@ -455,7 +468,7 @@ class Feed extends Asker {
     do {
       from = this.position;
       const query = from ? `after=${from}` : `last=${this.#last}`;
-      const answer = await this.ask(this.#url + query, {}, isOver);
+      const answer = await this.ask(this.#url + query, {}, TIMEOUT_MS + PAGE_MS, isOver);
       if (isOver()) return;
       if (answer.gap) {
         this.position = undefined;
@@ -467,9 +480,9 @@ class Feed extends Asker {
         this.#step(message.id, message);
       }
       // The hub gives a page at a time: until the target is reached, or there is no more.
-    } while (from && this.position && this.position !== from && !(target && distance(this.position, target) >= 0));
+    } while (from && this.position && this.position !== from && !(distance(this.position, id) >= 0));
     if (isOver()) return;
-    if (target && (!this.position || distance(target, this.position) > 0)) this.#step(target);
+    if (id && (!this.position || (isEnd && distance(id, this.position) > 0))) this.#step(id);
     this.#waiting = undefined;
     for (const item of waiting) this.take(item);
     if (!this.isBehind) this.oncurrent();
@@ -534,7 +547,8 @@ class Stream {
       this.#failures = 0;
       this.live = true;
       this.reason = undefined;
-      this.#feed.begin(prev = event.lastEventId);
+      prev = event.lastEventId;
+      this.#feed.take({ id: prev, isEnd: true });
       this.#changed();
     });
     on('message', take);
@@ -580,7 +594,7 @@ class Peer {
   // What it last told the others of its own.
   #told;
   // How far the other holder has got.
-  #spoken = '';
+  #spoken;
   // When a holder was last heard; when they were asked for a sign of life, undefined once one came.
   #heard;
   #asked;
@@ -660,7 +674,7 @@ class Peer {
 
   // --- what peers tell each other ---
 
-  #say(item = this.#feed.position && { id: this.#feed.position }) {
+  #say(item = this.#feed.item) {
     if (this.#slot === undefined) return;
     const { reason } = this.#stream;
     this.#channel.postMessage({ slot: this.#slot, generation: this.#generation, live: this.#live, reason, item });
@@ -696,7 +710,7 @@ class Peer {
     if (live && !this.#holders[slot]?.live) this.#feed.wake();
     this.#holders[slot] = { live, reason };
     if (item) {
-      this.#spoken = item.id ?? '';
+      this.#spoken = item.id;
       this.#feed.take(item);
     }
     this.#update();
