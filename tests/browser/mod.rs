@@ -147,6 +147,8 @@ impl Browser {
         // Starting a browser on a busy machine is the longest it does.
         connection.set_read_timeout(Some(2 * PATIENCE)).unwrap();
         connection.write_all(format!("{head}{body}").as_bytes()).map_err(|error| error.to_string())?;
+        // A page that never loads is an error like others, also while a test fails.
+        connection.peek(&mut [0]).map_err(|error| format!("no answer: {error}"))?;
         let response = Response::read(&mut BufReader::new(connection), false);
         if response.status == 0 {
             return Err("chromedriver is gone".to_owned());

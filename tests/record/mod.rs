@@ -67,11 +67,10 @@ pub struct Answer {
 }
 
 /// What is asked.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Question {
-    /// To send a `pong` with this number.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub send: Option<u64>,
+    /// To send a `pong` with each of these numbers.
+    pub send: Vec<u64>,
     /// To tell the record.
     pub whole: bool,
     /// To forget what was slowest.

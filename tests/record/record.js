@@ -37,7 +37,7 @@ if (location.protocol === 'http:') {
   const wire = new BroadcastChannel('record');
   wire.onmessage = ({ data: question }) => {
     if (question.id === undefined) return;
-    if (question.send) send(question.send);
+    question.send.forEach(send);
     const settled = record.acknowledged.length + record.refused.length === record.asked;
     const ended = record.delivered.at(-1)?.[1] === 'end';
     const status = { state: hub?.state ?? '', connected: record.since !== null, newest, settled, ended };
