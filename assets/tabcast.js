@@ -13,11 +13,12 @@
 
 // Of what tabs tell each other. It changes with that.
 const PROTOCOL = 'tabcast/1';
-// For a stream to open, or a request to be answered: what is stuck for longer blocks the rest. A body is given time besides,
-// as much as the hub gives it, and so is a page of the history.
-const TIMEOUT_MS = 10_000;
+// For a stream to open, or a request to be answered; twice as long after each failure. After an outage the browser tries
+// old connections first, which may be dead, and what is stuck on them blocks the rest; but a slow network is no outage.
+const FIRST_TIMEOUT_MS = 3_000;
+const LONGEST_TIMEOUT_MS = 60_000;
+// Besides, a body is given the time that the hub gives it.
 const BODY_BYTES_PER_MS = 35;
-const PAGE_MS = 30_000;
 const FIRST_BACKOFF_MS = 2_000;
 const LONGEST_BACKOFF_MS = 10_000;
 // Beyond these, emit refuses.
@@ -306,12 +307,17 @@ function backoff(failures) {
   return Math.min(FIRST_BACKOFF_MS * 2 ** failures, LONGEST_BACKOFF_MS) * (0.25 + 0.75 * Math.random());
 }
 
+function patience(failures) {
+  return Math.min(FIRST_TIMEOUT_MS * 2 ** failures, LONGEST_TIMEOUT_MS);
+}
+
 // What asks the hub until it answers.
 class Asker extends EventTarget {
   // The JSON of an answer. Throws if the hub refuses; if it can be over, and is then undefined, asks on.
-  async ask(url, init, timeout, isOver) {
+  async ask(url, init, isOver) {
     for (let failures = 0; !isOver?.(); failures += 1) {
-      const answer = await fetch(url, { ...init, signal: AbortSignal.timeout(timeout) }).catch(() => null);
+      const timeout = patience(failures) + (init.body?.byteLength ?? 0) / BODY_BYTES_PER_MS;
+      const answer = await fetch(url, { cache: 'no-store', ...init, signal: AbortSignal.timeout(timeout) }).catch(() => null);
       const body = await answer?.json().catch(() => null);
       if (answer?.ok && body) return body;
       const status = answer?.status;
@@ -374,7 +380,7 @@ class Outbox extends Asker {
       try {
         // Read first: a file that is gone would seem to be the network's fault.
         const init = { method: 'POST', headers: { 'Content-Type': type, 'Idempotency-Key': key }, body: await body.arrayBuffer() };
-        resolve((await this.ask(this.#url + query, init, TIMEOUT_MS + body.size / BODY_BYTES_PER_MS)).id);
+        resolve((await this.ask(this.#url + query, init)).id);
       } catch (error) {
         reject(error);
       }
@@ -468,7 +474,7 @@ class Feed extends Asker {
     do {
       from = this.position;
       const query = from ? `after=${from}` : `last=${this.#last}`;
-      const answer = await this.ask(this.#url + query, {}, TIMEOUT_MS + PAGE_MS, isOver);
+      const answer = await this.ask(this.#url + query, {}, isOver);
       if (isOver()) return;
       if (answer.gap) {
         this.position = undefined;
@@ -501,7 +507,8 @@ class Stream {
   #changed;
   #source;
   #timer;
-  #failures = 0;
+  // Since it was last open.
+  #tries = 0;
   #heard;
   #silence;
 
@@ -541,10 +548,11 @@ class Stream {
       prev = id;
     };
     this.#heard = Date.now();
-    this.#silence = TIMEOUT_MS;
+    this.#silence = patience(this.#tries);
+    this.#tries += 1;
     on('tabcast:open', (event, { keep_alive_ms }) => {
-      this.#silence = keep_alive_ms * 2 + 5_000;
-      this.#failures = 0;
+      this.#silence = keep_alive_ms * 1.5 + 5_000;
+      this.#tries = 0;
       this.live = true;
       this.reason = undefined;
       prev = event.lastEventId;
@@ -560,10 +568,11 @@ class Stream {
 
   #lose(reason) {
     this.close();
+    // To have waited for nothing is a pause as well.
+    const waited = this.live ? 0 : Date.now() - this.#heard;
+    this.#timer = setTimeout(() => this.#open(), backoff(this.#tries) - waited);
     this.live = false;
     this.reason = reason;
-    this.#timer = setTimeout(() => this.#open(), backoff(this.#failures));
-    this.#failures += 1;
     this.#changed();
   }
 }
