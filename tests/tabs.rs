@@ -107,7 +107,7 @@ fn start(address: SocketAddr, journal: &Folder, flags: &[&str]) -> Hub {
 
 /// Publishes a `ping` 50 times a second, until it is told to stop.
 struct Load {
-    thread: JoinHandle<()>,
+    thread: Option<JoinHandle<()>>,
     acknowledged: Arc<AtomicU64>,
     unasked: Arc<AtomicBool>,
     stopped: Arc<AtomicBool>,
@@ -124,17 +124,17 @@ impl Load {
             move || {
                 let begun = Instant::now();
                 for n in 1.. {
-                    if stopped.load(Ordering::Relaxed) {
-                        return;
-                    }
                     let due = begun + Duration::from_millis(n * 1_000 / Load::PER_SECOND);
                     std::thread::sleep(due.saturating_duration_since(Instant::now()));
-                    publish(hub, "ping", n, (!unasked.load(Ordering::Relaxed)).then_some(n % TABS));
+                    let to = (!unasked.load(Ordering::Relaxed)).then_some(n % TABS);
+                    if stopped.load(Ordering::Relaxed) || !publish(hub, "ping", n, to, &stopped) {
+                        return;
+                    }
                     acknowledged.store(n, Ordering::Relaxed);
                 }
             }
         });
-        Load { thread, acknowledged, unasked, stopped }
+        Load { thread: Some(thread), acknowledged, unasked, stopped }
     }
 
     /// Whether tabs are to answer.
@@ -157,16 +157,22 @@ impl Load {
     }
 
     /// The number of the last.
-    fn stop(self) -> u64 {
+    fn stop(mut self) -> u64 {
         self.stopped.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap();
-        self.acknowledged.load(Ordering::Relaxed)
+        self.thread.take().map(JoinHandle::join);
+        self.acknowledged()
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.stopped.store(true, Ordering::Relaxed);
     }
 }
 
 /// Publishes as `curl --retry` does with an Idempotency-Key: on a connection of its own, again and
-/// again until the hub has answered.
-fn publish(hub: SocketAddr, event: &str, n: u64, to: Option<u64>) {
+/// again until the hub has answered or nobody waits for it any more. True if it has.
+fn publish(hub: SocketAddr, event: &str, n: u64, to: Option<u64>, stopped: &AtomicBool) -> bool {
     let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
     let body = json!({"event": event, "data": {"n": n, "to": to, "at": at}}).to_string();
     let request = format!(
@@ -180,14 +186,15 @@ fn publish(hub: SocketAddr, event: &str, n: u64, to: Option<u64>) {
         connection.write_all(request.as_bytes()).ok()?;
         Some(Response::read(&mut BufReader::new(connection), false)).filter(|response| response.status > 0)
     };
-    let deadline = Instant::now() + PATIENCE;
     loop {
-        if let Some(response) = attempt() {
-            assert_eq!(response.status, 201, "{response:?}");
-            return;
+        match attempt() {
+            Some(response) => {
+                assert_eq!(response.status, 201, "{response:?}");
+                return true;
+            }
+            None if stopped.load(Ordering::Relaxed) => return false,
+            None => std::thread::sleep(Duration::from_millis(20)),
         }
-        assert!(Instant::now() < deadline, "the hub is away for good");
-        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -332,7 +339,7 @@ impl<'a> Tabs<'a> {
         let last = load.stop();
         // Without a word if it doesn't come to that: the tally says what is missing.
         self.become_so(&self.all(), |status| status.newest >= last && status.settled);
-        publish(site.hub.address, "end", last + 1, None);
+        assert!(publish(site.hub.address, "end", last + 1, None, &AtomicBool::new(true)));
         self.become_so(&self.all(), |status| status.ended);
 
         let kept = kept(&site.hub);
@@ -356,9 +363,12 @@ impl<'a> Tabs<'a> {
         self.leave(site);
     }
 
-    /// Closes all, after which the hub holds nothing for them.
+    /// Closes all but one, which goes elsewhere; its page may be kept for its return. After that
+    /// the hub holds nothing for them.
     fn leave(self, site: &Site) {
-        self.tabs.into_iter().flatten().chain(self.crashed).for_each(Tab::close);
+        let mut tabs = self.tabs.into_iter().flatten().chain(self.crashed);
+        tabs.next().unwrap().go("about:blank");
+        tabs.for_each(Tab::close);
         site.wait_for_streams(0);
     }
 }
