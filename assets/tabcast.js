@@ -34,8 +34,6 @@ const ANSWER_MS = 1_000;
 const REPLACE_MS = 10_000;
 // The second holder passes on what the first hasn't in this time.
 const SECOND_MS = 150;
-// A shared worker that a tab has left waits so long for others.
-const LEAVE_MS = 5_000;
 
 /**
  * @typedef {object} Options
@@ -622,7 +620,6 @@ class Peer {
 
   join() {
     this.#heard = Date.now();
-    this.#told = undefined;
     this.#ticker = setInterval(() => this.#tick(), TICK_MS);
     if (isMultiplexed(this.#base)) return this.#hold();
     this.#channel = new BroadcastChannel(this.#name());
@@ -659,6 +656,7 @@ class Peer {
   // Holds a stream; for the others, too, if there is a slot.
   #hold(slot) {
     this.#slot = slot;
+    this.#told = undefined;
     delete this.#holders[slot];
     this.#stream ??= new Stream(this.#base, this.#channels, this.#feed, () => {
       if (this.#stream.live) this.#feed.wake();
@@ -703,11 +701,15 @@ class Peer {
   }
 
   #hear({ ask, leave, slot, generation, live, reason, item }) {
-    if (ask || leave) {
-      // A worker that no tab asks, after one has left, has none.
-      if (this.#isWorker) this.#asked = leave && Date.now();
-      else if (leave && this.#generation >= 0) this.#ask();
-      if (ask) this.#say();
+    if (leave) {
+      // At once: a worker whose last page is kept for the way back can do nothing any more. If there are others, they ask.
+      if (this.#isWorker) this.#drop();
+      else if (this.#generation >= 0) this.#ask();
+      return;
+    }
+    if (ask) {
+      if (this.#isWorker && !this.#stream) this.#hold(0);
+      else this.#say();
       return;
     }
     if (generation > this.#generation) {
@@ -749,9 +751,7 @@ class Peer {
     const now = Date.now();
     const asked = this.#asked;
     this.#stream?.check();
-    if (this.#isWorker) {
-      if (now - asked > LEAVE_MS) this.#end();
-    } else if (!this.#channel || (this.#slot === 0 && this.#stream.live)) {
+    if (!this.#channel || this.#isWorker || (this.#slot === 0 && this.#stream.live)) {
       // There is nobody it depends on.
     } else if (!asked) {
       if (now - this.#heard > QUIET_MS) this.#ask();
