@@ -1,7 +1,8 @@
-//! The page and what it is made of, embedded in the binary.
+//! The page and what it is made of, and the browser client; embedded in the binary.
 
 use axum::Router;
-use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use sha2::{Digest, Sha256};
@@ -15,16 +16,34 @@ struct Asset {
     etag: String,
 }
 
-/// What the page may do is written here in full: no inline code, nothing from elsewhere.
-const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
-    connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
+const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+
+/// What the page may do is written here in full: no inline code, nothing from elsewhere. The worker is
+/// the client's, where it can't share a stream among tabs in another way.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self'; \
+    img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 pub(super) fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
     Router::new()
         .route("/", asset("text/html; charset=utf-8", include_str!("../../assets/index.html")))
         .route("/app.css", asset("text/css; charset=utf-8", include_str!("../../assets/app.css")))
-        .route("/app.js", asset("text/javascript; charset=utf-8", include_str!("../../assets/app.js")))
+        .route("/app.js", asset(JAVASCRIPT, include_str!("../../assets/app.js")))
         .route("/icon.svg", asset("image/svg+xml", include_str!("../../assets/icon.svg")))
+        .route(
+            "/tabcast.js",
+            asset(JAVASCRIPT, include_str!("../../assets/tabcast.js")).layer(map_response(for_any_page)),
+        )
+}
+
+/// The client may be imported by the pages of any origin; what they may then do here is
+/// `--allow-origin`'s to say. A policy sent with it would bind its shared worker to this hub.
+async fn for_any_page(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    headers.insert(CROSS_ORIGIN_RESOURCE_POLICY, HeaderValue::from_static("cross-origin"));
+    headers.remove(header::CONTENT_SECURITY_POLICY);
+    response
 }
 
 fn asset<S: Clone + Send + Sync + 'static>(
@@ -47,7 +66,7 @@ impl Asset {
             // With `no-referrer`, browsers say `Origin: null` of the page's own form.
             (header::REFERRER_POLICY, "same-origin"),
             (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
-            (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+            (CROSS_ORIGIN_RESOURCE_POLICY, "same-origin"),
         ];
         let matches = |tag: &str| tag == "*" || tag.trim_start_matches("W/") == self.etag;
         let known = request.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());

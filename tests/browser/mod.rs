@@ -1,7 +1,7 @@
 //! A real browser: headless Chromium, driven by chromedriver over its plain HTTP and JSON
 //! (W3C WebDriver). What a test does here is what a user's browser does.
 
-#![allow(unreachable_pub, reason = "a test file uses it as if it were a crate")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part, as if it were a crate")]
 
 use std::cell::Cell;
 use std::io::{BufRead, BufReader, Write};
@@ -37,11 +37,22 @@ pub struct Tab<'a> {
 
 impl Browser {
     pub fn start() -> Browser {
-        Browser::start_with(&json!({}))
+        Browser::launch(&json!({}), &[])
     }
 
     /// A browser with these preferences.
     pub fn start_with(preferences: &Value) -> Browser {
+        Browser::launch(preferences, &[])
+    }
+
+    /// A browser for which these hosts are this machine: in none of them is a page trusted as one
+    /// of 127.0.0.1 is.
+    pub fn start_with_hosts(hosts: &[&str]) -> Browser {
+        let rules: Vec<_> = hosts.iter().map(|host| format!("MAP {host} 127.0.0.1")).collect();
+        Browser::launch(&json!({}), &[&format!("--host-resolver-rules={}", rules.join(","))])
+    }
+
+    fn launch(preferences: &Value, arguments: &[&str]) -> Browser {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("tabcast-browser-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let folder = std::env::temp_dir().join(name);
@@ -64,7 +75,7 @@ impl Browser {
         // Made before the browser starts, so that the driver is ended even if that fails.
         let mut browser = Browser { driver, address, session: String::new(), folder, spare: Cell::new(None) };
         let profile = browser.folder.join("profile");
-        let arguments = [
+        let usual = [
             "--headless=new",
             // Its driver's end is then its own, however that comes.
             "--remote-debugging-pipe",
@@ -82,6 +93,7 @@ impl Browser {
             "--window-size=1280,800",
             &format!("--user-data-dir={}", profile.display()),
         ];
+        let arguments = [&usual, arguments].concat();
         let capabilities = json!({"capabilities": {"alwaysMatch": {
             "browserName": "chrome",
             "goog:chromeOptions": {"args": arguments, "prefs": preferences},
@@ -97,13 +109,18 @@ impl Browser {
 
     /// A tab with this page, once that has loaded.
     pub fn open(&self, url: &str) -> Tab<'_> {
+        let tab = self.blank();
+        tab.go(url);
+        tab
+    }
+
+    /// A tab with no page yet.
+    pub fn blank(&self) -> Tab<'_> {
         let window = self.spare.take().unwrap_or_else(|| {
             let window = self.command("POST", "/window/new", Some(&json!({"type": "tab"})));
             text(&window["handle"])
         });
-        let tab = Tab { browser: self, window };
-        tab.go(url);
-        tab
+        Tab { browser: self, window }
     }
 
     /// What the console says since this was last asked: level, a space, text.
@@ -130,6 +147,8 @@ impl Browser {
         // Starting a browser on a busy machine is the longest it does.
         connection.set_read_timeout(Some(2 * PATIENCE)).unwrap();
         connection.write_all(format!("{head}{body}").as_bytes()).map_err(|error| error.to_string())?;
+        // A page that never loads is an error like others, also while a test fails.
+        connection.peek(&mut [0]).map_err(|error| format!("no answer: {error}"))?;
         let response = Response::read(&mut BufReader::new(connection), false);
         if response.status == 0 {
             return Err("chromedriver is gone".to_owned());
@@ -179,6 +198,54 @@ impl Tab<'_> {
         self.command("DELETE", "/window", None);
     }
 
+    /// Runs a script in every page this tab goes to, before any of the page's own.
+    pub fn run_in_every_page(&self, script: &str) {
+        self.devtools("Page.addScriptToEvaluateOnNewDocument", json!({"source": script})).unwrap();
+    }
+
+    /// Lets its pages do what their Content-Security-Policy forbids.
+    pub fn without_content_security_policy(&self) {
+        self.devtools("Page.setBypassCSP", json!({"enabled": true})).unwrap();
+    }
+
+    /// Ends the process its page runs in, and with it every other page that process has. All that
+    /// can be done with the tab after it is to close it.
+    pub fn crash(&self) {
+        let crashed = self.devtools("Page.crash", json!({}));
+        assert!(crashed.as_ref().is_err_and(|error| error.contains("tab crashed")), "{crashed:?}");
+    }
+
+    /// Keeps its main thread busy, as a script does that never comes to an end, for so long and
+    /// until its site has the cookie `wake`. It has the cookie `hung` from the beginning. Other tabs
+    /// can set the one and wait for the other; this one answers nothing meanwhile.
+    pub fn hang(&self, at_least: Duration, hung: &str, wake: &str) {
+        // Later than the driver's look at the page after a script, which would wait for the end.
+        self.run(&format!(
+            "setTimeout(() => {{
+               document.cookie = '{hung}';
+               const end = Date.now() + {};
+               while (Date.now() < end || !document.cookie.includes('{wake}'));
+             }}, 200);",
+            at_least.as_millis()
+        ));
+    }
+
+    /// Stops its timers and tasks, as a browser does with tabs that are long out of sight.
+    pub fn freeze(&self) {
+        self.devtools("Page.setWebLifecycleState", json!({"state": "frozen"})).unwrap();
+    }
+
+    pub fn thaw(&self) {
+        self.devtools("Page.setWebLifecycleState", json!({"state": "active"})).unwrap();
+    }
+
+    /// A command of the Chrome DevTools protocol.
+    fn devtools(&self, command: &str, parameters: Value) -> Result<Value, String> {
+        self.browser.command("POST", "/window", Some(&json!({"handle": self.window})));
+        let path = format!("{}/goog/cdp/execute", self.browser.session);
+        self.browser.request("POST", &path, Some(&json!({"cmd": command, "params": parameters})))
+    }
+
     /// The value of an expression, as JSON has it.
     pub fn get(&self, expression: &str) -> Value {
         self.run(&format!("return {expression};"))
@@ -187,6 +254,11 @@ impl Tab<'_> {
     /// What a script returns.
     pub fn run(&self, script: &str) -> Value {
         self.command("POST", "/execute/sync", Some(&json!({"script": script, "args": []})))
+    }
+
+    /// What a script gives to the function that is its last argument, whenever it does.
+    pub fn run_until_done(&self, script: &str, argument: Value) -> Value {
+        self.command("POST", "/execute/async", Some(&json!({"script": script, "args": [argument]})))
     }
 
     /// Waits until an expression is true.

@@ -1,0 +1,647 @@
+//! The browser client, `/tabcast.js`, in real browsers: what its functions promise, one to a few tabs at
+//! a time. What twenty tabs do, and what may happen to them, is in `tabs.rs`.
+
+mod browser;
+mod common;
+
+use browser::{Browser, Tab};
+use common::{Folder, Hub};
+use serde_json::{Value, json};
+
+/// A tab of the hub's origin in which `hub` is a client that is connected, made by this expression.
+/// Whatever it tells is in `told`: the names of what it tells itself with their data, and messages as
+/// `[event, data]`.
+fn open<'a>(browser: &'a Browser, hub: &Hub, connect: &str) -> Tab<'a> {
+    // A page without a client of its own, and without a policy.
+    let tab = browser.open(&format!("http://{}/messages?last=0", hub.address));
+    start(&tab, connect);
+    tab.wait_for("window.hub?.connected");
+    tab
+}
+
+fn start(tab: &Tab, connect: &str) {
+    tab.run(&format!(
+        "window.told = [];
+         import('/tabcast.js').then(({{ connect }}) => {{
+           window.hub = {connect};
+           hub.on('connect', () => told.push(['connect']));
+           hub.on('disconnect', (why) => told.push(['disconnect', why]));
+           hub.on('tabcast:state', (now) => told.push(['tabcast:state', now]));
+           hub.on('tabcast:gap', (gap) => told.push(['tabcast:gap', gap]));
+           hub.onAny((event, data, message) => told.push([event, data, message.id]));
+         }});"
+    ));
+}
+
+fn wait_for_message(tab: &Tab, last: &Value) {
+    tab.wait_for(&format!("JSON.stringify(told.findLast(([,, id]) => id)?.[1]) === {}", json!(last.to_string())));
+}
+
+/// The data of each message it was told, once the last of them is this.
+fn messages_until(tab: &Tab, last: &Value) -> Value {
+    wait_for_message(tab, last);
+    tab.get("told.filter(([,, id]) => id).map(([, data]) => data)")
+}
+
+/// What a promise comes to: its value, or the error it is rejected with.
+fn settled(tab: &Tab, promise: &str) -> Value {
+    tab.run("window.settled = undefined;");
+    tab.run(&format!(
+        "{promise}.then(
+           (value) => {{ window.settled = [value]; }},
+           ({{ message, name, status, detail, field, limit }}) => {{
+             window.settled = [{{ message, name, status, detail, field, limit }}];
+           }});"
+    ));
+    tab.wait_for("settled");
+    tab.get("settled[0]")
+}
+
+fn count(hub: &Hub, part: &str) -> usize {
+    hub.log().iter().filter(|line| line.contains(part)).count()
+}
+
+#[test]
+fn what_one_emits_everyone_is_told_in_order_and_the_promise_is_its_id() {
+    let (hub, browser) = (Hub::start(&[]), Browser::start());
+    let tabs =
+        [open(&browser, &hub, "connect()"), open(&browser, &hub, "connect()"), open(&browser, &hub, "connect()")];
+    let ids = settled(&tabs[2], "Promise.all([1, 2, 3].map((n) => hub.emit('count', n)))");
+    let kept = hub.get("/messages").json()["messages"].clone();
+    let expected: Vec<_> = kept.as_array().unwrap().iter().map(|message| message["id"].clone()).collect();
+    assert_eq!(ids, json!(expected));
+    for tab in &tabs {
+        assert_eq!(messages_until(tab, &json!(3)), json!([1, 2, 3]));
+        assert_eq!(tab.get("told.findLast(([,, id]) => id)"), json!(["count", 3, ids[2]]));
+        assert_eq!(tab.get("hub.position"), ids[2]);
+    }
+    assert_eq!(count(&hub, "subscriber connected"), 2);
+}
+
+#[test]
+fn a_listener_is_called_as_it_was_asked_for() {
+    let (hub, browser) = (Hub::start(&[]), Browser::start());
+    let tab = open(&browser, &hub, "connect()");
+    tab.run(
+        "window.calls = [];
+         const call = (name) => (...values) => calls.push([name, values.length, values[0]]);
+         window.twice = call('twice');
+         hub.on('a', twice).on('a', call('on')).once('a', call('once')).once('a', twice).on('b', call('b')).onAny(call('any'));",
+    );
+    tab.run("hub.emit('a', 1); hub.emit('a', 2); hub.emit('b', 3);");
+    messages_until(&tab, &json!(3));
+    let expected = json!([
+        ["any", 3, "a"],
+        ["twice", 2, 1],
+        ["on", 2, 1],
+        ["once", 2, 1],
+        ["twice", 2, 1],
+        ["any", 3, "a"],
+        // Its `once` is over, its `on` is not.
+        ["twice", 2, 2],
+        ["on", 2, 2],
+        ["any", 3, "b"],
+        ["b", 2, 3]
+    ]);
+    assert_eq!(tab.get("calls.splice(0)"), expected);
+
+    tab.run("hub.off('a', twice); hub.emit('a', 4); hub.emit('b', 5);");
+    messages_until(&tab, &json!(5));
+    assert_eq!(tab.get("calls.splice(0).map(([name]) => name)"), json!(["any", "on", "any", "b"]));
+    tab.run("hub.off('a'); hub.emit('a', 6); hub.emit('b', 7);");
+    messages_until(&tab, &json!(7));
+    assert_eq!(tab.get("calls.splice(0).map(([name]) => name)"), json!(["any", "any", "b"]));
+    tab.run("hub.off(); hub.emit('b', 8);");
+    messages_until(&tab, &json!(8));
+    assert_eq!(tab.get("calls.splice(0).map(([name]) => name)"), json!(["any"]));
+    tab.run("hub.offAny(); hub.on('b', (data) => { window.last = data; }); hub.emit('b', 9);");
+    tab.wait_for("window.last === 9");
+    assert_eq!(tab.get("calls"), json!([]));
+}
+
+#[test]
+fn a_listener_that_throws_takes_nothing_from_the_others_and_is_reported() {
+    let (hub, browser) = (Hub::start(&[]), Browser::start());
+    let tab = browser.open(&format!("http://{}/messages?last=0", hub.address));
+    tab.run("window.reported = []; addEventListener('error', (event) => reported.push(event.message));");
+    start(&tab, "connect().on('a', () => { throw new Error('mine'); }).onAny(() => { throw new Error('any'); })");
+    tab.wait_for("window.hub?.connected");
+    tab.run("hub.on('a', (data) => { window.heard = data; }); hub.emit('a', 1); hub.emit('b', 2);");
+    assert_eq!(messages_until(&tab, &json!(2)), json!([1, 2]));
+    assert_eq!(tab.get("heard"), 1);
+    // A browser doesn't tell of what went wrong in a driver's scripts; that it did, it tells.
+    assert_eq!(tab.get("reported.length"), 3);
+}
+
+#[test]
+fn broadcast_reaches_everyone_but_the_page_it_comes_from_on_replay_too() {
+    let (hub, browser) = (Hub::start(&[]), Browser::start());
+    // The third shares the stream of a tab that is to be told.
+    let connect = "connect({ id: 'me' + told.length })";
+    let others = [open(&browser, &hub, "connect()"), open(&browser, &hub, "connect()")];
+    let tab = open(&browser, &hub, connect);
+    assert_eq!(tab.get("hub.id"), "me0");
+    tab.run("hub.broadcast.emit('hi', 'to others'); hub.emit('hi', 'to all');");
+    for other in &others {
+        assert_eq!(messages_until(other, &json!("to all")), json!(["to others", "to all"]));
+    }
+    assert_eq!(messages_until(&tab, &json!("to all")), json!(["to all"]));
+    let again = open(&browser, &hub, "connect({ id: 'me0', last: 9 })");
+    assert_eq!(messages_until(&again, &json!("to all")), json!(["to all"]));
+    // By itself, no id is like another.
+    assert!(others[0].get("hub.id").as_str().unwrap().len() == 32);
+    assert_ne!(others[0].get("hub.id"), others[1].get("hub.id"));
+}
+
+#[test]
+fn channels_are_listened_to_together_and_the_first_is_published_on() {
+    let (hub, browser) = (Hub::start(&[]), Browser::start());
+    let tab = open(&browser, &hub, "connect({ channel: ['b', 'a'] })");
+    // Of the same channels in another order: it shares the stream.
+    let same = open(&browser, &hub, "connect({ channel: ['a', 'b'] })");
+    let other = open(&browser, &hub, "connect({ channel: 'c' })");
+    tab.run("hub.on('x', (data, { channel }) => told.push([channel]));");
+    tab.run("hub.emit('x', 1); hub.emit('x', 2, { channel: 'a' }); hub.broadcast.emit('x', 3, { channel: 'c' });");
+    hub.wait_for_logs(&["message published"], 3);
+    hub.publish_to("main", "nobody listens");
+    hub.publish_to("a", "end");
+    assert_eq!(messages_until(&tab, &json!("end")), json!([1, 2, "end"]));
+    assert_eq!(tab.get("told.filter(({ length }) => length === 1)"), json!([["connect"], ["b"], ["a"]]));
+    assert_eq!(messages_until(&same, &json!("end")), json!([1, 2, "end"]));
+    assert_eq!(messages_until(&other, &json!(3)), json!([3]));
+    hub.wait_for_logs(&["subscriber connected", "channels=\"a,b\""], 2);
+    hub.wait_for_logs(&["subscriber connected", "channels=\"c\""], 1);
+}
+
+#[test]
+fn a_newcomer_is_told_the_newest_messages_first_whether_it_holds_a_stream_or_shares_one() {
+    let (hub, browser) = (Hub::start(&[]), Browser::start());
+    for number in 0..5 {
+        hub.publish(&format!("{number}"));
+    }
+    for _ in 0..3 {
+        let tab = open(&browser, &hub, "connect({ last: 2 })");
+        assert_eq!(messages_until(&tab, &json!("4")), json!(["3", "4"]));
+        // What is shown first is no recovery.
+        assert!(
+            tab.get("told.filter(([name]) => name === 'tabcast:state').every(([, { recovered }]) => recovered === 0)")
+                == true
+        );
+        let tab = open(&browser, &hub, "connect()");
+        hub.publish("now");
+        assert_eq!(messages_until(&tab, &json!("now")), json!(["now"]));
+        hub.publish("3");
+        hub.publish("4");
+    }
+}
+
+#[test]
+fn names_of_the_clients_own_can_t_be_emitted_and_are_never_mistaken_for_its_own() {
+    let (hub, browser) = (Hub::start(&[]), Browser::start());
+    let tab = open(&browser, &hub, "connect()");
+    for name in ["connect", "disconnect", "tabcast:state", "tabcast:x"] {
+        let error = settled(&tab, &format!("hub.emit('{name}', 1)"));
+        assert_eq!(error["message"], format!("\"{name}\" is an event of the client's own"));
+    }
+    tab.run("told.length = 0;");
+    assert_eq!(hub.post("?event=connect", "text/plain", "forged").status, 201);
+    hub.publish("end");
+    messages_until(&tab, &json!("end"));
+    // Told by `onAny` alone, which tells every message and nothing else.
+    assert_eq!(tab.get("told.map(([name, data]) => [name, data])"), json!([["connect", "forged"], ["message", "end"]]));
+}
+
+#[test]
+fn a_refused_message_rejects_with_the_problem_and_the_next_one_is_sent() {
+    let (hub, browser) = (Hub::start(&["--max-body", "99"]), Browser::start());
+    let tab = open(&browser, &hub, "connect()");
+    let error = settled(&tab, "(window.next = hub.emit('a', 'x'.repeat(200)), hub.emit('a', 'fits'), next)");
+    let problem = hub.post("", "text/plain", "x".repeat(200)).problem(413);
+    assert_eq!(error["name"], "Refusal");
+    assert_eq!(error["message"], problem["title"]);
+    for field in ["status", "detail", "field", "limit"] {
+        assert_eq!(error[field], problem[field], "{field}");
+    }
+    assert_eq!(messages_until(&tab, &json!("fits")), json!(["fits"]));
+    assert_eq!(settled(&tab, "hub.emit('a\\n', 1)")["field"], "event");
+    assert_eq!(settled(&tab, "hub.emit('a', 1, { channel: 'no channel' })")["field"], "channel");
+}
+
+#[test]
+fn what_is_emitted_while_the_hub_is_away_is_kept_once_and_in_order_when_it_is_back() {
+    let (folder, browser) = (Folder::new(), Browser::start());
+    let journal = folder.file("tabcast.db");
+    let flags = ["--journal", journal.as_str()];
+    let hub = Hub::start(&flags);
+    let address = hub.address;
+    let tab = open(&browser, &hub, "connect()");
+    // The first is kept, but its answer does not arrive.
+    tab.run(
+        "const real = fetch;
+         window.requests = [];
+         window.inFlight = window.mostInFlight = 0;
+         window.fetch = async (url, init) => {
+           if (init.method !== 'POST') return real(url, init);
+           requests.push(init.headers['Idempotency-Key']);
+           mostInFlight = Math.max(mostInFlight, ++inFlight);
+           const answer = await real(url, init).finally(() => { inFlight -= 1; });
+           if (requests.length === 1) throw new TypeError('lost');
+           return answer;
+         };
+         window.ids = Promise.all(Array.from({ length: 100 }, (_, n) => hub.emit('n', n)));",
+    );
+    hub.wait_for_log(&["message published"]);
+    drop(hub);
+    tab.wait_for("hub.state === 'offline' && requests.length > 1");
+
+    let hub = Hub::start_at(address, &flags);
+    let ids = settled(&tab, "ids");
+    let expected: Vec<_> = (0..100).collect();
+    assert_eq!(messages_until(&tab, &json!(99)), json!(expected));
+    let kept = hub.get("/messages").json()["messages"].clone();
+    let kept: Vec<_> = kept.as_array().unwrap().iter().map(|message| message["id"].clone()).collect();
+    assert_eq!(ids, json!(kept));
+    assert_eq!(tab.get("[mostInFlight, new Set(requests).size]"), json!([1, 100]));
+    assert!(tab.get("requests.length").as_u64().unwrap() > 101, "some were sent again");
+}
+
+#[test]
+fn a_passing_refusal_is_asked_again_and_no_sooner_than_it_says() {
+    let (hub, browser) = (Hub::start(&[]), Browser::start());
+    let tab = open(&browser, &hub, "connect()");
+    tab.run(
+        "const real = fetch;
+         const answers = [[429, 1], [503], [408], [500], [502], [200]];
+         window.times = [];
+         window.fetch = async (url, init) => {
+           if (init.method !== 'POST') return real(url, init);
+           times.push(performance.now());
+           const [status, after] = answers.shift() ?? [];
+           if (!status) return real(url, init);
+           // Whatever says that it is worth a try.
+           setTimeout(() => dispatchEvent(new Event('online')), 50);
+           const headers = after ? { 'Retry-After': after } : {};
+           return new Response('<!doctype html><title>a proxy</title>', { status, headers });
+         };",
+    );
+    assert!(settled(&tab, "hub.emit('a', 'through')").is_string());
+    assert_eq!(messages_until(&tab, &json!("through")), json!(["through"]));
+    assert_eq!(tab.get("times.length"), 7);
+    assert!(tab.get("times[1] - times[0]").as_f64().unwrap() >= 1_000.0);
+    // The others were cut short.
+    assert!(tab.get("times[6] - times[1]").as_f64().unwrap() < 5.0 * 500.0);
+}
+
+#[test]
+fn too_much_waiting_is_refused_at_once() {
+    let (hub, browser) = (Hub::start(&[]), Browser::start());
+    let tab = open(&browser, &hub, "connect()");
+    drop(hub);
+    tab.wait_for("hub.state === 'offline'");
+    tab.run("for (let n = 0; n < 1_000; n++) hub.emit('n', n);");
+    let error = settled(&tab, "hub.emit('n', 1_000)");
+    assert_eq!(error["name"], "RangeError");
+    assert!(error["message"].as_str().unwrap().starts_with("too much is waiting: 1000 messages"), "{error}");
+
+    let hub = Hub::start(&[]);
+    let tab = open(&browser, &hub, "connect()");
+    drop(hub);
+    tab.wait_for("hub.state === 'offline'");
+    tab.run("hub.emit('n', new Uint8Array(32 << 20));");
+    assert_eq!(settled(&tab, "hub.emit('n', 'x')")["name"], "RangeError");
+}
+
+#[test]
+fn what_emit_was_given_is_what_on_gets() {
+    let (hub, browser) = (Hub::start(&[]), Browser::start());
+    let tabs =
+        [open(&browser, &hub, "connect()"), open(&browser, &hub, "connect()"), open(&browser, &hub, "connect()")];
+    let values = r#"
+        const bytes = Uint8Array.from({ length: 256 }, (_, n) => n);
+        const file = (type) => new Blob([bytes], { type });
+        const values = [
+          null, true, false, 0, -0.5, 1e300, 2 ** 53, '', ' ', 'text', '0', 'null', '"quoted"', '{"a":1}', '[]',
+          'line\r\nbreak\rand\u2028 more\0', 'Größe 日本語 👩‍👩‍👧‍👦 🎉', '\ufeffmark', [], {}, [[]], { a: { b: [1, 'x', null, { c: '' }] } },
+          { '': 1, __proto: 2, 'data:': 'data:text/plain;base64,AAAA', half: '\ud800' },
+          'data:', 'data:,x', 'data:text/plain,x', 'data:text/plain;base64,AAAA', 'data:image/png;base64,', 'data:a/b;base64,%',
+          'data:application/octet-stream;as=uint8array;base64,AQID', 'data:text/plain;charset=utf-8;base64,w7w=',
+          bytes, new Uint8Array(), bytes.subarray(7, 9),
+          file('image/png'), file('application/octet-stream'), file('text/plain'), file('text/plain;charset=utf-8'), file('text/html'),
+          file('application/json'), file('application/x-www-form-urlencoded'), file('multipart/form-data; boundary=x'),
+          file('audio/webm; codecs="opus, vp8"'), file('video/mp4;codecs=avc1.42E01E'), file('application/octet-stream;as=uint8array'),
+          file('no type at all'), file('a/b;as=string'), new Blob([], { type: 'image/gif' }),
+        ];
+    "#;
+    // Told apart: a string from a Blob of the same text, -0.5 from "-0.5", and each type.
+    let described = "
+        window.described = async (value) => {
+          if (value instanceof Blob) return ['Blob', value.type, [...new Uint8Array(await value.arrayBuffer())].join()];
+          if (value instanceof Uint8Array) return ['Uint8Array', value.join()];
+          return [typeof value, JSON.stringify(value)];
+        };";
+    tabs[2].run(described);
+    tabs[2].run(&format!("{values} window.given = Promise.all(values.map(described));"));
+    let given = settled(&tabs[2], "given");
+    tabs[2].run(&format!("{values} for (const value of values) hub.emit('value', value); hub.emit('end', 'end');"));
+    for tab in &tabs {
+        wait_for_message(tab, &json!("end"));
+        tab.run(described);
+        let got =
+            settled(tab, "Promise.all(told.filter(([name]) => name === 'value').map(([, data]) => described(data)))");
+        let (given, got) = (given.as_array().unwrap(), got.as_array().unwrap());
+        for (given, got) in given.iter().zip(got) {
+            assert_eq!(got, given);
+        }
+        assert_eq!(got.len(), given.len());
+    }
+}
+
+#[test]
+fn what_has_no_form_of_its_own_arrives_as_the_readme_says_or_is_refused() {
+    let (hub, browser) = (Hub::start(&[]), Browser::start());
+    let tab = open(&browser, &hub, "connect()");
+    let got = |given: &str, as_text: &str| {
+        tab.run(&format!("told.length = 0; hub.emit('a', {given});"));
+        tab.wait_for("told.length");
+        assert_eq!(tab.get(&format!("(([, data]) => {as_text})(told[0])")), json!(true), "{given}");
+    };
+    got("undefined", "data === null");
+    got("NaN", "data === null");
+    got("new Date(0)", "data === '1970-01-01T00:00:00.000Z'");
+    got("{ a: undefined, b: 1 }", "JSON.stringify(data) === '{\"b\":1}'");
+    got("new Uint8Array([1, 2]).buffer", "data instanceof Uint8Array && data.join() === '1,2'");
+    got("new Uint16Array([258])", "data instanceof Uint8Array && data.join() === '2,1'");
+    got("new Blob(['x'])", "data instanceof Blob && data.type === 'application/octet-stream'");
+    got("new File(['x'], 'name', { type: 'image/png' })", "!(data instanceof File) && data.type === 'image/png'");
+    for (given, message) in [
+        ("{ a: new Blob() }", "binary data is emitted by itself, not in an object"),
+        ("[new Uint8Array(1)]", "binary data is emitted by itself, not in an object"),
+        ("1n", "Do not know how to serialize a BigInt"),
+        // Half a surrogate pair is no text.
+        ("'\\ud800'", "Unprocessable Entity"),
+    ] {
+        assert_eq!(settled(&tab, &format!("hub.emit('a', {given})"))["message"], message, "{given}");
+    }
+}
+
+#[test]
+fn what_others_send_arrives_as_what_it_is() {
+    let (hub, browser) = (Hub::start(&[]), Browser::start());
+    let tab = open(&browser, &hub, "connect()");
+    hub.post("", "image/png", b"\x89PNG");
+    hub.post("", "Text/HTML; charset=UTF-8", "<b>x</b>");
+    hub.post("", "application/json", r#"{"data": {"n": 12345678901234567890}}"#);
+    for text in ["data:image/png;base64,####", "data:;base64,AAAA", "data:image/png;base64", "data:image/png;base64,A"]
+    {
+        hub.publish(text);
+    }
+    hub.publish("end");
+    messages_until(&tab, &json!("end"));
+    let told =
+        tab.get("told.filter(([,, id]) => id).map(([, data]) => data instanceof Blob ? [data.type, data.size] : data)");
+    assert_eq!(
+        told,
+        json!([
+            ["image/png", 4],
+            ["text/html;charset=utf-8", 8],
+            {"n": 12345678901234567890_f64},
+            "data:image/png;base64,####",
+            "data:;base64,AAAA",
+            "data:image/png;base64",
+            "data:image/png;base64,A",
+            "end"
+        ])
+    );
+}
+
+#[test]
+fn disconnect_stops_listening_and_connect_goes_on_from_there() {
+    let (hub, browser) = (Hub::start(&[]), Browser::start());
+    let tab = open(&browser, &hub, "connect()");
+    hub.publish("one");
+    messages_until(&tab, &json!("one"));
+    tab.run("hub.emit('message', 'sent all the same'); hub.disconnect().disconnect();");
+    hub.wait_for_log(&["subscriber disconnected"]);
+    hub.wait_for_logs(&["message published"], 2);
+    assert_eq!(tab.get("[hub.connected, hub.state]"), json!([false, "offline"]));
+    tab.run("hub.emit('message', 'and this');");
+    hub.wait_for_logs(&["message published"], 3);
+    tab.run("hub.connect().connect();");
+    tab.wait_for("hub.connected");
+    hub.publish("end");
+    assert_eq!(messages_until(&tab, &json!("end")), json!(["one", "sent all the same", "and this", "end"]));
+    let state = |state: &str, recovered: u32| json!(["tabcast:state", {"state": state, "recovered": recovered}]);
+    assert_eq!(
+        tab.get("told.filter(([,, id]) => !id)"),
+        json!([
+            state("live", 0),
+            ["connect"],
+            ["tabcast:state", {"state": "offline", "recovered": 0, "reason": "disconnect"}],
+            ["disconnect", "disconnect"],
+            state("connecting", 0),
+            state("live", 2),
+            ["connect"]
+        ])
+    );
+    assert_eq!(count(&hub, "subscriber connected"), 2);
+}
+
+#[test]
+fn when_the_journal_is_another_each_tab_is_told_of_the_gap_once() {
+    let (hub, browser) = (Hub::start(&["--journal", "memory"]), Browser::start());
+    let address = hub.address;
+    let tabs =
+        [open(&browser, &hub, "connect()"), open(&browser, &hub, "connect()"), open(&browser, &hub, "connect()")];
+    let last = hub.publish("before");
+    for tab in &tabs {
+        messages_until(tab, &json!("before"));
+    }
+    drop(hub);
+    for tab in &tabs {
+        tab.wait_for("hub.state === 'offline'");
+    }
+    let hub = Hub::start_at(address, &["--journal", "memory"]);
+    let first = hub.publish("kept before they are back");
+    for tab in &tabs {
+        tab.wait_for("hub.connected");
+    }
+    hub.publish("after");
+    for tab in &tabs {
+        assert_eq!(messages_until(tab, &json!("after")), json!(["before", "kept before they are back", "after"]));
+        let gaps = tab.get("told.filter(([name]) => name === 'tabcast:gap').map(([, gap]) => gap)");
+        assert_eq!(gaps, json!([{"asked": last, "earliest": first}]));
+    }
+}
+
+#[test]
+fn when_the_journal_is_an_older_one_from_a_backup_each_tab_is_told_of_the_gap() {
+    let (folder, browser) = (Folder::new(), Browser::start());
+    let (journal, backup) = (folder.file("tabcast.db"), folder.file("backup.db"));
+    let flags = ["--journal", journal.as_str()];
+    let mut hub = Hub::start(&flags);
+    let address = hub.address;
+    hub.publish("in the backup");
+    hub.signal("TERM");
+    hub.wait();
+    std::fs::copy(&journal, &backup).unwrap();
+
+    let mut hub = Hub::start_at(address, &flags);
+    let tabs =
+        [open(&browser, &hub, "connect()"), open(&browser, &hub, "connect()"), open(&browser, &hub, "connect()")];
+    for text in ["one", "two", "three"] {
+        hub.publish(text);
+    }
+    for tab in &tabs {
+        messages_until(tab, &json!("three"));
+    }
+    hub.signal("TERM");
+    hub.wait();
+    std::fs::rename(&backup, &journal).unwrap();
+    let hub = Hub::start_at(address, &flags);
+    hub.publish("with an id that was another's");
+    for tab in &tabs {
+        let expected = json!(["one", "two", "three", "in the backup", "with an id that was another's"]);
+        assert_eq!(messages_until(tab, &json!("with an id that was another's")), expected);
+        assert_eq!(tab.get("told.filter(([name]) => name === 'tabcast:gap').length"), 1);
+    }
+}
+
+#[test]
+fn nothing_is_lost_while_what_is_missing_can_t_be_fetched() {
+    let (hub, browser) = (Hub::start(&[]), Browser::start());
+    let tab = open(&browser, &hub, "connect()");
+    tab.run(
+        "hub.disconnect();
+         const real = fetch;
+         window.refused = 0;
+         window.fetch = async (url) => {
+           if (refused === 4) return real(url);
+           setTimeout(() => dispatchEvent(new Event('online')), 50);
+           return new Response('', { status: [404, 502, 401, 200][refused++] });
+         };",
+    );
+    hub.publish("missed");
+    tab.run("hub.connect();");
+    hub.wait_for_logs(&["subscriber connected"], 2);
+    hub.publish("on the stream");
+    assert_eq!(messages_until(&tab, &json!("on the stream")), json!(["missed", "on the stream"]));
+    assert_eq!(tab.get("refused"), 4);
+}
+
+#[test]
+fn a_tab_whose_network_is_another_makes_its_stream_anew_at_once() {
+    let (hub, browser) = (Hub::start(&[]), Browser::start());
+    let tab = open(&browser, &hub, "connect()");
+    tab.run("dispatchEvent(new Event('online'));");
+    hub.wait_for_log(&["subscriber disconnected", "subscriber=1"]);
+    hub.wait_for_log(&["subscriber connected", "subscriber=2"]);
+    hub.publish("end");
+    assert_eq!(messages_until(&tab, &json!("end")), json!(["end"]));
+    assert_eq!(tab.get("told.filter(([name]) => name === 'disconnect').length"), 0);
+}
+
+#[test]
+fn over_http_2_each_tab_holds_a_stream_of_its_own() {
+    let (hub, browser) = (Hub::start(&[]), Browser::start());
+    // What a browser tells of a hub behind a proxy that speaks HTTP/2.
+    let connect = "(performance.getEntriesByType = () => [{ name: location.origin + '/tabcast.js', nextHopProtocol: 'h2' }], connect())";
+    for _ in 0..3 {
+        assert_eq!(open(&browser, &hub, connect).get("hub.state"), "live");
+    }
+    assert_eq!(count(&hub, "subscriber connected"), 3);
+    assert_eq!(count(&hub, "subscriber disconnected"), 0);
+}
+
+const NO_LOCKS: &str = "Object.defineProperty(navigator, 'locks', { value: undefined })";
+
+#[test]
+fn without_web_locks_a_shared_worker_holds_the_stream_as_long_as_a_tab_wants_it() {
+    let (hub, browser) = (Hub::start(&[]), Browser::start());
+    let connect = format!("({NO_LOCKS}, connect())");
+    let tabs = [open(&browser, &hub, &connect), open(&browser, &hub, &connect), open(&browser, &hub, &connect)];
+    settled(&tabs[0], "hub.emit('a', 1)");
+    for tab in &tabs {
+        assert_eq!(messages_until(tab, &json!(1)), json!([1]));
+        assert_eq!(tab.get("hub.state"), "shared");
+    }
+    assert_eq!(count(&hub, "subscriber connected"), 1);
+    // The worker lets go of it whenever a tab leaves, and takes it up for those that are left.
+    tabs[0].run("hub.disconnect();");
+    hub.wait_for_logs(&["subscriber connected"], 2);
+    tabs[1].run("hub.disconnect();");
+    hub.wait_for_logs(&["subscriber connected"], 3);
+    settled(&tabs[0], "hub.emit('a', 2)");
+    assert_eq!(messages_until(&tabs[2], &json!(2)), json!([1, 2]));
+    assert_eq!(tabs[2].get("told.filter(([name]) => name === 'disconnect')"), json!([]));
+    tabs[2].run("hub.disconnect();");
+    hub.wait_for_logs(&["subscriber disconnected"], 3);
+    // And anew.
+    tabs[1].run("hub.connect();");
+    assert_eq!(messages_until(&tabs[1], &json!(2)), json!([1, 2]));
+    hub.wait_for_logs(&["subscriber connected"], 4);
+}
+
+#[test]
+fn without_a_shared_worker_either_each_tab_holds_its_own_and_the_console_says_so() {
+    let (hub, browser) = (Hub::start(&[]), Browser::start());
+    let connect = format!("({NO_LOCKS}, delete window.SharedWorker, connect())");
+    let tabs = [open(&browser, &hub, &connect), open(&browser, &hub, &connect)];
+    settled(&tabs[0], "hub.emit('a', 1)");
+    for tab in &tabs {
+        assert_eq!(messages_until(tab, &json!(1)), json!([1]));
+        assert_eq!(tab.get("hub.state"), "live");
+    }
+    assert_eq!(count(&hub, "subscriber connected"), 2);
+    let console = browser.console();
+    assert_eq!(
+        console.iter().filter(|line| line.contains("tabcast: each tab needs a connection of its own")).count(),
+        2,
+        "{console:?}"
+    );
+}
+
+#[test]
+fn a_page_of_another_origin_imports_the_client_and_uses_it_where_the_hub_lets_it_in() {
+    let (site, browser) = (Hub::start(&[]), Browser::start());
+    let origin = format!("http://{}", site.address);
+    let hub = Hub::start(&["--allow-origin", &origin]);
+    let tab = browser.open(&format!("{origin}/messages?last=0"));
+    tab.run(&format!(
+        "window.told = [];
+         import('http://{}/tabcast.js').then(({{ connect }}) => {{
+           window.hub = connect({{ last: 1 }}).onAny((...all) => told.push(all));
+         }});",
+        hub.address
+    ));
+    tab.wait_for("window.hub?.connected");
+    assert!(settled(&tab, "hub.emit('a', new Uint8Array([7]))").is_string());
+    tab.wait_for("told[0]?.[1]?.[0] === 7");
+    // The other hub has nothing to do with it.
+    assert_eq!(site.get("/messages").json(), json!({"messages": []}));
+    assert_eq!(count(&site, "subscriber connected"), 0);
+}
+
+#[test]
+fn the_client_is_served_to_any_page_once_and_anew_when_it_changed() {
+    let allowed = "https://example.org";
+    for flags in [&[][..], &["--allow-origin", allowed]] {
+        let hub = Hub::start(flags);
+        for origin in [allowed, "https://example.net"] {
+            let response = hub.send("GET", "/tabcast.js", &[&format!("Origin: {origin}")], b"");
+            assert_eq!(response.status, 200);
+            let expected = if flags.len() == 2 && origin == allowed { allowed } else { "*" };
+            let allow: Vec<_> =
+                response.headers.iter().filter(|(name, _)| name == "access-control-allow-origin").collect();
+            assert_eq!(allow, [&("access-control-allow-origin".to_owned(), expected.to_owned())]);
+            assert_eq!(response.header("cross-origin-resource-policy"), Some("cross-origin"));
+            assert_eq!(response.header("content-type"), Some("text/javascript; charset=utf-8"));
+            assert_eq!(response.header("cache-control"), Some("no-cache"));
+            let tag = format!("If-None-Match: {}", response.header("etag").unwrap());
+            assert_eq!(hub.send("GET", "/tabcast.js", &[&tag], b"").status, 304);
+        }
+        // The rest of the page is nobody else's.
+        let page = hub.send("GET", "/app.js", &["Origin: https://example.net"], b"");
+        assert_eq!(page.header("cross-origin-resource-policy"), Some("same-origin"));
+        assert_eq!(page.header("access-control-allow-origin"), None);
+    }
+}
