@@ -138,6 +138,8 @@ async fn alone(fanout: Arc<Fanout>, mut lone: Lone, mut unsent: Vec<Bytes>) {
         if !lone.is_behind() {
             return fanout.join(lone);
         }
+        // It may have much to catch up with: others have their turn after each page.
+        yield_now().await;
         let next = tokio::select! {
             next = lone.subscriber.next() => next,
             () = lone.line.gone() => return,
