@@ -702,7 +702,7 @@ class Peer {
 
   #hear({ ask, leave, slot, generation, live, reason, item }) {
     if (leave) {
-      // At once: a worker whose last page is kept for the way back can do nothing any more. If there are others, they ask.
+      // At once: a worker whose last page is kept for the way back is frozen, soon or already. If there are others, they ask.
       if (this.#isWorker) this.#drop();
       else if (this.#generation >= 0) this.#ask();
       return;
