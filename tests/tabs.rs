@@ -64,6 +64,12 @@ impl Site {
         self.hub = start(self.hub.address, &self.journal, &self.flags);
     }
 
+    /// How many messages the hub has kept.
+    fn kept(&self) -> u64 {
+        let newest = &self.hub.get("/messages?last=1").json()["messages"][0]["id"];
+        newest.as_str().map_or(0, |id| id.split_once('-').unwrap().1.parse().unwrap())
+    }
+
     /// The hub's log of its streams, as how many there were after each that came or went.
     fn streams(&self) -> Vec<usize> {
         let mut now = 0;
@@ -335,7 +341,10 @@ impl<'a> Tabs<'a> {
 
     /// Waits until each has all there is, checks what they have seen and sent, and closes them.
     fn finish(self, scenario: &str, load: Load, site: &Site) {
-        load.wait_until(messages() / 2);
+        load.asks(true);
+        while site.kept() < messages() {
+            load.wait_until(load.acknowledged() + 10);
+        }
         let last = load.stop();
         // Without a word if it doesn't come to that: the tally says what is missing.
         self.become_so(&self.all(), |status| status.newest >= last && status.settled);
