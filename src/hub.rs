@@ -148,9 +148,8 @@ pub struct Request {
 }
 
 impl Hub {
-    /// A hub over `journal` that replays in pages of `page`. Must be called on a tokio runtime: where
-    /// appending takes time, one task there does it for all, so that ids, announcements and replay have one
-    /// order.
+    /// A hub over `journal` that replays in pages of `page`. Must be called on a tokio runtime: one
+    /// task there appends every message, so that ids, announcements and replay have one order.
     pub fn new(journal: Journal, page: PageLimit) -> Self {
         let live = Live { feeds: HashMap::new(), announced: journal.head() };
         let core = Arc::new(Core { journal, live: RwLock::new(live), page, stopped: AtomicBool::new(false) });
@@ -171,12 +170,8 @@ impl Hub {
         key: Option<IdempotencyKey>,
         room: OwnedSemaphorePermit,
     ) -> Result<Published, PublishError> {
-        let append = match self.core.publish_at_once(Append { draft, key }) {
-            Ok(result) => return result,
-            Err(append) => append,
-        };
         let (answer, answered) = oneshot::channel();
-        let publish = Publish { append, room, answer };
+        let publish = Publish { append: Append { draft, key }, room, answer };
         self.inbox.send(publish).await.map_err(|_| PublishError::Unknown)?;
         answered.await.unwrap_or(Err(PublishError::Unknown))
     }
@@ -288,18 +283,9 @@ impl Core {
     async fn read(&self, position: u64, channels: &Channels) -> Result<Page, Failed> {
         self.journal.read(position, channels, self.page).await
     }
-
-    /// Where the journal makes nobody wait, no message has to wait for its turn: the lock under which it
-    /// is announced keeps it in order.
-    #[allow(clippy::result_large_err, reason = "the error is the message itself")]
-    fn publish_at_once(&self, append: Append) -> Result<Result<Published, PublishError>, Append> {
-        let mut live = self.live_mut();
-        let appended = self.journal.append_at_once(append)?;
-        Ok(live.announce(appended))
-    }
 }
 
-/// Appends and announces what has to wait for the journal, all that does at once. Ends with the hub.
+/// Appends and announces what the hub is given, all that waits at once. Ends with the hub.
 async fn publish(core: Arc<Core>, mut requests: mpsc::Receiver<Publish>) {
     let mut waiting = Vec::with_capacity(BATCH);
     while requests.recv_many(&mut waiting, BATCH).await > 0 {

@@ -100,18 +100,6 @@ impl Journal {
         }
     }
 
-    /// Appends the message at once where that makes nobody wait; gives it back where it would.
-    ///
-    /// # Errors
-    /// The message, not appended.
-    #[allow(clippy::result_large_err, reason = "the error is the message itself")]
-    pub fn append_at_once(&self, append: Append) -> Result<Appended, Append> {
-        match self {
-            Journal::Memory(memory) => Ok(memory.append_at_once(append)),
-            Journal::Sqlite(_) => Err(append),
-        }
-    }
-
     /// Appends each message of the batch, in order. One answer per message, in the same order.
     ///
     /// # Errors

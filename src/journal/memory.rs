@@ -46,11 +46,6 @@ impl Memory {
         batch.into_iter().map(|append| self.append_one(&mut kept, append)).collect()
     }
 
-    pub(super) fn append_at_once(&self, append: Append) -> Appended {
-        let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
-        self.append_one(&mut kept, append)
-    }
-
     fn append_one(&self, kept: &mut Kept, Append { draft, key }: Append) -> Appended {
         let now = Instant::now();
         // Hashing costs as much as the rest of an append; only a key needs it.

@@ -258,17 +258,11 @@ impl Group {
         }
     }
 
-    /// Sends the members these messages, and all that are published meanwhile. After a long round that
-    /// brought several there is a pause: if more come, they go out together, and the next round is worth
-    /// more.
-    async fn go_round(&mut self, mut entries: Vec<Arc<Entry>>) {
+    /// Sends the members these messages. After a long round that brought several there is a pause: if more
+    /// come, they go out together, and the next round is worth more.
+    async fn go_round(&mut self, entries: Vec<Arc<Entry>>) {
         const LONG: Duration = Duration::from_millis(2);
         const PAUSE: u32 = 8;
-        // Whoever is about to publish has its turn first.
-        yield_now().await;
-        if let Some(Delivery::Messages(more)) = self.stream.subscription.announced().await {
-            entries.extend(more);
-        }
         let began = Instant::now();
         self.deliver(&entries).await;
         let time = began.elapsed();
