@@ -91,7 +91,7 @@ fn stalled(setting: &Setting) -> anyhow::Result<()> {
     println!("stalled: {READING} that read and {READING} that don't, {megabytes} MB of which {RETENTION} are kept");
     let alone = stream(setting, 0)?;
     let beside = stream(setting, READING)?;
-    let cost = (beside.grown - alone.grown) / READING as f64;
+    let cost = ((beside.grown - alone.grown) / READING as f64).max(0.0);
     println!("  one that does not read takes {} bytes at most", number(cost));
     ensure!(cost <= STALLED_BYTES, "that is more than {STALLED_BYTES}");
     ensure!(beside.p50 <= 1.25 * alone.p50 && beside.p99 <= 2.0 * alone.p99, "those that read are slower for it");
