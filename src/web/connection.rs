@@ -132,7 +132,8 @@ async fn connection(
             })
         }
     };
-    let leaving = peer.leaving().take();
+    // One that is cut before the head is out does not leave.
+    let leaving = peer.leaving().take().filter(|_| peer.flushed.load(Ordering::Relaxed));
     if let Err(error) = result {
         tracing::debug!(address = %peer.address, %error, "connection failed");
         return None;
