@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::sync::OnceLock;
 
 use bytes::Bytes;
+use memchr::memchr2;
 use serde::Serialize;
 
 use crate::message::{
@@ -101,7 +102,7 @@ fn lines(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = Some(text);
     std::iter::from_fn(move || {
         let text = rest?;
-        let Some(end) = text.bytes().position(|byte| matches!(byte, b'\r' | b'\n')) else {
+        let Some(end) = memchr2(b'\r', b'\n', text.as_bytes()) else {
             return rest.take();
         };
         let (line, after) = text.split_at(end);

@@ -15,6 +15,7 @@
 //! - [`journal`]: the record of published messages that everything reads from, in memory or a file.
 //! - [`frame`]: a message's bytes on the wire.
 //! - [`message`]: what a message is made of, parsed once, valid after.
+//! - [`log`]: what the hub tells whoever runs it.
 //! - `seeded`: the hub wrong on purpose, for tests alone.
 
 #![warn(clippy::unwrap_used)]
@@ -23,6 +24,7 @@ pub mod config;
 pub mod frame;
 pub mod hub;
 pub mod journal;
+pub mod log;
 pub mod message;
 mod seeded;
 mod web;

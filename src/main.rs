@@ -3,20 +3,19 @@
 #![warn(clippy::unwrap_used)]
 
 use std::future::Future;
-use std::io::{self, IsTerminal};
+use std::io;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use anyhow::{Context, anyhow};
-use tabcast::{Config, ServeError};
+use tabcast::{Config, ServeError, log};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 
 fn main() -> ExitCode {
     let config = Config::from_process();
-    let _flushes_on_drop = log_to_stderr(&config);
-    match run(config) {
+    let log = log::to_stderr(config.log_level).context("can't log");
+    match log.and_then(|_written| run(config)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Not through the log, whose level may hide it.
@@ -78,20 +77,4 @@ fn stopped() -> io::Result<impl Future<Output = ()>> {
             std::process::exit(1);
         });
     })
-}
-
-/// Lines go to stderr by way of a thread: a terminal that is paused, or a pipe nobody reads, must
-/// not stop the hub. Then lines are dropped, messages never.
-fn log_to_stderr(config: &Config) -> WorkerGuard {
-    /// Lines that wait for the thread. Room for all is taken at the start, 32 bytes a line.
-    const WAITING: usize = 8_192;
-    let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(WAITING);
-    let (writer, guard) = builder.finish(io::stderr());
-    tracing_subscriber::fmt()
-        .with_max_level(config.log_level)
-        .with_writer(writer)
-        .with_ansi(io::stderr().is_terminal())
-        .with_target(false)
-        .init();
-    guard
 }

@@ -15,6 +15,7 @@ mod publish;
 mod stream;
 mod visit;
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -22,11 +23,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use axum::Router;
+use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, Method, StatusCode, Uri, header};
-use axum::middleware::from_fn_with_state;
+use axum::response::Response;
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tower::util::option_layer;
+use tower::{Layer, Service, service_fn};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::config::{self, Config};
@@ -52,6 +56,17 @@ struct App {
     subscribers: AtomicU64,
 }
 
+/// What answers the requests of a connection.
+trait Answer:
+    Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
+{
+}
+
+impl<S> Answer for S where
+    S: Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
+{
+}
+
 /// See [`crate::serve`].
 pub(crate) async fn serve(
     listener: TcpListener,
@@ -68,7 +83,7 @@ pub(crate) async fn serve(
         config,
     });
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "listening on http://{}", app.address);
-    connection::serve(listener, router(Arc::clone(&app)), app, shutdown).await;
+    connection::serve(listener, service(Arc::clone(&app)), app, shutdown).await;
     Ok(())
 }
 
@@ -92,7 +107,8 @@ fn accepts(headers: &HeaderMap, media_type: &str) -> bool {
     ranges.any(|range| range.split(';').next().is_some_and(|range| range.trim().eq_ignore_ascii_case(media_type)))
 }
 
-fn router(app: Arc<App>) -> Router {
+/// Answers every request.
+fn service(app: Arc<App>) -> impl Answer {
     let router = Router::new()
         .route("/events", get(events::subscribe).head(events::head))
         .route("/messages", get(history::read).post(publish::publish))
@@ -101,13 +117,11 @@ fn router(app: Arc<App>) -> Router {
         .method_not_allowed_fallback(async |method: Method| {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not one of this path's methods"))
         })
-        .layer(from_fn_with_state(Arc::clone(&app), guard::guard));
+        .with_state(Arc::clone(&app));
+    let cors = cors(&app.config.allow_origin);
+    let guarded = service_fn(move |request| guard::guard(Arc::clone(&app), router.clone(), request));
     // Outside the guard, so that the pages of an allowed origin can read what they did wrong.
-    let router = match cors(&app.config.allow_origin) {
-        Some(cors) => router.layer(cors),
-        None => router,
-    };
-    router.with_state(app)
+    option_layer(cors).layer(guarded)
 }
 
 /// Lets the pages of other origins read answers. `None` without an allowed origin.

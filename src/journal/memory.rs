@@ -43,11 +43,11 @@ impl Memory {
 
     pub(super) fn append(&self, batch: Vec<Append>) -> Vec<Appended> {
         let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
-        batch.into_iter().map(|append| self.append_one(&mut kept, append)).collect()
+        let now = Instant::now();
+        batch.into_iter().map(|append| self.append_one(&mut kept, append, now)).collect()
     }
 
-    fn append_one(&self, kept: &mut Kept, Append { draft, key }: Append) -> Appended {
-        let now = Instant::now();
+    fn append_one(&self, kept: &mut Kept, Append { draft, key }: Append, now: Instant) -> Appended {
         // Hashing costs as much as the rest of an append; only a key needs it.
         let key = key.map(|key| (key, draft.fingerprint()));
         if let Some((key, request)) = &key

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use memchr::memchr2;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
@@ -108,7 +109,7 @@ fn compact(json: &str, depth_limit: usize) -> Result<Option<String>, InvalidData
 /// How many bytes there are before the quote that ends the string which begins here.
 fn string_length(json: &[u8]) -> usize {
     let mut at = 1;
-    while let Some(ahead) = json[at..].iter().position(|byte| matches!(byte, b'"' | b'\\')) {
+    while let Some(ahead) = memchr2(b'"', b'\\', &json[at..]) {
         at += ahead;
         if json[at] == b'"' {
             break;

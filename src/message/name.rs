@@ -1,6 +1,6 @@
 //! Names: of channels, events, subscribers and retries. Each within a length and an alphabet.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use serde::Serialize;
 
@@ -39,7 +39,9 @@ impl ChannelName {
 
 impl Default for ChannelName {
     fn default() -> Self {
-        ChannelName(DEFAULT_CHANNEL.into())
+        /// One for all messages that have it.
+        static NAME: LazyLock<Arc<str>> = LazyLock::new(|| DEFAULT_CHANNEL.into());
+        ChannelName(Arc::clone(&NAME))
     }
 }
 
@@ -72,7 +74,9 @@ impl EventName {
 
 impl Default for EventName {
     fn default() -> Self {
-        EventName(DEFAULT_EVENT.into())
+        /// One for all messages that have it.
+        static NAME: LazyLock<Arc<str>> = LazyLock::new(|| DEFAULT_EVENT.into());
+        EventName(Arc::clone(&NAME))
     }
 }
 

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use axum::extract::Request;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{StatusCode, header};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
+use hyper::body::{Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
@@ -30,10 +31,10 @@ pub(super) struct Taken {
 /// # Errors
 /// 413 past `--max-body`, 408 past `--body-timeout`, 503 past `--max-in-flight`, and 400 if it
 /// can't be read.
-pub(super) async fn read(app: &App, headers: &HeaderMap, body: Body) -> Result<Taken, Problem> {
+pub(super) async fn read(app: &App, body: Body) -> Result<Taken, Problem> {
     let limit = config::bytes(app.config.max_body);
-    let declared = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if declared.is_some_and(|length| length > limit as u64) {
+    // As long as its Content-Length says.
+    if body.size_hint().lower() > limit as u64 {
         return Err(too_large(limit));
     }
     let time = app.config.body_timeout;
@@ -90,16 +91,17 @@ impl HttpBody for Drained {
     type Data = Bytes;
     type Error = axum::Error;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, axum::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
         let frame = ready!(Pin::new(body).poll_frame(cx));
         if !matches!(frame, Some(Ok(_))) {
             self.body = None;
         }
         Poll::Ready(frame)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint)
     }
 }
 

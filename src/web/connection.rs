@@ -12,9 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::{Body, HttpBody};
-use axum::extract::Request;
+use axum::http::Method;
 use bytes::Bytes;
 use hyper::body::{Frame, Incoming};
 use hyper::server::conn::http1;
@@ -27,12 +26,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower_service::Service;
 
-use super::App;
 use super::fanout::Fanout;
 use super::line::Line;
 use super::stream::Subscriber;
+use super::{Answer, App};
 
 /// How long a connection has to finish its request at shutdown, after which it is cut.
 /// With what else there is to do it keeps the promise of two seconds.
@@ -43,7 +41,12 @@ pub(super) const GRACE: Duration = Duration::from_millis(1_500);
 const BUFFER: usize = 64 << 10;
 
 /// Accepts connections until `shutdown` is ready, then ends them all.
-pub(super) async fn serve(listener: TcpListener, router: Router, app: Arc<App>, shutdown: impl Future<Output = ()>) {
+pub(super) async fn serve(
+    listener: TcpListener,
+    service: impl Answer,
+    app: Arc<App>,
+    shutdown: impl Future<Output = ()>,
+) {
     let open = TaskTracker::new();
     let stopping = CancellationToken::new();
     let fanout = Arc::new(Fanout::new(open.clone(), stopping.clone()));
@@ -59,10 +62,11 @@ pub(super) async fn serve(listener: TcpListener, router: Router, app: Arc<App>, 
             tracing::debug!(%address, %error, "connection can't be set up");
             continue;
         }
-        let (router, app, stopping, fanout) = (router.clone(), Arc::clone(&app), stopping.clone(), Arc::clone(&fanout));
+        let (service, app, stopping, fanout) =
+            (service.clone(), Arc::clone(&app), stopping.clone(), Arc::clone(&fanout));
         open.spawn(async move {
             let peer = Arc::new(Peer::new(address));
-            let left = connection(stream, Arc::clone(&peer), router, app, stopping).await;
+            let left = connection(stream, Arc::clone(&peer), service, app, stopping).await;
             let Some((stream, Leaving { subscriber, opening })) = left else { return };
             match Line::new(stream, address, slot) {
                 Ok(line) => fanout.take(line, subscriber, opening),
@@ -106,13 +110,17 @@ fn prepare(stream: &TcpStream, app: &App) -> io::Result<()> {
 async fn connection(
     stream: TcpStream,
     peer: Arc<Peer>,
-    router: Router,
+    service: impl Answer,
     app: Arc<App>,
     stopping: CancellationToken,
 ) -> Option<(TcpStream, Leaving)> {
-    let service = service_fn(|mut request: Request<Incoming>| {
-        request.extensions_mut().insert(Arc::clone(&peer));
-        router.clone().call(request)
+    let service = service_fn(|request: hyper::Request<Incoming>| {
+        let mut request = request.map(Body::new);
+        // Whoever publishes is not asked who it is.
+        if request.method() == Method::GET {
+            request.extensions_mut().insert(Arc::clone(&peer));
+        }
+        service.clone().call(request)
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())

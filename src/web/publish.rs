@@ -14,19 +14,20 @@ use super::problem::Problem;
 use super::{App, IDEMPOTENCY_KEY, accepts, body, query_fields};
 use crate::config::Config;
 use crate::hub::{PublishError, Published};
-use crate::message::{
-    ChannelName, Data, Draft, EventName, IdempotencyKey, Message, Receipt, SubscriberId, is_printable,
-};
+use crate::message::{ChannelName, Data, Draft, EventName, IdempotencyKey, Message, Receipt, SubscriberId};
 
 /// Answers 201 with the message's id once the journal keeps it.
 pub(super) async fn publish(State(app): State<Arc<App>>, request: Request) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     let key = idempotency_key(&parts.headers)?;
     let kind = Kind::of(&parts.headers)?;
-    let body = body::read(&app, &parts.headers, body).await?;
     let query = query_fields(&parts.uri, &app.config)?;
     let browser = matches!(kind, Kind::Form) && accepts(&parts.headers, "text/html");
+    // Not kept while it waits for its turn: many may.
+    drop(parts);
+    let body = body::read(&app, body).await?;
     let draft = draft(kind, &body.bytes, query, &app.config)?;
+    drop(body.bytes);
 
     let receipt = match app.hub.publish(draft, key, body.room).await {
         Ok(Published::New { entry, subscribers }) => {
@@ -195,14 +196,13 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Proble
     })
 }
 
-/// One line, whatever the data.
 fn log(config: &Config, message: &Message, subscribers: usize) {
     let json = message.data.as_json();
-    let data = (!config.hide_data).then(|| tracing::field::display(OneLine(json)));
+    let data = (!config.hide_data).then(|| tracing::field::display(Beginning(json)));
     tracing::info!(
         id = %message.id,
         channel = message.channel.as_str(),
-        event = ?message.event.as_str(),
+        event = message.event.as_str(),
         size = json.len(),
         subscribers,
         data,
@@ -210,20 +210,15 @@ fn log(config: &Config, message: &Message, subscribers: usize) {
     );
 }
 
-/// A JSON text cut to the first 256 bytes, with what could begin a line or hide one escaped.
-struct OneLine<'a>(&'a str);
+/// A JSON text cut to the first 256 bytes.
+struct Beginning<'a>(&'a str);
 
-impl fmt::Display for OneLine<'_> {
+impl fmt::Display for Beginning<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         /// Enough to recognise a message by.
         const SHOWN: usize = 256;
         let cut = self.0.floor_char_boundary(SHOWN);
-        let mut rest = &self.0[..cut];
-        while let Some((at, c)) = rest.char_indices().find(|(_, c)| !is_printable(*c)) {
-            write!(out, "{}{}", &rest[..at], c.escape_unicode())?;
-            rest = &rest[at + c.len_utf8()..];
-        }
-        out.write_str(rest)?;
+        out.write_str(&self.0[..cut])?;
         if cut < self.0.len() { out.write_char('…') } else { Ok(()) }
     }
 }

@@ -1,0 +1,233 @@
+//! The log: one line for each event, whatever its values, on stderr by way of a thread. A terminal that is
+//! paused, or a pipe nobody reads, must not stop the hub: then lines are dropped, messages never.
+
+use std::cell::Cell;
+use std::fmt::{self, Write as _};
+use std::io::{self, IsTerminal, Write as _};
+use std::mem;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber};
+
+use crate::message::is_printable;
+
+/// Has this process's events up to `level` logged to stderr. What waits is written when the value is
+/// dropped, unless nobody reads it.
+///
+/// # Errors
+/// If there can be no thread for it, or something is logged elsewhere already.
+pub fn to_stderr(level: LevelFilter) -> anyhow::Result<Written> {
+    let lines = Arc::new(Lines::default());
+    let colored = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let log = Log { level, colored, lines: Arc::clone(&lines) };
+    tracing::subscriber::set_global_default(log)?;
+    let writer = Arc::clone(&lines);
+    thread::Builder::new().name("log".to_owned()).spawn(move || writer.write_all())?;
+    Ok(Written { lines })
+}
+
+/// See [`to_stderr`].
+#[derive(Debug)]
+pub struct Written {
+    lines: Arc<Lines>,
+}
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        /// How long somebody has who reads.
+        const PATIENCE: Duration = Duration::from_millis(500);
+        self.lines.waiting().ended = true;
+        self.lines.changed.notify_all();
+        let written = |waiting: &mut Waiting| !waiting.written;
+        let _ = self.lines.changed.wait_timeout_while(self.lines.waiting(), PATIENCE, written);
+    }
+}
+
+/// What makes lines of events. It knows no spans; there are none here.
+struct Log {
+    level: LevelFilter,
+    colored: bool,
+    lines: Arc<Lines>,
+}
+
+impl Subscriber for Log {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= self.level
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(self.level)
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        thread_local! {
+            /// A line's room, for the next one.
+            static ROOM: Cell<String> = const { Cell::new(String::new()) };
+        }
+        let mut line = ROOM.take();
+        line.clear();
+        let (level, dim, plain) = head(*event.metadata().level(), self.colored);
+        let time = humantime::format_rfc3339_micros(SystemTime::now());
+        let _ = write!(line, "{dim}{time}{plain} {level}");
+        event.record(&mut Values(&mut line));
+        line.push('\n');
+        self.lines.push(&line);
+        ROOM.set(line);
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
+
+/// How a level is shown; and what makes text dim, and plain again.
+fn head(level: Level, colored: bool) -> (&'static str, &'static str, &'static str) {
+    let levels = [
+        (Level::ERROR, "ERROR", "\x1b[31mERROR\x1b[0m"),
+        (Level::WARN, " WARN", "\x1b[33m WARN\x1b[0m"),
+        (Level::INFO, " INFO", "\x1b[32m INFO\x1b[0m"),
+        (Level::DEBUG, "DEBUG", "\x1b[34mDEBUG\x1b[0m"),
+    ];
+    let trace = (Level::TRACE, "TRACE", "\x1b[35mTRACE\x1b[0m");
+    let (_, bare, bright) = levels.into_iter().find(|(which, ..)| *which == level).unwrap_or(trace);
+    if colored { (bright, "\x1b[2m", "\x1b[0m") } else { (bare, "", "") }
+}
+
+/// Adds an event's values to its line: the message as it is, the others as ` name=value`.
+struct Values<'a>(&'a mut String);
+
+impl Values<'_> {
+    fn name(&mut self, field: &Field) {
+        self.0.push(' ');
+        if field.name() != "message" {
+            self.0.push_str(field.name());
+            self.0.push('=');
+        }
+    }
+}
+
+impl Visit for Values<'_> {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.name(field);
+        if is_plain(value) && !value.bytes().any(|byte| matches!(byte, b'"' | b'\\')) {
+            self.0.push('"');
+            self.0.push_str(value);
+            self.0.push('"');
+        } else {
+            let _ = write!(self.0, "{value:?}");
+        }
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.name(field);
+        let _ = write!(self.0, "{value}");
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.name(field);
+        let _ = write!(Printable(self.0), "{value:?}");
+    }
+}
+
+/// Whether nothing of it has to be looked at more closely, as of almost all text. Without an early end, or it
+/// would go byte by byte.
+fn is_plain(text: &str) -> bool {
+    text.bytes().fold(true, |plain, byte| plain & matches!(byte, b' '..=b'~'))
+}
+
+/// Escapes what could begin a line, or hide one.
+struct Printable<'a>(&'a mut String);
+
+impl fmt::Write for Printable<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if is_plain(text) {
+            self.0.push_str(text);
+            return Ok(());
+        }
+        for c in text.chars() {
+            if is_printable(c) {
+                self.0.push(c);
+            } else {
+                write!(self.0, "{}", c.escape_unicode())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Lines that wait for the thread that writes them.
+#[derive(Debug, Default)]
+struct Lines {
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    text: String,
+    /// Lines for which there was no room.
+    dropped: usize,
+    /// There will be no more.
+    ended: bool,
+    /// All of them are written.
+    written: bool,
+}
+
+impl Lines {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, line: &str) {
+        /// Bytes that wait at most.
+        const ROOM: usize = 1 << 20;
+        let mut waiting = self.waiting();
+        if waiting.text.len() + line.len() > ROOM {
+            waiting.dropped += 1;
+            return;
+        }
+        let is_first = waiting.text.is_empty();
+        waiting.text.push_str(line);
+        drop(waiting);
+        if is_first {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Writes lines until there will be no more.
+    fn write_all(&self) {
+        /// Lines that come so soon after others are written together: waking a thread costs more than a line.
+        const TOGETHER: Duration = Duration::from_millis(5);
+        let mut text = String::new();
+        loop {
+            let nothing = |waiting: &mut Waiting| waiting.text.is_empty() && !waiting.ended;
+            let mut waiting = self.changed.wait_while(self.waiting(), nothing).unwrap_or_else(PoisonError::into_inner);
+            if waiting.text.is_empty() {
+                waiting.written = true;
+                self.changed.notify_all();
+                return;
+            }
+            mem::swap(&mut waiting.text, &mut text);
+            let dropped = mem::take(&mut waiting.dropped);
+            drop(waiting);
+            if dropped > 0 {
+                let time = humantime::format_rfc3339_micros(SystemTime::now());
+                let _ = writeln!(text, "{time}  WARN lines are missing here that nobody read count={dropped}");
+            }
+            // Nowhere to say that it failed.
+            let _ = io::stderr().write_all(text.as_bytes());
+            text.clear();
+            thread::sleep(TOGETHER);
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! The log when nobody reads it: a paused terminal, a pipe to a program that hangs.
+
+mod common;
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::time::Instant;
+
+use common::{PATIENCE, Response};
+
+/// Messages whose lines are more than waits for somebody to read them.
+const MESSAGES: usize = 6_000;
+
+struct Unread {
+    hub: Child,
+    log: BufReader<ChildStderr>,
+    address: String,
+}
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        let _ = self.hub.kill();
+        let _ = self.hub.wait();
+    }
+}
+
+impl Unread {
+    /// A hub whose log is read until it listens, and no further.
+    fn start() -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tabcast"));
+        command.args(["--listen", "127.0.0.1:0", "--journal", "memory"]).stdin(Stdio::null()).stderr(Stdio::piped());
+        let mut hub = command.spawn().unwrap();
+        let mut log = BufReader::new(hub.stderr.take().unwrap());
+        let mut line = String::new();
+        log.read_line(&mut line).unwrap();
+        let (_, address) = line.split_once("http://").unwrap();
+        let address = address.split_whitespace().next().unwrap().to_owned();
+        Unread { hub, log, address }
+    }
+
+    /// Publishes [`MESSAGES`], each acknowledged.
+    fn publish_all(&self) {
+        let mut connection = TcpStream::connect(&self.address).unwrap();
+        connection.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut answers = BufReader::new(connection.try_clone().unwrap());
+        let text = "x".repeat(300);
+        let head = format!("POST /messages HTTP/1.1\r\nHost: {}\r\nContent-Type: text/plain\r\n", self.address);
+        let post = format!("{head}Content-Length: {}\r\n\r\n{text}", text.len());
+        for _ in 0..MESSAGES {
+            connection.write_all(post.as_bytes()).unwrap();
+            assert_eq!(Response::read(&mut answers, false).status, 201);
+        }
+    }
+}
+
+#[test]
+fn messages_are_taken_all_the_same_and_the_log_tells_how_many_lines_are_missing() {
+    let mut unread = Unread::start();
+    unread.publish_all();
+    // Whoever reads again is told how many are missing with the first line there is room for.
+    let (mut there, mut missing) = (0, 0);
+    let mut line = String::new();
+    while there + missing < MESSAGES {
+        line.clear();
+        assert!(unread.log.read_line(&mut line).unwrap() > 0, "{there} lines, and {missing} that are missing");
+        if let Some((_, count)) = line.split_once(" WARN lines are missing here that nobody read count=") {
+            missing += count.trim_end().parse::<usize>().unwrap();
+        } else {
+            assert!(line.contains(" INFO message published id="), "{line}");
+            there += 1;
+        }
+    }
+    assert!(there > 1_000 && missing > 1_000, "{there} lines, and {missing} that are missing");
+}
+
+#[test]
+fn the_hub_ends_when_it_is_told_to() {
+    let mut unread = Unread::start();
+    unread.publish_all();
+    let pid = unread.hub.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    let begun = Instant::now();
+    while unread.hub.try_wait().unwrap().is_none() {
+        assert!(begun.elapsed() < PATIENCE, "it waits for somebody to read");
+        std::thread::yield_now();
+    }
+}
