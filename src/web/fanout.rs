@@ -5,7 +5,7 @@
 //! subscription: it is woken once for each batch of messages, which is encoded once and written to
 //! one socket after the other. A socket that has no room leaves the group, with what it has not taken
 //! and its position. It goes on alone, as a subscriber without a group does, and joins again once it
-//! has caught up. So a member costs a socket and little else, and a slow one holds nobody up.
+//! has caught up. So a follower costs a socket and little else, and a slow one holds nobody up.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Place;
@@ -42,12 +42,13 @@ pub(super) struct Fanout {
     groups: Mutex<HashMap<Key, mpsc::UnboundedSender<Box<Lone>>>>,
     /// A group for each thread of the runtime, or one thread would do all the writing.
     shards: usize,
-    turn: AtomicUsize,
+    /// Counts those who join a group, each of another shard than the one before.
+    joined: AtomicUsize,
     tasks: TaskTracker,
     stopping: CancellationToken,
 }
 
-/// What the members of a group have in common.
+/// What the followers of a group have in common.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
     channels: Channels,
@@ -66,7 +67,7 @@ impl Fanout {
     /// Its tasks are `tasks`'. Once `stopping` is cancelled, they have [`GRACE`] to end.
     pub(super) fn new(tasks: TaskTracker, stopping: CancellationToken) -> Self {
         let shards = Handle::current().metrics().num_workers();
-        Fanout { groups: Mutex::default(), shards, turn: AtomicUsize::new(0), tasks, stopping }
+        Fanout { groups: Mutex::default(), shards, joined: AtomicUsize::new(0), tasks, stopping }
     }
 
     /// Sends the subscriber its opening, and from then on its stream.
@@ -92,7 +93,7 @@ impl Fanout {
 
     fn join(self: &Arc<Self>, lone: Lone) {
         let stream = &lone.subscriber.stream;
-        let shard = self.turn.fetch_add(1, Ordering::Relaxed) % self.shards;
+        let shard = self.joined.fetch_add(1, Ordering::Relaxed) % self.shards;
         let key = Key { channels: stream.subscription.channels().clone(), format: stream.format, shard };
         match self.groups().entry(key) {
             Place::Occupied(place) => {
@@ -155,15 +156,15 @@ struct Group {
     key: Key,
     /// What all of them are sent.
     stream: Stream,
-    members: Slab<Member>,
+    followers: Slab<Follower>,
     joining: mpsc::UnboundedReceiver<Box<Lone>>,
     bell: Arc<Bell>,
     /// Counts sockets written to.
-    turn: usize,
+    written: usize,
 }
 
 #[derive(Debug)]
-struct Member {
+struct Follower {
     line: Line,
     visit: Visit,
     share: Share,
@@ -174,19 +175,20 @@ struct Member {
 }
 
 impl Group {
-    /// A group with its first member, whose stream becomes the group's.
+    /// A group with its first follower, whose stream becomes the group's.
     fn new(fanout: Arc<Fanout>, key: Key, joining: mpsc::UnboundedReceiver<Box<Lone>>, first: Lone) -> Self {
         let Lone { line, subscriber: Subscriber { visit, mut stream } } = first;
         let share = stream.subscription.share();
-        let member = Member { line, visit, share, position: 0, untold: false };
-        let mut group = Group { fanout, key, stream, members: Slab::new(), joining, bell: Arc::default(), turn: 0 };
-        group.insert(member);
+        let follower = Follower { line, visit, share, position: 0, untold: false };
+        let mut group =
+            Group { fanout, key, stream, followers: Slab::new(), joining, bell: Arc::default(), written: 0 };
+        group.insert(follower);
         group
     }
 
-    /// Until it has no members.
+    /// Until it has no followers.
     async fn run(mut self) {
-        while !(self.members.is_empty() && self.close()) {
+        while !(self.followers.is_empty() && self.close()) {
             tokio::select! {
                 step = self.stream.next() => match step {
                     Step::Delivery(Delivery::Messages(entries)) => self.go_round(entries).await,
@@ -214,7 +216,7 @@ impl Group {
         self.stream.subscription.position()
     }
 
-    /// Makes it a member, once it has got as far as the group.
+    /// Makes it a follower, once it has got as far as the group.
     async fn admit(&mut self, mut lone: Lone) {
         let subscription = &mut lone.subscriber.stream.subscription;
         while subscription.position() < self.position() {
@@ -236,29 +238,29 @@ impl Group {
         }
         let Lone { line, subscriber: Subscriber { visit, mut stream } } = lone;
         let (position, untold) = (stream.subscription.position(), stream.subscription.is_untold());
-        self.insert(Member { line, visit, share: stream.subscription.share(), position, untold });
+        self.insert(Follower { line, visit, share: stream.subscription.share(), position, untold });
     }
 
-    fn insert(&mut self, mut member: Member) {
-        member.share.has_channels_of(&self.stream.subscription);
-        if self.members.len() == self.members.capacity() {
+    fn insert(&mut self, mut follower: Follower) {
+        follower.share.has_channels_of(&self.stream.subscription);
+        if self.followers.len() == self.followers.capacity() {
             // By itself it would double, and be half empty at worst.
-            self.members.reserve_exact(self.members.len() / 8 + 1);
+            self.followers.reserve_exact(self.followers.len() / 8 + 1);
         }
-        let key = self.members.insert(member);
+        let key = self.followers.insert(follower);
         self.look_after(key);
     }
 
-    /// Sees whether the member is still there, and is called again when that may have changed.
+    /// Sees whether the follower is still there, and is called again when that may have changed.
     fn look_after(&mut self, key: usize) {
-        let Some(member) = self.members.get(key) else { return };
+        let Some(follower) = self.followers.get(key) else { return };
         let waker = Waker::from(Arc::new(Pull { key, bell: Arc::clone(&self.bell) }));
-        if member.line.poll_gone(&mut Context::from_waker(&waker)).is_ready() {
-            self.members.remove(key);
+        if follower.line.poll_gone(&mut Context::from_waker(&waker)).is_ready() {
+            self.followers.remove(key);
         }
     }
 
-    /// Sends the members these messages. After a long round that brought several there is a pause: if more
+    /// Sends the followers these messages. After a long round that brought several there is a pause: if more
     /// come, they go out together, and the next round is worth more.
     async fn go_round(&mut self, entries: Vec<Arc<Entry>>) {
         const LONG: Duration = Duration::from_millis(2);
@@ -271,41 +273,41 @@ impl Group {
         }
     }
 
-    /// Sends the messages to every member they are for.
+    /// Sends the messages to every follower they are for.
     async fn deliver(&mut self, entries: &[Arc<Entry>]) {
         let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return };
         let format = self.stream.format;
         let all = chunk(&messages(entries, format));
         let for_all = entries.iter().all(|entry| entry.message.except.is_none());
-        self.send(|member| {
-            if for_all && member.position < first.message.id.sequence {
-                member.visit.sent(entries.len());
-                return all.clone();
+        self.send(&all, |follower| {
+            if for_all && follower.position < first.message.id.sequence {
+                follower.visit.sent(entries.len());
+                return None;
             }
-            let own: Vec<_> = entries.iter().filter(|entry| member.wants(entry)).cloned().collect();
-            member.visit.sent(own.len());
-            if member.position < last.message.id.sequence {
-                member.untold = own.last().is_none_or(|told| told.message.id != last.message.id);
+            let own: Vec<_> = entries.iter().filter(|entry| follower.wants(entry)).cloned().collect();
+            follower.visit.sent(own.len());
+            if follower.position < last.message.id.sequence {
+                follower.untold = own.last().is_none_or(|told| told.message.id != last.message.id);
             }
-            chunk(&messages(&own, format))
+            Some(chunk(&messages(&own, format)))
         })
         .await;
     }
 
-    /// Tells every member of the gap.
+    /// Tells every follower of the gap.
     async fn tell(&mut self, gap: &Delivery) {
         let (bytes, position) = (chunk(&encode(gap, self.stream.format)), self.position());
-        self.send(|member| {
-            if member.position > position {
-                return Bytes::new();
+        self.send(&bytes, |follower| {
+            if follower.position > position {
+                return Some(Bytes::new());
             }
-            member.visit.sent(events(gap));
-            bytes.clone()
+            follower.visit.sent(events(gap));
+            None
         })
         .await;
     }
 
-    /// Sends all members something if nothing was sent for a while, and tells those where they are whom
+    /// Sends all followers something if nothing was sent for a while, and tells those where they are whom
     /// what was sent was not for.
     async fn keep_alive(&mut self, idle: bool) {
         let format = self.stream.format;
@@ -315,36 +317,38 @@ impl Group {
         };
         let position = self.position();
         let told = chunk(&frame::keep_alive(format, Some(self.stream.subscription.id())));
-        self.send(|member| {
-            if member.position > position {
+        self.send(&all, |follower| {
+            if follower.position > position {
                 // It was told of a later one.
-                bare.clone()
-            } else if mem::take(&mut member.untold) {
-                told.clone()
+                Some(bare.clone())
+            } else if mem::take(&mut follower.untold) {
+                Some(told.clone())
             } else {
-                all.clone()
+                None
             }
         })
         .await;
     }
 
-    /// Writes to one socket after the other, and parts with those that have no room.
-    async fn send(&mut self, mut next: impl FnMut(&mut Member) -> Bytes) {
+    /// Writes to one socket after the other, and parts with those that have no room. A follower gets what is
+    /// for all, or else its `own`.
+    async fn send(&mut self, all: &Bytes, mut own: impl FnMut(&mut Follower) -> Option<Bytes>) {
         let mut parting = Vec::new();
-        for (key, member) in &mut self.members {
-            let bytes = next(member);
-            match member.line.send(&bytes) {
+        for (key, follower) in &mut self.followers {
+            let own = own(follower);
+            let bytes = own.as_ref().unwrap_or(all);
+            match follower.line.send(bytes) {
                 Ok(length) if length == bytes.len() => {}
                 Ok(length) => parting.push((key, Some(bytes.slice(length..)))),
                 Err(_gone) => parting.push((key, None)),
             }
-            self.turn += 1;
-            if self.turn.is_multiple_of(TURN) {
+            self.written += 1;
+            if self.written.is_multiple_of(TURN) {
                 yield_now().await;
             }
         }
         for (key, unsent) in parting {
-            let Member { line, visit, share, position, .. } = self.members.remove(key);
+            let Follower { line, visit, share, position, .. } = self.followers.remove(key);
             let Some(unsent) = unsent else { continue };
             let subscription = self.stream.subscription.fork(position.max(self.position()), share);
             let stream = self.stream.fork(subscription);
@@ -353,13 +357,13 @@ impl Group {
         }
     }
 
-    /// Ends every member's stream, and those of who would have been one.
+    /// Ends every follower's stream, and those of who would have been one.
     fn end(mut self, reason: &'static str) {
         self.fanout.groups().remove(&self.key);
         let waiting =
             std::iter::from_fn(|| self.joining.try_recv().ok()).map(|lone| (lone.line, lone.subscriber.visit));
-        let members = mem::take(&mut self.members).into_iter().map(|(_, member)| (member.line, member.visit));
-        for (line, mut visit) in members.chain(waiting) {
+        let followers = mem::take(&mut self.followers).into_iter().map(|(_, follower)| (follower.line, follower.visit));
+        for (line, mut visit) in followers.chain(waiting) {
             visit.end(reason);
             // One that had no room would be alone.
             let _ = line.send(&LAST_CHUNK);
@@ -367,7 +371,7 @@ impl Group {
     }
 }
 
-impl Member {
+impl Follower {
     fn wants(&self, entry: &Entry) -> bool {
         let is_except = self.share.subscriber.is_some() && entry.message.except == self.share.subscriber;
         entry.message.id.sequence > self.position && !is_except
@@ -389,7 +393,7 @@ impl Bell {
     }
 }
 
-/// A member's cord at the bell.
+/// A follower's cord at the bell.
 struct Pull {
     key: usize,
     bell: Arc<Bell>,

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -41,7 +42,8 @@ impl Line {
         &self.peer
     }
 
-    /// Sends as many of the bytes as there is room for at once, and returns how many.
+    /// Sends as many of the bytes as there is room for at once, and returns how many. The socket is written to
+    /// without the runtime, which would first look up elsewhere in memory whether there is room.
     ///
     /// # Errors
     /// If the other side is gone.
@@ -49,10 +51,7 @@ impl Line {
         if bytes.is_empty() {
             return Ok(0);
         }
-        match self.stream.try_write(bytes) {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
-            result => result.inspect_err(|error| self.peer.note(error)),
-        }
+        self.sent(SockRef::from(&self.stream).send(bytes))
     }
 
     /// The same for several pieces; returns what there was no room for.
@@ -74,13 +73,20 @@ impl Line {
     ///
     /// # Errors
     /// If the other side is gone.
-    pub(super) async fn send_all(&self, mut pieces: Vec<Bytes>) -> io::Result<()> {
-        loop {
-            pieces = self.send_pieces(pieces)?;
-            if pieces.is_empty() {
-                return Ok(());
+    pub(super) async fn send_all(&self, pieces: Vec<Bytes>) -> io::Result<()> {
+        for mut piece in pieces {
+            while piece.has_remaining() {
+                self.stream.writable().await?;
+                piece.advance(self.sent(self.stream.try_write(&piece))?);
             }
-            self.stream.writable().await?;
+        }
+        Ok(())
+    }
+
+    fn sent(&self, result: io::Result<usize>) -> io::Result<usize> {
+        match result {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
+            result => result.inspect_err(|error| self.peer.note(error)),
         }
     }
 
@@ -116,12 +122,7 @@ pub(super) fn chunk(bytes: &[u8]) -> Bytes {
     if bytes.is_empty() {
         return Bytes::new();
     }
-    let size = format!("{:x}\r\n", bytes.len());
-    let mut chunk = BytesMut::with_capacity(size.len() + bytes.len() + 2);
-    chunk.put_slice(size.as_bytes());
-    chunk.put_slice(bytes);
-    chunk.put_slice(b"\r\n");
-    chunk.freeze()
+    [size(bytes).as_bytes(), bytes, CHUNK_END].concat().into()
 }
 
 /// The same chunk, for one subscriber alone: in pieces, and not copied, if it is large, or one that reads
@@ -131,5 +132,12 @@ pub(super) fn pieces(bytes: Bytes) -> Vec<Bytes> {
     if bytes.len() < LARGE {
         return vec![chunk(&bytes)];
     }
-    vec![format!("{:x}\r\n", bytes.len()).into(), bytes, Bytes::from_static(b"\r\n")]
+    vec![size(&bytes).into(), bytes, Bytes::from_static(CHUNK_END)]
+}
+
+const CHUNK_END: &[u8] = b"\r\n";
+
+/// The line a chunk begins with.
+fn size(bytes: &[u8]) -> String {
+    format!("{:x}\r\n", bytes.len())
 }
