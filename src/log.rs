@@ -7,7 +7,7 @@ use std::io::{self, IsTerminal, Write as _};
 use std::mem;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
@@ -66,18 +66,31 @@ impl Subscriber for Log {
 
     fn event(&self, event: &Event<'_>) {
         thread_local! {
-            /// A line's room, for the next one.
-            static ROOM: Cell<String> = const { Cell::new(String::new()) };
+            /// The last line's room, and its second, for the next one.
+            static LAST: Cell<(String, u64)> = const { Cell::new((String::new(), u64::MAX)) };
         }
-        let mut line = ROOM.take();
-        line.clear();
         let (level, dim, plain) = head(*event.metadata().level(), self.colored);
-        let time = humantime::format_rfc3339_micros(SystemTime::now());
-        let _ = write!(line, "{dim}{time}{plain} {level}");
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let (mut line, second) = LAST.take();
+        let date_and_time = dim.len() + "2026-11-23T02:40:11".len();
+        if second == now.as_secs() {
+            // Telling the date takes longer than all else: most lines share it.
+            line.truncate(date_and_time);
+        } else {
+            line.clear();
+            let _ = write!(line, "{dim}{}", humantime::format_rfc3339_seconds(UNIX_EPOCH + now));
+            line.truncate(date_and_time);
+        }
+        let mut digits = itoa::Buffer::new();
+        // With its leading zeros.
+        let micros = &digits.format(1_000_000 + now.subsec_micros())[1..];
+        for part in [".", micros, "Z", plain, " ", level] {
+            line.push_str(part);
+        }
         event.record(&mut Values(&mut line));
         line.push('\n');
         self.lines.push(&line);
-        ROOM.set(line);
+        LAST.set((line, now.as_secs()));
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {
@@ -130,7 +143,7 @@ impl Visit for Values<'_> {
 
     fn record_u64(&mut self, field: &Field, value: u64) {
         self.name(field);
-        let _ = write!(self.0, "{value}");
+        self.0.push_str(itoa::Buffer::new().format(value));
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {

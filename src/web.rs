@@ -1,4 +1,4 @@
-//! HTTP: the router and what its handlers share. Requests are parsed here into what the
+//! HTTP: who answers which request, and what they share. Requests are parsed here into what the
 //! [`hub`](crate::hub) takes; nothing below this module sees a header.
 
 mod body;
@@ -22,20 +22,20 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use axum::Router;
+use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderName, Method, StatusCode, Uri, header};
-use axum::response::Response;
-use axum::routing::get;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
-use tower::util::option_layer;
 use tower::{Layer, Service, service_fn};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::config::{self, Config};
 use crate::hub::{Hub, Seats};
 use crate::journal::Failed;
+use connection::Peer;
 use fields::{Fields, MOST};
 use problem::Problem;
 
@@ -48,23 +48,14 @@ struct App {
     config: Config,
     hub: Hub,
     seats: Seats,
+    /// What lets the pages of other origins read answers, if any may.
+    cors: Option<CorsLayer>,
     /// Where the hub listens.
     address: SocketAddr,
     /// Bytes of bodies that may still be taken; see [`body`].
     in_flight: Arc<Semaphore>,
     /// Numbers the subscribers, for the log.
     subscribers: AtomicU64,
-}
-
-/// What answers the requests of a connection.
-trait Answer:
-    Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
-{
-}
-
-impl<S> Answer for S where
-    S: Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
-{
 }
 
 /// See [`crate::serve`].
@@ -76,6 +67,7 @@ pub(crate) async fn serve(
 ) -> io::Result<()> {
     let app = Arc::new(App {
         hub,
+        cors: cors(&config.allow_origin),
         seats: Seats::new(config.seat_limits()),
         address: listener.local_addr()?,
         in_flight: Arc::new(Semaphore::new(config::bytes(config.max_in_flight).min(Semaphore::MAX_PERMITS))),
@@ -83,7 +75,7 @@ pub(crate) async fn serve(
         config,
     });
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "listening on http://{}", app.address);
-    connection::serve(listener, service(Arc::clone(&app)), app, shutdown).await;
+    connection::serve(listener, app, shutdown).await;
     Ok(())
 }
 
@@ -107,21 +99,48 @@ fn accepts(headers: &HeaderMap, media_type: &str) -> bool {
     ranges.any(|range| range.split(';').next().is_some_and(|range| range.trim().eq_ignore_ascii_case(media_type)))
 }
 
-/// Answers every request.
-fn service(app: Arc<App>) -> impl Answer {
-    let router = Router::new()
-        .route("/events", get(events::subscribe).head(events::head))
-        .route("/messages", get(history::read).post(publish::publish))
-        .merge(page::router())
-        .fallback(async || Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path"))
-        .method_not_allowed_fallback(async |method: Method| {
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not one of this path's methods"))
-        })
-        .with_state(Arc::clone(&app));
-    let cors = cors(&app.config.allow_origin);
-    let guarded = service_fn(move |request| guard::guard(Arc::clone(&app), router.clone(), request));
-    // Outside the guard, so that the pages of an allowed origin can read what they did wrong.
-    option_layer(cors).layer(guarded)
+/// The answer to a request.
+async fn answer(app: Arc<App>, peer: Arc<Peer>, request: Request) -> Result<Response, Infallible> {
+    match &app.cors {
+        None => guarded(&app, &peer, request).await,
+        // Outside the guard, so that the pages of an allowed origin can read what they did wrong.
+        Some(cors) => cors.layer(service_fn(|request| guarded(&app, &peer, request))).call(request).await,
+    }
+}
+
+async fn guarded(app: &Arc<App>, peer: &Arc<Peer>, request: Request) -> Result<Response, Infallible> {
+    let (head, mut body) = request.into_parts();
+    // Then the answer is waited for before the body is sent.
+    let expects = head.headers.contains_key(header::EXPECT);
+    let answer = match guard::check(app, &head) {
+        Ok(()) => route(app, peer, head, &mut body).await,
+        Err(problem) => Err(problem),
+    };
+    if !expects {
+        body::drain(body);
+    }
+    let mut response = answer.into_response();
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    Ok(response)
+}
+
+/// Has the request answered by whom it is for. A `match` and not a router, which costs a publish as much as its
+/// parsing: it boxes and clones.
+async fn route(app: &Arc<App>, peer: &Arc<Peer>, head: Parts, body: &mut Body) -> Result<Response, Problem> {
+    let allowed = match (head.uri.path(), &head.method) {
+        ("/messages", &Method::POST) => return publish::publish(app, head, body).await,
+        ("/messages", &Method::GET | &Method::HEAD) => return history::read(app, &head.uri).await,
+        ("/messages", _) => "GET, HEAD, POST",
+        ("/events", &Method::GET) => return events::subscribe(app, peer, &head).await,
+        ("/events", &Method::HEAD) => return events::head(app, &head),
+        ("/events", _) => "GET, HEAD",
+        (path, method) => match (page::asset(path), method) {
+            (Some(asset), &Method::GET | &Method::HEAD) => return Ok(asset.answer(&head.headers)),
+            (Some(_), _) => "GET, HEAD",
+            (None, _) => return Err(Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path")),
+        },
+    };
+    Err(Problem::method_not_allowed(&head.method, allowed))
 }
 
 /// Lets the pages of other origins read answers. `None` without an allowed origin.

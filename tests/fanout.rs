@@ -154,18 +154,20 @@ fn a_connection_that_has_published_may_become_a_stream() {
 
 #[test]
 fn a_subscriber_that_talks_is_heard_to_go_and_one_that_never_stops_is_cut() {
-    let hub = Hub::start(&["--keep-alive", "1h"]);
-    let request = format!("GET /events HTTP/1.1\r\nHost: {}\r\n\r\n", hub.address);
-    let mut connection = hub.connect();
-    connection.write_all(request.as_bytes()).unwrap();
-    hub.wait_for_log(&["subscriber connected", "subscriber=1"]);
-    connection.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
-    connection.shutdown(std::net::Shutdown::Write).unwrap();
-    hub.wait_for_log(&["subscriber disconnected", "subscriber=1", "reason=\"closed\""]);
+    for version in ["1.0", "1.1"] {
+        let hub = Hub::start(&["--keep-alive", "1h"]);
+        let request = format!("GET /events HTTP/{version}\r\nHost: {}\r\n\r\n", hub.address);
+        let mut connection = hub.connect();
+        connection.write_all(request.as_bytes()).unwrap();
+        hub.wait_for_log(&["subscriber connected", "subscriber=1"]);
+        connection.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+        connection.shutdown(std::net::Shutdown::Write).unwrap();
+        hub.wait_for_log(&["subscriber disconnected", "subscriber=1", "reason=\"closed\""]);
 
-    let mut endless = hub.connect();
-    endless.write_all(request.as_bytes()).unwrap();
-    hub.wait_for_log(&["subscriber connected", "subscriber=2"]);
-    while endless.write_all(&[b'x'; 4096]).is_ok() {}
-    hub.wait_for_log(&["subscriber disconnected", "subscriber=2"]);
+        let mut endless = hub.connect();
+        endless.write_all(request.as_bytes()).unwrap();
+        hub.wait_for_log(&["subscriber connected", "subscriber=2"]);
+        while endless.write_all(&[b'x'; 4096]).is_ok() {}
+        hub.wait_for_log(&["subscriber disconnected", "subscriber=2"]);
+    }
 }

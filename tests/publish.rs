@@ -2,7 +2,10 @@
 
 mod common;
 
-use common::Hub;
+use std::io::{BufReader, Write};
+use std::net::Shutdown;
+
+use common::{Hub, Response};
 
 fn kept(hub: &Hub) -> serde_json::Value {
     hub.get("/messages?last=1").json()["messages"][0].clone()
@@ -131,6 +134,17 @@ fn concurrent_retries_of_one_key_publish_once() {
     });
     assert!(answers.iter().all(|answer| *answer == answers[0]));
     assert_eq!(hub.get("/messages").json()["messages"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn whoever_closes_its_side_after_the_request_is_answered_all_the_same() {
+    let hub = Hub::start(&[]);
+    let mut connection = hub.connect();
+    let request =
+        "POST /messages HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 1\r\n\r\nx";
+    connection.write_all(request.as_bytes()).unwrap();
+    connection.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(Response::read(&mut BufReader::new(connection), false).status, 201);
 }
 
 #[test]

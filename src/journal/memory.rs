@@ -43,11 +43,11 @@ impl Memory {
 
     pub(super) fn append(&self, batch: Vec<Append>) -> Vec<Appended> {
         let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        batch.into_iter().map(|append| self.append_one(&mut kept, append, now)).collect()
+        let (now, time) = (Instant::now(), Time::now());
+        batch.into_iter().map(|append| self.append_one(&mut kept, append, now, time)).collect()
     }
 
-    fn append_one(&self, kept: &mut Kept, Append { draft, key }: Append, now: Instant) -> Appended {
+    fn append_one(&self, kept: &mut Kept, Append { draft, key }: Append, now: Instant, time: Time) -> Appended {
         // Hashing costs as much as the rest of an append; only a key needs it.
         let key = key.map(|key| (key, draft.fingerprint()));
         if let Some((key, request)) = &key
@@ -56,7 +56,7 @@ impl Memory {
             return Appended::again(first == request, || answer.clone());
         }
         let id = MessageId { epoch: self.epoch, sequence: kept.tail.head() + 1 };
-        let entry = Arc::new(Entry::new(draft.into_message(id, Time::now())));
+        let entry = Arc::new(Entry::new(draft.into_message(id, time)));
         if let Some((key, request)) = key {
             kept.keys.insert(key, request, Receipt::from(&entry.message), now);
         }

@@ -68,7 +68,9 @@ impl FromStr for MessageId {
 
 impl fmt::Display for MessageId {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}-{}", self.epoch, self.sequence)
+        fmt::Display::fmt(&self.epoch, out)?;
+        out.write_str("-")?;
+        out.write_str(itoa::Buffer::new().format(self.sequence))
     }
 }
 

@@ -1,17 +1,13 @@
 //! A publish's body, read whole: within its limit, in time, and within what the hub takes at once. And
 //! what becomes of a body that is not.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
-use axum::extract::Request;
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use hyper::body::{Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
@@ -31,7 +27,7 @@ pub(super) struct Taken {
 /// # Errors
 /// 413 past `--max-body`, 408 past `--body-timeout`, 503 past `--max-in-flight`, and 400 if it
 /// can't be read.
-pub(super) async fn read(app: &App, body: Body) -> Result<Taken, Problem> {
+pub(super) async fn read(app: &App, body: &mut Body) -> Result<Taken, Problem> {
     let limit = config::bytes(app.config.max_body);
     // As long as its Content-Length says.
     if body.size_hint().lower() > limit as u64 {
@@ -44,18 +40,23 @@ pub(super) async fn read(app: &App, body: Body) -> Result<Taken, Problem> {
     })
 }
 
-async fn collect(in_flight: &Arc<Semaphore>, limit: usize, mut body: Body) -> Result<Taken, Problem> {
+async fn collect(in_flight: &Arc<Semaphore>, limit: usize, body: &mut Body) -> Result<Taken, Problem> {
     let mut bytes = BytesMut::new();
-    let mut room = reserve(in_flight, 0)?;
+    let mut room = None;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| Problem::malformed("the body can't be read"))?;
         let Ok(data) = frame.into_data() else { continue };
         if bytes.len() + data.len() > limit {
             return Err(too_large(limit));
         }
-        room.merge(reserve(in_flight, data.len())?);
+        let more = reserve(in_flight, data.len())?;
+        match &mut room {
+            None => room = Some(more),
+            Some(room) => room.merge(more),
+        }
         bytes.extend_from_slice(&data);
     }
+    let room = room.map_or_else(|| reserve(in_flight, 0), Ok)?;
     Ok(Taken { bytes, room })
 }
 
@@ -71,55 +72,24 @@ fn too_large(limit: usize) -> Problem {
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail).field("body").limit(limit)
 }
 
-/// Has the rest of the request's body read and dropped, if whoever handles it does not read to its
-/// end. Many clients write a whole body before they look for an answer: if the connection were closed
-/// with a part of it unread, a reset would take the answer with it.
-pub(super) fn drain_on_drop(request: Request) -> Request {
-    // That client waits for the answer before it sends anything.
-    if request.headers().contains_key(header::EXPECT) || request.body().is_end_stream() {
-        return request;
+/// Has the rest of a body read and dropped, where whoever handled its request did not read to its end. Many
+/// clients write a whole body before they look for an answer: if the connection were closed with a part
+/// of it unread, a reset would take the answer with it.
+pub(super) fn drain(mut body: Body) {
+    /// Of the time and bytes that are wasted on somebody who may mean no good.
+    const TIME: Duration = Duration::from_secs(5);
+    const BYTES: usize = 16 << 20;
+
+    if body.is_end_stream() {
+        return;
     }
-    request.map(|body| Body::new(Drained { body: Some(body) }))
-}
-
-struct Drained {
-    /// `None` once read to its end.
-    body: Option<Body>,
-}
-
-impl HttpBody for Drained {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let Some(body) = &mut self.body else { return Poll::Ready(None) };
-        let frame = ready!(Pin::new(body).poll_frame(cx));
-        if !matches!(frame, Some(Ok(_))) {
-            self.body = None;
-        }
-        Poll::Ready(frame)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint)
-    }
-}
-
-impl Drop for Drained {
-    fn drop(&mut self) {
-        /// Of the time and bytes that are wasted on somebody who may mean no good.
-        const TIME: Duration = Duration::from_secs(5);
-        const BYTES: usize = 16 << 20;
-
-        let Some(mut body) = self.body.take().filter(|body| !body.is_end_stream()) else { return };
-        tokio::spawn(timeout(TIME, async move {
-            let mut left = BYTES;
-            while let Some(Ok(frame)) = body.frame().await {
-                left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
-                if left == 0 {
-                    break;
-                }
+    tokio::spawn(timeout(TIME, async move {
+        let mut left = BYTES;
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                break;
             }
-        }));
-    }
+        }
+    }));
 }

@@ -7,13 +7,12 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
-use axum::http::Method;
 use bytes::Bytes;
 use hyper::body::{Frame, Incoming};
 use hyper::server::conn::http1;
@@ -30,7 +29,7 @@ use tokio_util::task::TaskTracker;
 use super::fanout::Fanout;
 use super::line::Line;
 use super::stream::Subscriber;
-use super::{Answer, App};
+use super::{App, answer};
 
 /// How long a connection has to finish its request at shutdown, after which it is cut.
 /// With what else there is to do it keeps the promise of two seconds.
@@ -41,12 +40,7 @@ pub(super) const GRACE: Duration = Duration::from_millis(1_500);
 const BUFFER: usize = 64 << 10;
 
 /// Accepts connections until `shutdown` is ready, then ends them all.
-pub(super) async fn serve(
-    listener: TcpListener,
-    service: impl Answer,
-    app: Arc<App>,
-    shutdown: impl Future<Output = ()>,
-) {
+pub(super) async fn serve(listener: TcpListener, app: Arc<App>, shutdown: impl Future<Output = ()>) {
     let open = TaskTracker::new();
     let stopping = CancellationToken::new();
     let fanout = Arc::new(Fanout::new(open.clone(), stopping.clone()));
@@ -62,11 +56,10 @@ pub(super) async fn serve(
             tracing::debug!(%address, %error, "connection can't be set up");
             continue;
         }
-        let (service, app, stopping, fanout) =
-            (service.clone(), Arc::clone(&app), stopping.clone(), Arc::clone(&fanout));
+        let (app, stopping, fanout) = (Arc::clone(&app), stopping.clone(), Arc::clone(&fanout));
         open.spawn(async move {
             let peer = Arc::new(Peer::new(address));
-            let left = connection(stream, Arc::clone(&peer), service, app, stopping).await;
+            let left = connection(stream, Arc::clone(&peer), app, stopping).await;
             let Some((stream, Leaving { subscriber, opening })) = left else { return };
             match Line::new(stream, address, slot) {
                 Ok(line) => fanout.take(line, subscriber, opening),
@@ -110,22 +103,18 @@ fn prepare(stream: &TcpStream, app: &App) -> io::Result<()> {
 async fn connection(
     stream: TcpStream,
     peer: Arc<Peer>,
-    service: impl Answer,
     app: Arc<App>,
     stopping: CancellationToken,
 ) -> Option<(TcpStream, Leaving)> {
     let service = service_fn(|request: hyper::Request<Incoming>| {
-        let mut request = request.map(Body::new);
-        // Whoever publishes is not asked who it is.
-        if request.method() == Method::GET {
-            request.extensions_mut().insert(Arc::clone(&peer));
-        }
-        service.clone().call(request)
+        answer(Arc::clone(&app), Arc::clone(&peer), request.map(Body::new))
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(app.config.header_timeout)
         .max_buf_size(BUFFER)
+        // Not read from while a request is answered: for that, hyper would take a buffer each time.
+        .half_close(true)
         // A chunk's frame and its size go out as one slice: cheaper than gathering three.
         .writev(false)
         .serve_connection(TokioIo::new(Watched { stream, peer: Arc::clone(&peer) }), service);
@@ -171,6 +160,10 @@ pub(super) struct Peer {
     leaving: Mutex<Option<Box<Leaving>>>,
     /// That is written.
     flushed: AtomicBool,
+    /// It is a subscriber whose stream stays with hyper.
+    stays: AtomicBool,
+    /// Bytes that came after the subscriber's request.
+    unasked: AtomicUsize,
 }
 
 /// A subscriber whose stream leaves hyper.
@@ -182,7 +175,14 @@ struct Leaving {
 
 impl Peer {
     pub(super) fn new(address: SocketAddr) -> Self {
-        Peer { address, gone: OnceLock::new(), leaving: Mutex::default(), flushed: AtomicBool::new(false) }
+        Peer {
+            address,
+            gone: OnceLock::new(),
+            leaving: Mutex::default(),
+            flushed: AtomicBool::new(false),
+            stays: AtomicBool::new(false),
+            unasked: AtomicUsize::new(0),
+        }
     }
 
     /// Why its connection ended, as far as it is known by now.
@@ -191,7 +191,7 @@ impl Peer {
     }
 
     /// The connection was closed from the other side.
-    pub(super) fn note_closed(&self) {
+    fn note_closed(&self) {
         self.gone.get_or_init(|| "closed");
     }
 
@@ -208,6 +208,33 @@ impl Peer {
     /// The body of a response in chunks, for a subscriber that leaves with the connection.
     pub(super) fn leave(self: Arc<Self>, subscriber: Subscriber, opening: Bytes) -> Body {
         Body::new(Left { peer: self, leaving: Some(Box::new(Leaving { subscriber, opening })) })
+    }
+
+    /// The body of a response as it is, for a subscriber that stays.
+    pub(super) fn stay(&self, body: Body) -> Body {
+        self.stays.store(true, Ordering::Relaxed);
+        body
+    }
+
+    /// Ready once a subscriber is gone, whose socket this is.
+    pub(super) fn poll_gone(&self, stream: &TcpStream, cx: &mut Context<'_>) -> Poll<()> {
+        /// It has nothing to say after its request. A little is read over: it may be the next
+        /// request, of one that does not know that this response has no end.
+        const MOST_UNASKED: usize = 64 << 10;
+        let mut unasked = [0; 1024];
+        loop {
+            if ready!(stream.poll_read_ready(cx)).is_err() {
+                return Poll::Ready(());
+            }
+            match stream.try_read(&mut unasked) {
+                Ok(0) => self.note_closed(),
+                Ok(length) if self.unasked.fetch_add(length, Ordering::Relaxed) < MOST_UNASKED => continue,
+                Ok(_) => tracing::debug!(address = %self.address, "a subscriber goes on sending"),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) => self.note(&error),
+            }
+            return Poll::Ready(());
+        }
     }
 
     fn leaving(&self) -> MutexGuard<'_, Option<Box<Leaving>>> {
@@ -276,8 +303,12 @@ impl AsyncWrite for Watched {
         self.stream.is_write_vectored()
     }
 
-    /// Called when hyper has written all it had.
+    /// Called whenever hyper has written all it had.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Nobody else reads from it.
+        if self.peer.stays.load(Ordering::Relaxed) && self.peer.poll_gone(&self.stream, cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         let leaves = self.peer.leaving().is_some();
         self.peer.flushed.store(leaves, Ordering::Relaxed);
         Pin::new(&mut self.stream).poll_flush(cx)

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_stream::stream;
-use axum::Extension;
 use axum::body::Body;
-use axum::extract::State;
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, Uri, Version, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -27,15 +26,9 @@ use crate::journal::Channels;
 use crate::message::SubscriberId;
 
 /// Answers with a stream that ends when the subscriber goes, or the hub stops.
-pub(super) async fn subscribe(
-    State(app): State<Arc<App>>,
-    Extension(peer): Extension<Arc<Peer>>,
-    version: Version,
-    uri: Uri,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
+pub(super) async fn subscribe(app: &App, peer: &Arc<Peer>, head: &Parts) -> Result<Response, Problem> {
     let config = &app.config;
-    let (request, format) = parse(&uri, &headers, config)?;
+    let (request, format) = parse(&head.uri, &head.headers, config)?;
     let seat = match app.seats.take(peer.address.ip()) {
         Ok(seat) => seat,
         // A native EventSource gives up for good on any answer but 200; after this one it comes back.
@@ -50,21 +43,21 @@ pub(super) async fn subscribe(
         // The hub is about to stop; whoever starts it again, this subscriber is to come back.
         return Ok(answer(format, Body::from(frame::opening(format, config.retry_max.as_millis(), None))));
     };
-    let visit = Visit::begin(&app, Arc::clone(&peer), seat, subscription.channels());
+    let visit = Visit::begin(app, Arc::clone(peer), seat, subscription.channels());
     let stream = EventStream::new(subscription, format, config.keep_alive);
     let opening = stream.opening(config);
     let subscriber = Subscriber { visit, stream };
-    let body = match version {
+    let body = match head.version {
         // Plain bytes on a socket of its own: it needs nothing of hyper's any more.
-        Version::HTTP_11 => peer.leave(subscriber, opening),
-        _ => Body::from_stream(body(subscriber, opening)),
+        Version::HTTP_11 => Arc::clone(peer).leave(subscriber, opening),
+        _ => peer.stay(Body::from_stream(body(subscriber, opening))),
     };
     Ok(answer(format, body))
 }
 
 /// Answers with the headers a subscriber would get. It is none.
-pub(super) async fn head(State(app): State<Arc<App>>, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
-    let (_, format) = parse(&uri, &headers, &app.config)?;
+pub(super) fn head(app: &App, head: &Parts) -> Result<Response, Problem> {
+    let (_, format) = parse(&head.uri, &head.headers, &app.config)?;
     // Of no known length, as the stream is.
     Ok(answer(format, Body::from_stream(tokio_stream::pending::<Result<Bytes, Infallible>>())))
 }

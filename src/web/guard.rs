@@ -1,35 +1,20 @@
 //! The guard: no request passes that a foreign web page made somebody's browser send.
 
-use std::convert::Infallible;
 use std::net::IpAddr;
-use std::sync::Arc;
 
-use axum::Router;
-use axum::extract::Request;
+use axum::http::request::Parts;
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
-use axum::response::{IntoResponse, Response};
-use tower::Service;
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 
+use super::App;
 use super::problem::Problem;
-use super::{App, body};
 
-/// The router's answer; not if the request's Host is not the hub's own, or it is a write from a foreign
-/// origin: 400 for a Host that is none, 403 for what is refused.
-pub(super) async fn guard(app: Arc<App>, mut router: Router, request: Request) -> Result<Response, Infallible> {
-    let mut response = match check(&app, &request) {
-        Ok(()) => router.call(body::drain_on_drop(request)).await?,
-        Err(problem) => {
-            drop(body::drain_on_drop(request));
-            problem.into_response()
-        }
-    };
-    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    Ok(response)
-}
-
-fn check(app: &App, request: &Request) -> Result<(), Problem> {
-    let host = host(request.uri(), request.headers())?;
+/// Whether the request may pass.
+///
+/// # Errors
+/// 403 if its Host is not the hub's, or if it is a write from a foreign origin; 400 for a Host that is none.
+pub(super) fn check(app: &App, head: &Parts) -> Result<(), Problem> {
+    let host = host(&head.uri, &head.headers)?;
     // Without a Host (HTTP/1.0) it is no browser.
     if let Some(host) = host
         && !is_own_host(app, host)
@@ -40,7 +25,7 @@ fn check(app: &App, request: &Request) -> Result<(), Problem> {
         let detail = format!("the hub is not {}; if it is, start it with --allow-host {0}", named.host());
         return Err(Problem::new(StatusCode::FORBIDDEN, detail).field("Host"));
     }
-    if request.method().is_safe() { Ok(()) } else { check_origin(app, request.headers(), host) }
+    if head.method.is_safe() { Ok(()) } else { check_origin(app, &head.headers, host) }
 }
 
 /// The host a request is for, and its port if that is told: of the target, or else of the header (RFC 9112

@@ -1,10 +1,7 @@
 //! `GET /messages`: the kept messages, as one JSON object.
 
-use std::sync::Arc;
-
 use async_stream::stream;
 use axum::body::Body;
-use axum::extract::State;
 use axum::http::{Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -19,8 +16,8 @@ use crate::journal::Failed;
 
 /// Answers `{"messages": [message, …]}`, newest last. Where messages after `after` are no longer
 /// kept, a `gap` stands in front: `{"gap": {"asked", "earliest"}, "messages": […]}`.
-pub(super) async fn read(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Problem> {
-    let mut query = query_fields(&uri, &app.config)?;
+pub(super) async fn read(app: &App, uri: &Uri) -> Result<Response, Problem> {
+    let mut query = query_fields(uri, &app.config)?;
     let (channels, subscriber) = subscription(&mut query, &app.config)?;
     let page = app.config.replay_page;
     let (after, last, limit) = (query.one("after")?, query.number("last")?, query.number("limit")?);

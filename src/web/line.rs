@@ -4,8 +4,7 @@
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
 use socket2::SockRef;
@@ -22,8 +21,6 @@ pub(super) struct Line {
     stream: TcpStream,
     peer: Arc<Peer>,
     _slot: OwnedSemaphorePermit,
-    /// Bytes that came after the request.
-    unasked: AtomicUsize,
 }
 
 impl Line {
@@ -34,7 +31,7 @@ impl Line {
     /// If the runtime can't watch the socket.
     pub(super) fn new(stream: TcpStream, address: SocketAddr, slot: OwnedSemaphorePermit) -> io::Result<Self> {
         let stream = TcpStream::from_std(stream.into_std()?)?;
-        Ok(Line { stream, peer: Arc::new(Peer::new(address)), _slot: slot, unasked: AtomicUsize::new(0) })
+        Ok(Line { stream, peer: Arc::new(Peer::new(address)), _slot: slot })
     }
 
     /// Who is at the other end.
@@ -97,23 +94,7 @@ impl Line {
 
     /// See [`Line::gone`].
     pub(super) fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
-        /// It has nothing to say after its request. A little is read over: it may be the next
-        /// request, of one that does not know that this response has no end.
-        const MOST_UNASKED: usize = 64 << 10;
-        let mut unasked = [0; 1024];
-        loop {
-            if ready!(self.stream.poll_read_ready(cx)).is_err() {
-                return Poll::Ready(());
-            }
-            match self.stream.try_read(&mut unasked) {
-                Ok(0) => self.peer.note_closed(),
-                Ok(length) if self.unasked.fetch_add(length, Ordering::Relaxed) < MOST_UNASKED => continue,
-                Ok(_) => tracing::debug!(address = %self.peer.address, "a subscriber goes on sending"),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
-                Err(error) => self.peer.note(&error),
-            }
-            return Poll::Ready(());
-        }
+        self.peer.poll_gone(&self.stream, cx)
     }
 }
 

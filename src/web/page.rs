@@ -1,15 +1,15 @@
 //! The page and what it is made of, and the browser client; embedded in the binary.
 
-use axum::Router;
+use std::sync::LazyLock;
+
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use sha2::{Digest, Sha256};
 
 /// One embedded file.
-#[derive(Clone, Debug)]
-struct Asset {
+#[derive(Debug)]
+pub(super) struct Asset {
+    path: &'static str,
     content_type: &'static str,
     body: &'static str,
     /// Of its content, so that a new version is fetched at once and an old one never again.
@@ -24,39 +24,45 @@ const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self'; \
     img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
-pub(super) fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
-    Router::new()
-        .route("/", asset("text/html; charset=utf-8", include_str!("../../assets/index.html")))
-        .route("/app.css", asset("text/css; charset=utf-8", include_str!("../../assets/app.css")))
-        .route("/app.js", asset(JAVASCRIPT, include_str!("../../assets/app.js")))
-        .route("/icon.svg", asset("image/svg+xml", include_str!("../../assets/icon.svg")))
-        .route(
-            "/tabcast.js",
-            asset(JAVASCRIPT, include_str!("../../assets/tabcast.js")).layer(map_response(for_any_page)),
-        )
-}
+/// The pages of any origin may import it.
+const CLIENT: &str = "/tabcast.js";
 
-/// The client may be imported by the pages of any origin; what they may then do here is
-/// `--allow-origin`'s to say. A policy sent with it would bind its shared worker to this hub.
-async fn for_any_page(mut response: Response) -> Response {
-    let headers = response.headers_mut();
-    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-    headers.insert(CROSS_ORIGIN_RESOURCE_POLICY, HeaderValue::from_static("cross-origin"));
-    headers.remove(header::CONTENT_SECURITY_POLICY);
-    response
-}
+static ASSETS: LazyLock<[Asset; 5]> = LazyLock::new(|| {
+    [
+        Asset::new("/", "text/html; charset=utf-8", include_str!("../../assets/index.html")),
+        Asset::new("/app.css", "text/css; charset=utf-8", include_str!("../../assets/app.css")),
+        Asset::new("/app.js", JAVASCRIPT, include_str!("../../assets/app.js")),
+        Asset::new("/icon.svg", "image/svg+xml", include_str!("../../assets/icon.svg")),
+        Asset::new(CLIENT, JAVASCRIPT, include_str!("../../assets/tabcast.js")),
+    ]
+});
 
-fn asset<S: Clone + Send + Sync + 'static>(
-    content_type: &'static str,
-    body: &'static str,
-) -> axum::routing::MethodRouter<S> {
-    let hash: String = Sha256::digest(body).iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    let asset = Asset { content_type, body, etag: format!("\"{hash}\"") };
-    get(async move |headers: HeaderMap| asset.answer(&headers))
+/// The file at this path of a URL.
+pub(super) fn asset(path: &str) -> Option<&'static Asset> {
+    ASSETS.iter().find(|asset| asset.path == path)
 }
 
 impl Asset {
-    fn answer(&self, request: &HeaderMap) -> Response {
+    fn new(path: &'static str, content_type: &'static str, body: &'static str) -> Self {
+        let hash: String = Sha256::digest(body).iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        Asset { path, content_type, body, etag: format!("\"{hash}\"") }
+    }
+
+    /// The file, or 304 if the request's headers say that it is there already.
+    pub(super) fn answer(&self, request: &HeaderMap) -> Response {
+        let mut response = self.for_own_pages(request);
+        if self.path == CLIENT {
+            // What pages of other origins may then do here is `--allow-origin`'s to say. A policy sent with it
+            // would bind its shared worker to this hub.
+            let headers = response.headers_mut();
+            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+            headers.insert(CROSS_ORIGIN_RESOURCE_POLICY, HeaderValue::from_static("cross-origin"));
+            headers.remove(header::CONTENT_SECURITY_POLICY);
+        }
+        response
+    }
+
+    fn for_own_pages(&self, request: &HeaderMap) -> Response {
         let headers: [(HeaderName, &str); 7] = [
             (header::ETAG, &self.etag),
             // Kept, but asked after each time: 304 unless the hub has another version.

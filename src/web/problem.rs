@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
@@ -22,6 +22,8 @@ pub(super) struct Problem {
     limit: Option<u64>,
     #[serde(skip)]
     retry_after_seconds: Option<u32>,
+    #[serde(skip)]
+    allow: Option<&'static str>,
 }
 
 fn code<S: serde::Serializer>(status: &StatusCode, serializer: S) -> Result<S::Ok, S::Error> {
@@ -32,7 +34,15 @@ impl Problem {
     /// A problem with the request as a whole.
     pub(super) fn new(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Self {
         let title = status.canonical_reason().unwrap_or("Error");
-        Problem { status, title, detail: detail.into(), field: None, limit: None, retry_after_seconds: None }
+        Problem {
+            status,
+            title,
+            detail: detail.into(),
+            field: None,
+            limit: None,
+            retry_after_seconds: None,
+            allow: None,
+        }
     }
 
     /// The request can't be read: its JSON, its form, its encoding.
@@ -53,6 +63,12 @@ impl Problem {
             InvalidName::TooLong { limit, .. } => problem.limit(limit),
             _ => problem,
         }
+    }
+
+    /// The path is right, its method none of those.
+    pub(super) fn method_not_allowed(method: &Method, allowed: &'static str) -> Self {
+        let detail = format!("{method} is not one of this path's methods");
+        Problem { allow: Some(allowed), ..Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail) }
     }
 
     /// Names the field, query parameter or header.
@@ -89,6 +105,9 @@ impl IntoResponse for Problem {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(seconds) = self.retry_after_seconds {
             headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if let Some(allowed) = self.allow {
+            headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
         }
         response
     }

@@ -1,9 +1,9 @@
 //! `POST /messages`: publishes one message.
 
 use std::fmt::{self, Write as _};
-use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::body::Body;
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use base64::Engine;
@@ -17,15 +17,14 @@ use crate::hub::{PublishError, Published};
 use crate::message::{ChannelName, Data, Draft, EventName, IdempotencyKey, Message, Receipt, SubscriberId};
 
 /// Answers 201 with the message's id once the journal keeps it.
-pub(super) async fn publish(State(app): State<Arc<App>>, request: Request) -> Result<Response, Problem> {
-    let (parts, body) = request.into_parts();
-    let key = idempotency_key(&parts.headers)?;
-    let kind = Kind::of(&parts.headers)?;
-    let query = query_fields(&parts.uri, &app.config)?;
-    let browser = matches!(kind, Kind::Form) && accepts(&parts.headers, "text/html");
+pub(super) async fn publish(app: &App, head: Parts, body: &mut Body) -> Result<Response, Problem> {
+    let key = idempotency_key(&head.headers)?;
+    let kind = Kind::of(&head.headers)?;
+    let query = query_fields(&head.uri, &app.config)?;
+    let browser = matches!(kind, Kind::Form) && accepts(&head.headers, "text/html");
     // Not kept while it waits for its turn: many may.
-    drop(parts);
-    let body = body::read(&app, body).await?;
+    drop(head);
+    let body = body::read(app, body).await?;
     let draft = draft(kind, &body.bytes, query, &app.config)?;
     drop(body.bytes);
 
