@@ -582,6 +582,21 @@ fn without_web_locks_a_shared_worker_holds_the_stream_as_long_as_a_tab_wants_it(
 }
 
 #[test]
+fn a_page_that_is_kept_for_the_way_back_keeps_no_stream_of_a_shared_worker() {
+    let (hub, browser) = (Hub::start(&[]), Browser::start());
+    // A browser keeps no page that is `no-store`.
+    let [kept, last] = [(); 2].map(|()| browser.open(&format!("http://{}/tabcast.js", hub.address)));
+    for tab in [&kept, &last] {
+        start(tab, &format!("({NO_LOCKS}, connect())"));
+        tab.wait_for("window.hub?.connected");
+    }
+    kept.go("about:blank");
+    hub.wait_for_logs(&["subscriber connected"], 2);
+    last.close();
+    hub.wait_for_logs(&["subscriber disconnected"], 2);
+}
+
+#[test]
 fn without_a_shared_worker_either_each_tab_holds_its_own_and_the_console_says_so() {
     let (hub, browser) = (Hub::start(&[]), Browser::start());
     let connect = format!("({NO_LOCKS}, delete window.SharedWorker, connect())");
