@@ -241,7 +241,7 @@ impl<'a> Tabs<'a> {
     }
 
     fn ask(&self, question: Question) -> Vec<Answer> {
-        record::ask(&self.front, question, self.all().len())
+        record::ask(&self.front, question, &self.all())
     }
 
     /// Whether all these come to be so.
@@ -249,7 +249,7 @@ impl<'a> Tabs<'a> {
         let deadline = Instant::now() + PATIENCE;
         let mut left = these.to_vec();
         loop {
-            let answers = record::ask(&self.front, Question::default(), these.len());
+            let answers = record::ask(&self.front, Question::default(), these);
             left.retain(|number| !answers.iter().any(|answer| answer.number == *number && is_so(&answer.status)));
             if left.is_empty() || Instant::now() > deadline {
                 return left.is_empty();
