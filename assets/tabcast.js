@@ -191,9 +191,9 @@ class Hub {
       }
     };
     let away = false;
-    when(['pagehide', 'freeze'], () => {
+    when(['pagehide', 'freeze'], ({ persisted }) => {
       away = true;
-      this.#peer.leave();
+      this.#peer.leave(persisted);
     });
     when(['pageshow', 'resume', 'visibilitychange'], ({ type }) => {
       if (type === 'visibilitychange' && document.hidden) return;
@@ -632,11 +632,11 @@ class Peer {
     setTimeout(() => { if (this.#generation < 0) this.#attach(0); }, SECOND_MS);
   }
 
-  leave() {
+  leave(isKept) {
     clearInterval(this.#ticker);
     this.#drop();
     this.#letGo.forEach((letGo) => letGo());
-    this.#channel?.postMessage({ leave: true });
+    this.#channel?.postMessage({ leave: true, isKept });
     this.#channel?.close();
     this.#channel = this.#asked = this.#state = undefined;
     this.#holders = {};
@@ -700,10 +700,12 @@ class Peer {
     this.#channel.postMessage({ ask: true });
   }
 
-  #hear({ ask, leave, slot, generation, live, reason, item }) {
+  #hear({ ask, leave, isKept, slot, generation, live, reason, item }) {
     if (leave) {
-      // At once: a worker whose last page is kept for the way back is frozen, soon or already. If there are others, they ask.
+      // At once: a worker whose last page is kept for the way back is frozen, soon or already. If there are others, they ask;
+      // and for the next worker, since that page could keep this one, frozen with its stream, when they are gone.
       if (this.#isWorker) this.#drop();
+      else if (this.#generation >= 0 && isKept) this.#attach(this.#generation + 1);
       else if (this.#generation >= 0) this.#ask();
       return;
     }

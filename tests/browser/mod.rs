@@ -1,10 +1,13 @@
 //! A real browser: headless Chromium, driven by chromedriver over its plain HTTP and JSON
 //! (W3C WebDriver). What a test does here is what a user's browser does.
+//!
+//! With `TABCAST_BROWSER=firefox` it is headless Firefox, driven by geckodriver. That tells nothing of the console,
+//! and has no DevTools: what needs those is for Chromium only, and says so.
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part, as if it were a crate")]
 
-use std::cell::Cell;
-use std::io::{BufRead, BufReader, Write};
+use std::cell::{Cell, RefCell};
+use std::io::{BufRead, BufReader, Write, stderr};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -33,63 +36,52 @@ pub struct Browser {
 pub struct Tab<'a> {
     browser: &'a Browser,
     window: String,
+    /// What Firefox runs in every page.
+    script: RefCell<String>,
 }
 
 impl Browser {
     pub fn start() -> Browser {
-        Browser::launch(&json!({}), &[])
+        Browser::launch(json!({}), &[])
     }
 
-    /// A browser with these preferences.
-    pub fn start_with(preferences: &Value) -> Browser {
+    /// A browser that runs no page's scripts.
+    pub fn start_without_script() -> Browser {
+        let preferences = match is_firefox() {
+            true => json!({"javascript.enabled": false}),
+            false => json!({"profile.managed_default_content_settings.javascript": 2}),
+        };
         Browser::launch(preferences, &[])
     }
 
     /// A browser for which these hosts are this machine: in none of them is a page trusted as one
     /// of 127.0.0.1 is.
     pub fn start_with_hosts(hosts: &[&str]) -> Browser {
+        if is_firefox() {
+            return Browser::launch(json!({"network.dns.localDomains": hosts.join(",")}), &[]);
+        }
         let rules: Vec<_> = hosts.iter().map(|host| format!("MAP {host} 127.0.0.1")).collect();
-        Browser::launch(&json!({}), &[&format!("--host-resolver-rules={}", rules.join(","))])
+        Browser::launch(json!({}), &[&format!("--host-resolver-rules={}", rules.join(","))])
     }
 
-    fn launch(preferences: &Value, arguments: &[&str]) -> Browser {
+    fn launch(preferences: Value, arguments: &[&str]) -> Browser {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("tabcast-browser-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let folder = std::env::temp_dir().join(name);
         std::fs::create_dir(&folder).unwrap();
         // The port it has found free may be another's by the time it listens; then it ends.
-        let (driver, port) = (0..5).find_map(|_| start_driver(&folder)).expect("chromedriver says its port");
+        let (driver, port) = (0..5).find_map(|_| start_driver(&folder)).expect("the driver says its port");
         let address = SocketAddr::from(([127, 0, 0, 1], port));
 
         // Made before the browser starts, so that the driver is ended even if that fails.
         let mut browser = Browser { driver, address, session: String::new(), folder, spare: Cell::new(None) };
-        let profile = browser.folder.join("profile");
-        let usual = [
-            "--headless=new",
-            // Its driver's end is then its own, however that comes.
-            "--remote-debugging-pipe",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-dev-shm-usage",
-            "--disable-quic",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            "--disable-default-apps",
-            // Only loopback, whatever the environment says.
-            "--no-proxy-server",
-            "--window-size=1280,800",
-            &format!("--user-data-dir={}", profile.display()),
-        ];
-        let arguments = [&usual, arguments].concat();
-        let capabilities = json!({"capabilities": {"alwaysMatch": {
-            "browserName": "chrome",
-            "goog:chromeOptions": {"args": arguments, "prefs": preferences},
-            "goog:loggingPrefs": {"browser": "ALL"},
-            // An alert is left open, for a test to see.
-            "unhandledPromptBehavior": "ignore",
-        }}});
+        let mut options = match is_firefox() {
+            true => firefox(preferences),
+            false => chromium(&browser.folder.join("profile"), &preferences, arguments),
+        };
+        // An alert is left open, for a test to see.
+        options["unhandledPromptBehavior"] = json!("ignore");
+        let capabilities = json!({"capabilities": {"alwaysMatch": options}});
         let session = browser.request("POST", "/session", Some(&capabilities)).expect("the browser starts");
         browser.session = format!("/session/{}", session["sessionId"].as_str().unwrap());
         browser.spare = Cell::new(Some(text(&browser.command("GET", "/window", None))));
@@ -109,11 +101,14 @@ impl Browser {
             let window = self.command("POST", "/window/new", Some(&json!({"type": "tab"})));
             text(&window["handle"])
         });
-        Tab { browser: self, window }
+        Tab { browser: self, window, script: RefCell::default() }
     }
 
-    /// What the console says since this was last asked: level, a space, text.
+    /// What the console says since this was last asked: level, a space, text. Of Firefox's it is not known.
     pub fn console(&self) -> Vec<String> {
+        if is_firefox() {
+            return Vec::new();
+        }
         let entries = self.command("POST", "/se/log", Some(&json!({"type": "browser"})));
         let line = |entry: &Value| format!("{} {}", text(&entry["level"]), text(&entry["message"]));
         entries.as_array().unwrap().iter().map(line).collect()
@@ -140,26 +135,82 @@ impl Browser {
         connection.peek(&mut [0]).map_err(|error| format!("no answer: {error}"))?;
         let response = Response::read(&mut BufReader::new(connection), false);
         if response.status == 0 {
-            return Err("chromedriver is gone".to_owned());
+            return Err("the driver is gone".to_owned());
         }
         let value = response.json()["value"].take();
         if response.status == 200 { Ok(value) } else { Err(format!("{}: {}", value["error"], value["message"])) }
     }
 }
 
+pub fn is_firefox() -> bool {
+    std::env::var("TABCAST_BROWSER").as_deref() == Ok("firefox")
+}
+
+/// Whether a test has to do without this, for the browser is not Chromium. Then it says so, even if it passes.
+pub fn lacks(what: &str) -> bool {
+    if is_firefox() {
+        let line = format!("not in Firefox: {}: {what}\n", std::thread::current().name().unwrap_or_default());
+        stderr().write_all(line.as_bytes()).unwrap();
+    }
+    is_firefox()
+}
+
+/// What Chromium is started with.
+fn chromium(profile: &Path, preferences: &Value, arguments: &[&str]) -> Value {
+    let usual = [
+        "--headless=new",
+        // Its driver's end is then its own, however that comes.
+        "--remote-debugging-pipe",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--disable-default-apps",
+        // Only loopback, whatever the environment says.
+        "--no-proxy-server",
+        "--window-size=1280,800",
+        &format!("--user-data-dir={}", profile.display()),
+    ];
+    let arguments = [&usual, arguments].concat();
+    json!({
+        "browserName": "chrome",
+        "goog:chromeOptions": {"args": arguments, "prefs": preferences},
+        "goog:loggingPrefs": {"browser": "ALL"},
+    })
+}
+
+/// What Firefox is started with.
+fn firefox(mut preferences: Value) -> Value {
+    // Only loopback, whatever the environment says.
+    preferences["network.proxy.type"] = json!(0);
+    // It would show JSON in a page of its own, which is no page of the hub's.
+    preferences["devtools.jsonview.enabled"] = json!(false);
+    json!({
+        "browserName": "firefox",
+        "moz:firefoxOptions": {"args": ["-headless", "--width=1280", "--height=800"], "prefs": preferences},
+    })
+}
+
 /// A driver that keeps its files in this folder, and its port; `None` if it ended before it listened.
 fn start_driver(folder: &Path) -> Option<(Child, u16)> {
-    let mut driver = Command::new("chromedriver")
+    let (program, ready) = match is_firefox() {
+        true => ("geckodriver", "Listening on 127.0.0.1:"),
+        false => ("chromedriver", "started successfully on port "),
+    };
+    let mut driver = Command::new(program)
         .arg("--port=0")
         .envs(["HOME", "TMPDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"].map(|name| (name, folder)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
-        .expect("chromedriver starts; tests/run installs it");
+        .unwrap_or_else(|error| panic!("{program}: {error}; tests/run installs chromedriver"));
     let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines().map_while(Result::ok);
-    let port =
-        lines.find_map(|line| line.split_once("started successfully on port ")?.1.trim_end_matches('.').parse().ok());
+    let port = lines.find_map(|line| line.split_once(ready)?.1.trim_end_matches('.').parse().ok());
     let Some(port) = port else {
         let _ = driver.wait();
         return None;
@@ -171,7 +222,7 @@ fn start_driver(folder: &Path) -> Option<(Child, u16)> {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if std::thread::panicking() && !is_firefox() {
             let log = self.request("POST", &format!("{}/se/log", self.session), Some(&json!({"type": "browser"})));
             eprintln!("the browser's console: {log:#?}");
         }
@@ -185,7 +236,7 @@ impl Drop for Browser {
 
 impl Tab<'_> {
     pub fn go(&self, url: &str) {
-        self.command("POST", "/url", Some(&json!({"url": url})));
+        self.load("/url", &json!({"url": url}));
     }
 
     pub fn url(&self) -> String {
@@ -193,11 +244,19 @@ impl Tab<'_> {
     }
 
     pub fn refresh(&self) {
-        self.command("POST", "/refresh", Some(&json!({})));
+        self.load("/refresh", &json!({}));
     }
 
     pub fn back(&self) {
-        self.command("POST", "/back", Some(&json!({})));
+        self.load("/back", &json!({}));
+    }
+
+    fn load(&self, path: &str, body: &Value) {
+        self.command("POST", path, Some(body));
+        let script = self.script.borrow();
+        if !script.is_empty() {
+            self.run(&script);
+        }
     }
 
     /// Hides it, and every other tab of its window.
@@ -209,8 +268,12 @@ impl Tab<'_> {
         self.command("DELETE", "/window", None);
     }
 
-    /// Runs a script in every page this tab goes to, before any of the page's own.
+    /// Runs a script in every page this tab goes to, before any of the page's own; in Firefox after them.
     pub fn run_in_every_page(&self, script: &str) {
+        if is_firefox() {
+            self.script.replace(script.to_owned());
+            return;
+        }
         self.devtools("Page.addScriptToEvaluateOnNewDocument", json!({"source": script})).unwrap();
     }
 
@@ -264,6 +327,7 @@ impl Tab<'_> {
 
     /// What a script returns.
     pub fn run(&self, script: &str) -> Value {
+        let script = if is_firefox() { in_page(script) } else { script.to_owned() };
         self.command("POST", "/execute/sync", Some(&json!({"script": script, "args": []})))
     }
 
@@ -332,4 +396,11 @@ impl Tab<'_> {
 
 fn text(value: &Value) -> String {
     value.as_str().unwrap_or_else(|| panic!("{value} is a string")).to_owned()
+}
+
+/// Firefox runs a driver's script beside the page, with an `Array`, modules and all else of its own: `eval` brings it
+/// into the page, where Chromium runs it. The policy of the hub's page forbids that, and there is left beside it.
+fn in_page(script: &str) -> String {
+    let function = format!("(() => {{ {script}\n}})()");
+    format!("return location.pathname === '/' ? {function} : window.eval({});", json!(function))
 }

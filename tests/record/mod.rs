@@ -77,21 +77,22 @@ pub struct Question {
     pub forget: bool,
 }
 
-/// Asks, from a tab of the same site that is no part of it, so many pages. Those that have not
-/// answered in a second, or in 20 where the whole is asked for, are left out.
-pub fn ask(tab: &Tab, question: Question, count: usize) -> Vec<Answer> {
+/// Asks these, from a tab of the same site that is no part of it. Those that have not answered in a
+/// second, or in 20 where the whole is asked for, are left out.
+pub fn ask(tab: &Tab, question: Question, these: &[usize]) -> Vec<Answer> {
     let script = "
-      const [{ question, count }, done] = arguments;
+      const [{ question, these }, done] = arguments;
       const wire = new BroadcastChannel('record');
       const id = Math.random();
       const answers = [];
       const end = () => { wire.close(); done(answers); };
       wire.onmessage = ({ data }) => {
-        if (data.question === id && answers.push(data) === count) end();
+        if (data.question !== id || !these.includes(data.number)) return;
+        if (answers.push(data) === these.length) end();
       };
       setTimeout(end, question.whole ? 20_000 : 1_000);
       wire.postMessage({ ...question, id });";
-    serde_json::from_value(tab.run_until_done(script, json!({"question": question, "count": count}))).unwrap()
+    serde_json::from_value(tab.run_until_done(script, json!({"question": question, "these": these}))).unwrap()
 }
 
 /// All the hub has kept, oldest first.
