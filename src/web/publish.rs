@@ -1,6 +1,7 @@
 //! `POST /messages`: publishes one message.
 
 use std::fmt::{self, Write as _};
+use std::mem;
 
 use axum::body::Body;
 use axum::http::request::Parts;
@@ -17,12 +18,15 @@ use crate::hub::{PublishError, Published};
 use crate::message::{ChannelName, Data, Draft, EventName, IdempotencyKey, Message, Receipt, SubscriberId};
 
 /// Answers 201 with the message's id once the journal keeps it.
-pub(super) async fn publish(app: &App, head: Parts, body: &mut Body) -> Result<Response, Problem> {
+pub(super) async fn publish(app: &App, mut head: Parts, body: &mut Body) -> Result<Response, Problem> {
     let key = idempotency_key(&head.headers)?;
     let kind = Kind::of(&head.headers)?;
     let query = query_fields(&head.uri, &app.config)?;
     let browser = matches!(kind, Kind::Form) && accepts(&head.headers, "text/html");
-    // Not kept while it waits for its turn: many may.
+    // What was asked is not kept while it waits for its turn: many may. The room for headers is the answer's, and
+    // of the next request hyper reads: no other is taken.
+    let mut headers = mem::take(&mut head.headers);
+    headers.clear();
     drop(head);
     let body = body::read(app, body).await?;
     let draft = draft(kind, &body.bytes, query, &app.config)?;
@@ -54,8 +58,11 @@ pub(super) async fn publish(app: &App, head: Parts, body: &mut Body) -> Result<R
         return Ok(Redirect::to("/").into_response());
     }
     let json = serde_json::to_vec(&receipt).expect("a receipt is JSON");
-    let content_type = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Ok((StatusCode::CREATED, [content_type], json).into_response())
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let mut response = Response::new(Body::from(json));
+    *response.status_mut() = StatusCode::CREATED;
+    *response.headers_mut() = headers;
+    Ok(response)
 }
 
 /// What the body is, by its content type.
