@@ -414,6 +414,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn messages_gathered_on_several_channels_come_in_order_and_more_than_a_feed_holds_is_not_waited_for() {
+        let hub = hub();
+        let mut subscription = subscribe(&hub, &["a", "b"]).await;
+        for channel in ["b", "a", "b"] {
+            assert!(tokio::time::timeout(Duration::ZERO, subscription.gathered(3)).await.is_err());
+            publish(&hub, channel, "x").await;
+        }
+        subscription.gathered(3).await;
+        let Some(Delivery::Messages(entries)) = subscription.next().await.unwrap() else { panic!("a gap") };
+        assert_eq!(entries.iter().map(|entry| entry.message.id.sequence).collect::<Vec<_>>(), [1, 2, 3]);
+
+        for _ in 0..FEED_CAPACITY {
+            publish(&hub, "a", "x").await;
+        }
+        subscription.gathered(1_000).await;
+    }
+
+    #[tokio::test]
     async fn nothing_is_lost_by_not_waiting_for_the_next_message() {
         let hub = hub();
         let mut subscription = subscribe(&hub, &["a", "b"]).await;

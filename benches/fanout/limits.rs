@@ -5,12 +5,14 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 
 use crate::common::serving::{Publish, chunk, exit_with_stdin};
+use crate::workload::BURST;
 
 /// When messages go out to subscribers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +21,12 @@ pub(crate) enum Sends {
     OnePerMessage,
     /// When all that waits is read: one send for each subscriber.
     Coalesced,
+    /// When as many wait as are published at once, or no more come: as few sends as there can be.
+    Whole,
 }
+
+/// How long it waits for more, where it does.
+const WAIT: Duration = Duration::from_millis(5);
 
 const LISTENER: Token = Token(usize::MAX);
 
@@ -40,9 +47,11 @@ pub(crate) fn serve(address: SocketAddr, sends: Sends) -> anyhow::Result<()> {
     let mut peers: Vec<Option<Peer>> = Vec::new();
     let mut pending = Vec::new();
     let mut number = 0;
+    let mut sent = 0;
     let mut buffer = [0; 4096];
     loop {
-        poll.poll(&mut events, None)?;
+        let waits = sends == Sends::Whole && !pending.is_empty();
+        poll.poll(&mut events, waits.then_some(WAIT))?;
         for event in &events {
             let Token(token) = event.token();
             if event.token() == LISTENER {
@@ -77,8 +86,10 @@ pub(crate) fn serve(address: SocketAddr, sends: Sends) -> anyhow::Result<()> {
                 send(&mut pending, &mut peers)?;
             }
         }
-        if !pending.is_empty() {
+        let is_whole = sends != Sends::Whole || number - sent >= BURST || events.is_empty();
+        if !pending.is_empty() && is_whole {
             send(&mut pending, &mut peers)?;
+            sent = number;
         }
     }
 }

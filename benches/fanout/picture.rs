@@ -103,7 +103,7 @@ pub(crate) fn draw(measured: &Measured, caption: &str) -> String {
 fn class(server: Server) -> &'static str {
     match server {
         Server::Tabcast | Server::TabcastFile => "hub",
-        Server::Limit | Server::Coalescing => "limit",
+        Server::Limit | Server::Coalescing | Server::Whole => "limit",
         _ => "other",
     }
 }

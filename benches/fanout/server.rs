@@ -26,6 +26,8 @@ pub(crate) enum Server {
     Limit,
     /// The same, but one send for all messages that wait
     Coalescing,
+    /// The same, but it waits until a burst is whole
+    Whole,
     /// The hub, its journal in memory
     Tabcast,
     /// The hub, its journal in a file
@@ -54,6 +56,7 @@ impl fmt::Display for Server {
         out.write_str(match self {
             Server::Limit => "limit: one send each",
             Server::Coalescing => "limit, coalescing",
+            Server::Whole => "limit, whole bursts",
             Server::Tabcast => "tabcast",
             Server::TabcastFile => "tabcast, in a file",
             Server::Naive => "naive axum",
@@ -156,6 +159,7 @@ impl Server {
         match self {
             Server::Limit => limits::serve(address, Sends::OnePerMessage),
             Server::Coalescing => limits::serve(address, Sends::Coalesced),
+            Server::Whole => limits::serve(address, Sends::Whole),
             Server::Naive => serve_axum(axums::naive()),
             Server::Bare => serve_axum(axums::bare()),
             _ => bail!("{self} is another program"),

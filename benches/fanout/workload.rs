@@ -63,6 +63,8 @@ pub(crate) enum Figure {
     AloneP99,
 }
 
+/// Messages published at once in a burst.
+pub(crate) const BURST: usize = 32;
 /// Publishers of `posts`: enough to keep a core busy.
 const PUBLISHERS: usize = 32;
 pub(crate) const IDLE_SUBSCRIBERS: usize = 10_000;
@@ -91,8 +93,8 @@ impl Workload {
             Workload::FanOut100 => Some((100, 1)),
             Workload::FanOut1000 => Some((1_000, 1)),
             Workload::FanOut10000 => Some((10_000, 1)),
-            Workload::Burst1000 => Some((1_000, 32)),
-            Workload::Burst10000 => Some((10_000, 32)),
+            Workload::Burst1000 => Some((1_000, BURST)),
+            Workload::Burst10000 => Some((10_000, BURST)),
             _ => None,
         }
     }
@@ -103,6 +105,8 @@ impl Workload {
             _ if self.is_proof() => server == Server::Tabcast,
             // It has no subscribers to offer.
             _ if server == Server::Bare => self == Workload::Posts,
+            // It waits for bursts.
+            _ if server == Server::Whole => matches!(self, Workload::Burst1000 | Workload::Burst10000),
             _ => true,
         }
     }

@@ -201,7 +201,7 @@ impl Subscription {
     async fn follow(&mut self) -> Option<Delivery> {
         // Unconstrained: tokio's budget would let a feed say "nothing there" in the midst of a
         // drain, and a later message of another feed would overtake what it holds.
-        unconstrained(poll_fn(|cx| self.drain(cx))).await;
+        unconstrained(poll_fn(|cx| self.drain(1, cx))).await;
         let limit = self.core.page;
         let mut bytes = 0;
         let mut entries = Vec::new();
@@ -222,24 +222,33 @@ impl Subscription {
         self.deliver(entries)
     }
 
-    /// Ready once there is something to look at: `pending` messages, or a journal to catch up with.
-    fn drain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready once so many messages wait to be delivered, or the journal has to be read for them, or nothing more
+    /// will come. Dropping the future loses nothing.
+    pub async fn gathered(&mut self, count: usize) {
+        // A feed holds no more.
+        let count = count.min(FEED_CAPACITY);
+        // Unconstrained for the same reason as in `follow`.
+        unconstrained(poll_fn(|cx| self.drain(count, cx))).await;
+    }
+
+    /// Ready once there is something to look at: so many `pending` messages, or a journal to catch up with.
+    fn drain(&mut self, least: usize, cx: &mut Context<'_>) -> Poll<()> {
         if self.feeds.len() > 1 {
             // A message must not overtake an earlier one of another feed: under the lock nothing
             // is announced, so what is collected is complete up to its last.
             let core = Arc::clone(&self.core);
             let _quiet = core.live();
-            self.collect(cx);
+            self.collect(least, cx);
         } else {
-            self.collect(cx);
+            self.collect(least, cx);
         }
-        let ready = self.behind || !self.pending.is_empty() || self.core.stopped();
+        let ready = self.behind || self.pending.len() >= least || self.core.stopped();
         if ready { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// Moves what the feeds hold to `pending`, unless there is some.
-    fn collect(&mut self, cx: &mut Context<'_>) {
-        if self.behind || !self.pending.is_empty() {
+    /// Moves what the feeds hold to `pending`, unless there are as many as that.
+    fn collect(&mut self, least: usize, cx: &mut Context<'_>) {
+        if self.behind || self.pending.len() >= least {
             return;
         }
         let mut lagged = false;
@@ -310,7 +319,7 @@ impl Subscription {
         let core = Arc::clone(&self.core);
         // Under the lock, all that was announced is on the feeds.
         let live = core.live();
-        self.collect(cx);
+        self.collect(1, cx);
         if self.behind || !self.pending.is_empty() {
             return false;
         }

@@ -20,7 +20,7 @@ use slab::Slab;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::yield_now;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -260,8 +260,8 @@ impl Group {
         }
     }
 
-    /// Sends the followers these messages. After a long round that brought several there is a pause: if more
-    /// come, they go out together, and the next round is worth more.
+    /// Sends the followers these messages. After a long round that brought several there is a pause, until as many
+    /// have come again: they go out together, and the next round is worth as much.
     async fn go_round(&mut self, entries: Vec<Arc<Entry>>) {
         const LONG: Duration = Duration::from_millis(2);
         const PAUSE: u32 = 8;
@@ -269,7 +269,7 @@ impl Group {
         self.deliver(&entries).await;
         let time = began.elapsed();
         if entries.len() > 1 && time > LONG {
-            sleep(time / PAUSE).await;
+            let _ = timeout(time / PAUSE, self.stream.subscription.gathered(entries.len())).await;
         }
     }
 
