@@ -32,6 +32,8 @@ pub(crate) enum Server {
     Tabcast,
     /// The hub, its journal in a file
     TabcastFile,
+    /// The hub, its journal in memory, its streams in HTTP/1.0: those stay with hyper
+    TabcastHyper,
     /// The tutorial's axum: Sse over tokio's broadcast
     Naive,
     /// An axum handler that only parses a POST
@@ -59,6 +61,7 @@ impl fmt::Display for Server {
             Server::Whole => "limit, whole bursts",
             Server::Tabcast => "tabcast",
             Server::TabcastFile => "tabcast, in a file",
+            Server::TabcastHyper => "tabcast, by way of hyper",
             Server::Naive => "naive axum",
             Server::Bare => "bare axum",
             Server::Nchan => "nchan",
@@ -79,6 +82,7 @@ impl Server {
         match self {
             Server::Nchan => Dialect::Nchan,
             Server::SocketIo => Dialect::SocketIo,
+            Server::TabcastHyper => Dialect::OldEvents,
             _ => Dialect::Events,
         }
     }
@@ -122,7 +126,7 @@ impl Server {
 
     fn command(self, setting: &Setting, address: SocketAddr, folder: Option<&Folder>) -> anyhow::Result<Command> {
         let mut command = match (self, folder) {
-            (Server::Tabcast, _) => return Ok(setting.hub.command(address, Place::Memory)),
+            (Server::Tabcast | Server::TabcastHyper, _) => return Ok(setting.hub.command(address, Place::Memory)),
             (Server::TabcastFile, Some(folder)) => {
                 return Ok(setting.hub.command(address, Place::File(&folder.journal())));
             }

@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 pub(crate) enum Dialect {
     /// The hub's: JSON is posted, and `text/event-stream` comes.
     Events,
+    /// The same, but streams are asked for in HTTP/1.0.
+    OldEvents,
     /// nchan's: it streams a body as it was posted, and the query names the channel.
     Nchan,
     /// Socket.IO's: JSON is posted, and messages come as Engine.IO packets over a WebSocket (RFC 6455).
@@ -27,7 +29,8 @@ impl Dialect {
             return head.into_bytes();
         }
         let resume = last_event_id.map(|id| format!("last-event-id: {id}\r\n")).unwrap_or_default();
-        let head = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\naccept: text/event-stream\r\n{resume}\r\n");
+        let version = if self == Dialect::OldEvents { "1.0" } else { "1.1" };
+        let head = format!("GET {path} HTTP/{version}\r\nhost: {address}\r\naccept: text/event-stream\r\n{resume}\r\n");
         head.into_bytes()
     }
 
@@ -46,8 +49,11 @@ impl Dialect {
 
     /// Whether a stream's head, in lower case, says that it was opened.
     pub(super) fn opens(self, head: &str) -> bool {
-        let status = if self == Dialect::SocketIo { "http/1.1 101 " } else { "http/1.1 200 " };
-        head.starts_with(status)
+        head.starts_with(match self {
+            Dialect::Events | Dialect::Nchan => "http/1.1 200 ",
+            Dialect::OldEvents => "http/1.0 200 ",
+            Dialect::SocketIo => "http/1.1 101 ",
+        })
     }
 
     /// What a subscriber has to answer to what a stream begins with, once that is there.
@@ -59,7 +65,7 @@ impl Dialect {
     pub(super) fn opening_end(self, bytes: &[u8]) -> Option<usize> {
         match self {
             // A comment, with or without fields behind it.
-            Dialect::Events | Dialect::Nchan => end_of(b"\n\n", bytes),
+            Dialect::Events | Dialect::OldEvents | Dialect::Nchan => end_of(b"\n\n", bytes),
             // Engine.IO's own opening, and what comes back for CONNECT.
             Dialect::SocketIo => {
                 let first = frame_end(bytes)?;
@@ -72,7 +78,7 @@ impl Dialect {
     /// The index behind the first message in `bytes`.
     pub(super) fn message_end(self, bytes: &[u8]) -> Option<usize> {
         match self {
-            Dialect::Events | Dialect::Nchan => end_of(b"\n\n", bytes),
+            Dialect::Events | Dialect::OldEvents | Dialect::Nchan => end_of(b"\n\n", bytes),
             Dialect::SocketIo => frame_end(bytes),
         }
     }
