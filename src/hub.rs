@@ -414,6 +414,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn no_feed_is_left_half_read_where_messages_were_gathered_before() {
+        let hub = hub();
+        let mut subscription = subscribe(&hub, &["a", "b"]).await;
+        publish(&hub, "a", "x").await;
+        assert!(tokio::time::timeout(Duration::ZERO, subscription.gathered(FEED_CAPACITY)).await.is_err());
+        for channel in ["b", "a"] {
+            for _ in 0..FEED_CAPACITY {
+                publish(&hub, channel, "x").await;
+            }
+        }
+        subscription.gathered(FEED_CAPACITY).await;
+        let (mut next, last) = (1, 1 + 2 * FEED_CAPACITY as u64);
+        while next <= last {
+            let Some(Delivery::Messages(entries)) = subscription.next().await.unwrap() else { panic!("a gap") };
+            for entry in entries {
+                assert_eq!(entry.message.id.sequence, next);
+                next += 1;
+            }
+        }
+    }
+
+    #[tokio::test]
     async fn messages_gathered_on_several_channels_come_in_order_and_more_than_a_feed_holds_is_not_waited_for() {
         let hub = hub();
         let mut subscription = subscribe(&hub, &["a", "b"]).await;

@@ -8,14 +8,14 @@
 //!
 //! # Layout
 //! Each file one noun; each module uses only those below it.
+//! - [`log`]: what the hub tells whoever runs it.
 //! - [`config`]: every setting.
-//! - `web`: HTTP: the router, its handlers, the connections, and the fan-out to those that have become
+//! - `web`: HTTP: who answers which request, the connections, and the fan-out to those that have become
 //!   streams.
 //! - [`hub`]: publish, subscribe, and what a subscription is.
 //! - [`journal`]: the record of published messages that everything reads from, in memory or a file.
 //! - [`frame`]: a message's bytes on the wire.
 //! - [`message`]: what a message is made of, parsed once, valid after.
-//! - [`log`]: what the hub tells whoever runs it.
 //! - `seeded`: the hub wrong on purpose, for tests alone.
 
 #![warn(clippy::unwrap_used)]

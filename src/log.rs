@@ -3,7 +3,7 @@
 
 use std::cell::Cell;
 use std::fmt::{self, Write as _};
-use std::io::{self, IsTerminal, Write as _};
+use std::io::{self, ErrorKind, IsTerminal, Write as _};
 use std::mem;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -37,6 +37,13 @@ pub struct Written {
     lines: Arc<Lines>,
 }
 
+impl Written {
+    /// Logs a last line, whatever the level.
+    pub fn say(self, line: &str) {
+        self.lines.push(&format!("{line}\n"));
+    }
+}
+
 impl Drop for Written {
     fn drop(&mut self) {
         /// How long somebody has who reads.
@@ -66,7 +73,7 @@ impl Subscriber for Log {
 
     fn event(&self, event: &Event<'_>) {
         thread_local! {
-            /// The last line's room, and its second, for the next one.
+            /// The last line, in whose place the next is written, and its second.
             static LAST: Cell<(String, u64)> = const { Cell::new((String::new(), u64::MAX)) };
         }
         let (level, dim, plain) = head(*event.metadata().level(), self.colored);
@@ -202,10 +209,10 @@ impl Lines {
     }
 
     fn push(&self, line: &str) {
-        /// Bytes that wait at most.
-        const ROOM: usize = 1 << 20;
+        /// Bytes that wait at most, beside those being written.
+        const MOST_WAITING: usize = 1 << 20;
         let mut waiting = self.waiting();
-        if waiting.text.len() + line.len() > ROOM {
+        if waiting.text.len() + line.len() > MOST_WAITING {
             waiting.dropped += 1;
             return;
         }
@@ -237,10 +244,23 @@ impl Lines {
                 let time = humantime::format_rfc3339_micros(SystemTime::now());
                 let _ = writeln!(text, "{time}  WARN lines are missing here that nobody read count={dropped}");
             }
-            // Nowhere to say that it failed.
-            let _ = io::stderr().write_all(text.as_bytes());
+            write(&text, TOGETHER);
             text.clear();
             thread::sleep(TOGETHER);
+        }
+    }
+}
+
+/// Writes the text, waiting so long between tries where stderr does not wait by itself.
+fn write(text: &str, pause: Duration) {
+    let mut rest = text.as_bytes();
+    while !rest.is_empty() {
+        match io::stderr().write(rest) {
+            Ok(length) => rest = &rest[length..],
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(pause),
+            // Nowhere to say that it failed.
+            Err(_) => return,
         }
     }
 }

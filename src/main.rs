@@ -14,12 +14,17 @@ use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
     let config = Config::from_process();
-    let log = log::to_stderr(config.log_level).context("can't log");
-    match log.and_then(|_written| run(config)) {
+    let log = match log::to_stderr(config.log_level) {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!("tabcast: can't log: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Not through the log, whose level may hide it.
-            eprintln!("tabcast: {error:#}");
+            log.say(&format!("tabcast: {error:#}"));
             ExitCode::FAILURE
         }
     }

@@ -100,17 +100,17 @@ fn accepts(headers: &HeaderMap, media_type: &str) -> bool {
 }
 
 /// The answer to a request.
-async fn answer(app: Arc<App>, peer: Arc<Peer>, request: Request) -> Result<Response, Infallible> {
+async fn answer(app: &App, peer: &Arc<Peer>, request: Request) -> Result<Response, Infallible> {
     match &app.cors {
-        None => guarded(&app, &peer, request).await,
+        None => guarded(app, peer, request).await,
         // Outside the guard, so that the pages of an allowed origin can read what they did wrong.
-        Some(cors) => cors.layer(service_fn(|request| guarded(&app, &peer, request))).call(request).await,
+        Some(cors) => cors.layer(service_fn(|request| guarded(app, peer, request))).call(request).await,
     }
 }
 
-async fn guarded(app: &Arc<App>, peer: &Arc<Peer>, request: Request) -> Result<Response, Infallible> {
+async fn guarded(app: &App, peer: &Arc<Peer>, request: Request) -> Result<Response, Infallible> {
     let (head, mut body) = request.into_parts();
-    // Then the answer is waited for before the body is sent.
+    // Whoever says so waits to be told before it sends the body.
     let expects = head.headers.contains_key(header::EXPECT);
     let answer = match guard::check(app, &head) {
         Ok(()) => route(app, peer, head, &mut body).await,
@@ -126,7 +126,7 @@ async fn guarded(app: &Arc<App>, peer: &Arc<Peer>, request: Request) -> Result<R
 
 /// Has the request answered by whom it is for. A `match` and not a router, which costs a publish as much as its
 /// parsing: it boxes and clones.
-async fn route(app: &Arc<App>, peer: &Arc<Peer>, head: Parts, body: &mut Body) -> Result<Response, Problem> {
+async fn route(app: &App, peer: &Arc<Peer>, head: Parts, body: &mut Body) -> Result<Response, Problem> {
     let allowed = match (head.uri.path(), &head.method) {
         ("/messages", &Method::POST) => return publish::publish(app, head, body).await,
         ("/messages", &Method::GET | &Method::HEAD) => return history::read(app, &head.uri).await,

@@ -64,6 +64,28 @@ fn whoever_comes_while_messages_are_published_has_each_from_its_beginning_on() {
 }
 
 #[test]
+fn bursts_on_several_channels_come_whole_and_in_order() {
+    let hub = Hub::start(&["--hide-data"]);
+    let channels = ["a", "b", "c"];
+    let mut streams: Vec<_> = (0..300).map(|_| hub.watch("/events?channel=a&channel=b&channel=c", &[])).collect();
+    std::thread::scope(|scope| {
+        for publisher in 0..32 {
+            let hub = &hub;
+            scope.spawn(move || {
+                for number in 0..40 {
+                    hub.publish_to(channels[(publisher + number) % 3], "x");
+                }
+            });
+        }
+    });
+    let end = sequence(&hub.publish_to("b", "end"));
+    assert_eq!(end, 32 * 40 + 1);
+    for stream in &mut streams {
+        assert_eq!(read_to_end(stream), end);
+    }
+}
+
+#[test]
 fn those_who_stop_reading_for_a_while_have_everything_when_they_go_on_and_the_others_had_it_meanwhile() {
     let hub = Hub::start(&["--hide-data", "--retention-bytes", "1GiB"]);
     let mut streams: Vec<_> = (0..6).map(|_| hub.watch("/events", &[])).collect();

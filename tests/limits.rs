@@ -119,6 +119,24 @@ fn a_body_of_the_limit_is_taken_and_one_byte_more_is_not() {
 }
 
 #[test]
+fn whoever_waits_to_be_told_before_it_sends_too_long_a_body_reads_the_answer() {
+    let hub = Hub::start(&["--max-body", "10"]);
+    let request = chunked_request(&hub, "xx");
+    let (head, _) = request.split_once("\r\n\r\n").unwrap();
+    let mut connection = hub.connect();
+    connection.write_all(format!("{head}\r\nExpect: 100-continue\r\n\r\n").as_bytes()).unwrap();
+    let mut answers = BufReader::new(connection.try_clone().unwrap());
+    assert_eq!(Response::read_interim(&mut answers), 100);
+    // Far more than the hub takes in before it answers.
+    let chunk = format!("{:x}\r\n{}\r\n", 1 << 20, "x".repeat(1 << 20));
+    for _ in 0..4 {
+        connection.write_all(chunk.as_bytes()).unwrap();
+    }
+    connection.write_all(b"0\r\n\r\n").unwrap();
+    problem_past(&answer(&mut answers), 413, "body", 10);
+}
+
+#[test]
 fn a_size_has_units_and_may_come_from_the_environment_over_which_a_flag_wins() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tabcast"));
     let hub = Hub::start_with(command.env("TABCAST_MAX_BODY", "1KiB").args([

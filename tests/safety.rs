@@ -111,9 +111,23 @@ fn a_host_that_is_none_is_400() {
         "Host: a b",
         "Host: a/b",
         "Host: user@localhost",
+        "Host: localhost:80@evil.example",
+        "Host: evil.example@localhost:80",
+        "Host: ::1",
+        "Host: ::1:80",
+        "Host: localhost:80:80",
     ] {
         let refused = hub.raw(format!("GET /messages HTTP/1.1\r\n{hosts}\r\n\r\n"));
         assert_eq!(refused.problem(400)["field"], "Host", "{hosts}");
+    }
+}
+
+#[test]
+fn a_target_that_names_a_user_is_400() {
+    let hub = Hub::start(&[]);
+    for authority in ["user@localhost", "user:secret@127.0.0.1", "localhost:80@evil.example"] {
+        let request = format!("GET http://{authority}/messages HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        hub.raw(request).problem(400);
     }
 }
 

@@ -63,7 +63,8 @@ pub struct Subscription {
     share: Share,
     /// One per channel.
     feeds: Vec<BroadcastStream<Announcement>>,
-    /// Taken from the feeds but not delivered yet, in order. At most what the feeds can hold.
+    /// Taken from the feeds but not delivered yet, in order. At most what the feeds can hold, and what was
+    /// [gathered](Subscription::gathered) before.
     pending: VecDeque<Announcement>,
     /// Every message up to here was delivered, or is not for this subscriber.
     position: u64,
@@ -222,10 +223,9 @@ impl Subscription {
         self.deliver(entries)
     }
 
-    /// Ready once so many messages wait to be delivered, or the journal has to be read for them, or nothing more
-    /// will come. Dropping the future loses nothing.
+    /// Ready once so many messages wait to be delivered, or as many as one feed can hold; or the journal has to be
+    /// read for them, or nothing more will come. Dropping the future loses nothing.
     pub async fn gathered(&mut self, count: usize) {
-        // A feed holds no more.
         let count = count.min(FEED_CAPACITY);
         // Unconstrained for the same reason as in `follow`.
         unconstrained(poll_fn(|cx| self.drain(count, cx))).await;
@@ -252,9 +252,9 @@ impl Subscription {
             return;
         }
         let mut lagged = false;
-        let most = FEED_CAPACITY * self.feeds.len();
         for feed in &mut self.feeds {
-            // The bound ends it where a publisher is as fast as this loop.
+            // All that a feed can hold. The bound ends it where a publisher is as fast as this loop.
+            let most = self.pending.len() + FEED_CAPACITY;
             while self.pending.len() < most {
                 match Pin::new(&mut *feed).poll_next(cx) {
                     Poll::Ready(Some(Ok(announcement))) if announcement.sequence <= self.position => {}

@@ -1,6 +1,7 @@
 //! A publish's body, read whole: within its limit, in time, and within what the hub takes at once. And
 //! what becomes of a body that is not.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ pub(super) struct Taken {
     pub(super) room: OwnedSemaphorePermit,
 }
 
-/// Reads the body.
+/// Reads the body, and leaves an empty one; or leaves it as it is, if it is refused for the length it declares.
 ///
 /// # Errors
 /// 413 past `--max-body`, 408 past `--body-timeout`, 503 past `--max-in-flight`, and 400 if it
@@ -33,11 +34,17 @@ pub(super) async fn read(app: &App, body: &mut Body) -> Result<Taken, Problem> {
     if body.size_hint().lower() > limit as u64 {
         return Err(too_large(limit));
     }
+    // From here on even those send it who wait until they are told to.
+    let mut body = mem::take(body);
     let time = app.config.body_timeout;
-    timeout(time, collect(&app.in_flight, limit, body)).await.unwrap_or_else(|_elapsed| {
+    let taken = timeout(time, collect(&app.in_flight, limit, &mut body)).await.unwrap_or_else(|_elapsed| {
         let detail = format!("the body took longer than {}", humantime::format_duration(time));
         Err(Problem::new(StatusCode::REQUEST_TIMEOUT, detail))
-    })
+    });
+    if taken.is_err() {
+        drain(body);
+    }
+    taken
 }
 
 async fn collect(in_flight: &Arc<Semaphore>, limit: usize, body: &mut Body) -> Result<Taken, Problem> {

@@ -106,9 +106,7 @@ async fn connection(
     app: Arc<App>,
     stopping: CancellationToken,
 ) -> Option<(TcpStream, Leaving)> {
-    let service = service_fn(|request: hyper::Request<Incoming>| {
-        answer(Arc::clone(&app), Arc::clone(&peer), request.map(Body::new))
-    });
+    let service = service_fn(|request: hyper::Request<Incoming>| answer(&app, &peer, request.map(Body::new)));
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(app.config.header_timeout)
@@ -271,6 +269,12 @@ impl Watched {
     fn note<T>(&self, result: io::Result<T>) -> io::Result<T> {
         result.inspect_err(|error| self.peer.note(error))
     }
+
+    /// Whether it was a subscriber's that is gone. hyper does not read while it sends; if a body came with the
+    /// request, its bytes may go here.
+    fn is_gone(&self, cx: &mut Context<'_>) -> bool {
+        self.peer.stays.load(Ordering::Relaxed) && self.peer.poll_gone(&self.stream, cx).is_ready()
+    }
 }
 
 impl AsyncRead for Watched {
@@ -286,8 +290,11 @@ impl AsyncRead for Watched {
 
 impl AsyncWrite for Watched {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let result = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes));
-        Poll::Ready(self.note(result))
+        match Pin::new(&mut self.stream).poll_write(cx, bytes) {
+            Poll::Ready(result) => Poll::Ready(self.note(result)),
+            Poll::Pending if self.is_gone(cx) => Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
+            Poll::Pending => Poll::Pending,
+        }
     }
 
     fn poll_write_vectored(
@@ -305,8 +312,7 @@ impl AsyncWrite for Watched {
 
     /// Called whenever hyper has written all it had.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Nobody else reads from it.
-        if self.peer.stays.load(Ordering::Relaxed) && self.peer.poll_gone(&self.stream, cx).is_ready() {
+        if self.is_gone(cx) {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         let leaves = self.peer.leaving().is_some();

@@ -19,8 +19,8 @@ pub(super) fn check(app: &App, head: &Parts) -> Result<(), Problem> {
     if let Some(host) = host
         && !is_own_host(app, host)
     {
-        let named = Authority::try_from(host).ok().filter(|authority| !authority.as_str().contains('@'));
         // A URL's authority may name a user as well; a host has none.
+        let named = Authority::try_from(host).ok().filter(|authority| !authority.as_str().contains('@'));
         let Some(named) = named else { return Err(bad_host("is no host")) };
         let detail = format!("the hub is not {}; if it is, start it with --allow-host {0}", named.host());
         return Err(Problem::new(StatusCode::FORBIDDEN, detail).field("Host"));
@@ -56,7 +56,11 @@ fn is_own_host(app: &App, host: &str) -> bool {
         return true;
     }
     let listening = app.address.ip();
-    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host).parse::<IpAddr>();
+    let in_brackets = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let address = match in_brackets {
+        Some(address) => address.parse().map(IpAddr::V6),
+        None => host.parse().map(IpAddr::V4),
+    };
     // On every address, the hub can't know them all: port forwarding adds some.
     address
         .map(|address| address.to_canonical())
