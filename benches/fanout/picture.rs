@@ -102,7 +102,7 @@ pub(crate) fn draw(measured: &Measured, caption: &str) -> String {
 
 fn class(server: Server) -> &'static str {
     match server {
-        Server::Tabcast | Server::TabcastFile | Server::TabcastHyper => "hub",
+        Server::Tabcast | Server::TabcastFile | Server::TabcastOld => "hub",
         Server::Limit | Server::Coalescing | Server::Whole => "limit",
         _ => "other",
     }

@@ -33,7 +33,7 @@ pub(crate) enum Server {
     /// The hub, its journal in a file
     TabcastFile,
     /// The hub, its journal in memory, its streams in HTTP/1.0: those stay with hyper
-    TabcastHyper,
+    TabcastOld,
     /// The tutorial's axum: Sse over tokio's broadcast
     Naive,
     /// An axum handler that only parses a POST
@@ -61,7 +61,7 @@ impl fmt::Display for Server {
             Server::Whole => "limit, whole bursts",
             Server::Tabcast => "tabcast",
             Server::TabcastFile => "tabcast, in a file",
-            Server::TabcastHyper => "tabcast, by way of hyper",
+            Server::TabcastOld => "tabcast, HTTP/1.0",
             Server::Naive => "naive axum",
             Server::Bare => "bare axum",
             Server::Nchan => "nchan",
@@ -82,7 +82,7 @@ impl Server {
         match self {
             Server::Nchan => Dialect::Nchan,
             Server::SocketIo => Dialect::SocketIo,
-            Server::TabcastHyper => Dialect::OldEvents,
+            Server::TabcastOld => Dialect::OldEvents,
             _ => Dialect::Events,
         }
     }
@@ -126,7 +126,7 @@ impl Server {
 
     fn command(self, setting: &Setting, address: SocketAddr, folder: Option<&Folder>) -> anyhow::Result<Command> {
         let mut command = match (self, folder) {
-            (Server::Tabcast | Server::TabcastHyper, _) => return Ok(setting.hub.command(address, Place::Memory)),
+            (Server::Tabcast | Server::TabcastOld, _) => return Ok(setting.hub.command(address, Place::Memory)),
             (Server::TabcastFile, Some(folder)) => {
                 return Ok(setting.hub.command(address, Place::File(&folder.journal())));
             }
