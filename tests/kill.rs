@@ -164,10 +164,13 @@ mod seeded {
 
     #[test]
     fn acknowledging_before_the_commit_is_noticed_as_a_loss() {
-        let violations = check(&killed(&Site::with_bug(Some("AcknowledgeBeforeCommit")), KILLS, seed()));
-        let lost =
-            |violation: &Violation| matches!(violation, Violation::Lost { subscriber, .. } if subscriber == "newcomer");
-        assert!(violations.iter().any(lost), "{violations:?}");
+        // Whether a kill falls between an answer and its commit is chance; it does in almost every try.
+        const TRIES: usize = 10;
+        let noticed = || {
+            let violations = check(&killed(&Site::with_bug(Some("AcknowledgeBeforeCommit")), KILLS, seed()));
+            violations.iter().any(|violation| is_lost_by(violation, "newcomer"))
+        };
+        assert!((0..TRIES).any(|_| noticed()));
     }
 
     #[test]
