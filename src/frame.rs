@@ -80,11 +80,16 @@ fn json(message: &Message) -> String {
 fn bare(message: &Message) -> Bytes {
     let text = message.data.as_text();
     let text = text.as_deref().unwrap_or(message.data.as_json());
-    let mut frame = String::with_capacity(64 + message.event.as_str().len() + text.len());
+    let event = Some(message.event.as_str()).filter(|event| *event != DEFAULT_EVENT);
+    // Exact where the text is one line: what is kept as long as the message then has no room to spare, nor a note
+    // of it beside it.
+    let of_event = event.map_or(0, |event| "event: \n".len() + event.len());
+    let length = "id: \n".len() + message.id.text_length() + of_event + "data: \n".len() + text.len() + "\n".len();
+    let mut frame = String::with_capacity(length);
     let _ = writeln!(frame, "id: {}", message.id);
-    if message.event.as_str() != DEFAULT_EVENT {
+    if let Some(event) = event {
         frame.push_str("event: ");
-        frame.push_str(message.event.as_str());
+        frame.push_str(event);
         frame.push('\n');
     }
     for line in lines(text) {

@@ -52,6 +52,14 @@ pub struct MessageId {
     pub sequence: u64,
 }
 
+impl MessageId {
+    /// How many bytes it is as text.
+    pub fn text_length(self) -> usize {
+        let digits = self.sequence.checked_ilog10().map_or(1, |log| log as usize + 1);
+        Epoch::LENGTH + "-".len() + digits
+    }
+}
+
 impl FromStr for MessageId {
     type Err = InvalidId;
 
@@ -94,6 +102,10 @@ mod tests {
         let id = MessageId { epoch: Epoch::draw(), sequence: 42 };
         assert_eq!(id.to_string().parse(), Ok(id));
         assert!(id.to_string().ends_with("-42"));
+        for sequence in [0, 1, 9, 10, 99, 100, u64::MAX] {
+            let id = MessageId { sequence, ..id };
+            assert_eq!(id.text_length(), id.to_string().len());
+        }
     }
 
     #[test]
