@@ -356,6 +356,18 @@ mod tests {
         }
     }
 
+    /// Every message from the journal's first to this one, each once and in order.
+    async fn assert_delivers(subscription: &mut Subscription, through: u64) {
+        let mut next = 1;
+        while next <= through {
+            let Some(Delivery::Messages(entries)) = subscription.next().await.unwrap() else { panic!("a gap") };
+            for entry in entries {
+                assert_eq!(entry.message.id.sequence, next);
+                next += 1;
+            }
+        }
+    }
+
     #[tokio::test]
     async fn a_live_feed_is_made_with_the_first_subscriber_of_its_channel_and_gone_with_the_last() {
         let hub = hub();
@@ -403,14 +415,7 @@ mod tests {
         for _ in 0..count {
             publish(&hub, "a", "x").await;
         }
-        let mut next = 1;
-        while next <= count {
-            let Some(Delivery::Messages(entries)) = subscription.next().await.unwrap() else { panic!("a gap") };
-            for entry in entries {
-                assert_eq!(entry.message.id.sequence, next);
-                next += 1;
-            }
-        }
+        assert_delivers(&mut subscription, count).await;
     }
 
     #[tokio::test]
@@ -425,14 +430,7 @@ mod tests {
             }
         }
         subscription.gathered(FEED_CAPACITY).await;
-        let (mut next, last) = (1, 1 + 2 * FEED_CAPACITY as u64);
-        while next <= last {
-            let Some(Delivery::Messages(entries)) = subscription.next().await.unwrap() else { panic!("a gap") };
-            for entry in entries {
-                assert_eq!(entry.message.id.sequence, next);
-                next += 1;
-            }
-        }
+        assert_delivers(&mut subscription, 1 + 2 * FEED_CAPACITY as u64).await;
     }
 
     #[tokio::test]

@@ -21,30 +21,30 @@ use crate::message::is_printable;
 ///
 /// # Errors
 /// If there can be no thread for it, or something is logged elsewhere already.
-pub fn to_stderr(level: LevelFilter) -> anyhow::Result<Written> {
+pub fn to_stderr(level: LevelFilter) -> anyhow::Result<Log> {
     let lines = Arc::new(Lines::default());
     let colored = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let log = Log { level, colored, lines: Arc::clone(&lines) };
-    tracing::subscriber::set_global_default(log)?;
+    let formatter = Formatter { level, colored, lines: Arc::clone(&lines) };
+    tracing::subscriber::set_global_default(formatter)?;
     let writer = Arc::clone(&lines);
     thread::Builder::new().name("log".to_owned()).spawn(move || writer.write_all())?;
-    Ok(Written { lines })
+    Ok(Log { lines })
 }
 
 /// See [`to_stderr`].
 #[derive(Debug)]
-pub struct Written {
+pub struct Log {
     lines: Arc<Lines>,
 }
 
-impl Written {
+impl Log {
     /// Logs a last line, whatever the level.
     pub fn say(self, line: &str) {
         self.lines.push(&format!("{line}\n"));
     }
 }
 
-impl Drop for Written {
+impl Drop for Log {
     fn drop(&mut self) {
         /// How long somebody has who reads.
         const PATIENCE: Duration = Duration::from_millis(500);
@@ -56,13 +56,13 @@ impl Drop for Written {
 }
 
 /// What makes lines of events. It knows no spans; there are none here.
-struct Log {
+struct Formatter {
     level: LevelFilter,
     colored: bool,
     lines: Arc<Lines>,
 }
 
-impl Subscriber for Log {
+impl Subscriber for Formatter {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         *metadata.level() <= self.level
     }
