@@ -86,3 +86,21 @@ fn the_hub_ends_when_it_is_told_to() {
         std::thread::yield_now();
     }
 }
+
+#[test]
+fn it_is_in_colour_on_a_terminal_unless_that_is_not_wanted() {
+    // `script` gives it a terminal, and takes that away when it ends.
+    let says = |no_color: &str| {
+        let command = format!("{} --listen 127.0.0.1:0 --journal memory", env!("CARGO_BIN_EXE_tabcast"));
+        let mut script = Command::new("script");
+        script.args(["-qec", &command, "/dev/null"]).env("NO_COLOR", no_color).stdin(Stdio::null());
+        let mut script = script.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(script.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let _ = script.kill();
+        script.wait().unwrap();
+        line
+    };
+    assert!(says("").contains("\x1b[32m INFO\x1b[0m listening on"));
+    assert!(says("1").contains("Z  INFO listening on"));
+}
