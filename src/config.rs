@@ -76,27 +76,63 @@ pub struct Config {
     pub idempotency_window: Duration,
 
     /// The longest body of a publish
-    #[arg(long, env = "TABCAST_MAX_BODY", hide_env_values = true, value_name = "SIZE", default_value = "1MiB")]
+    #[arg(
+        long,
+        env = "TABCAST_MAX_BODY",
+        hide_env_values = true,
+        value_name = "SIZE",
+        default_value = "1MiB"
+    )]
     pub max_body: ByteSize,
 
     /// The most bytes of bodies being published at once; more are answered with 503
-    #[arg(long, env = "TABCAST_MAX_IN_FLIGHT", hide_env_values = true, value_name = "SIZE", default_value = "64MiB")]
+    #[arg(
+        long,
+        env = "TABCAST_MAX_IN_FLIGHT",
+        hide_env_values = true,
+        value_name = "SIZE",
+        default_value = "64MiB"
+    )]
     pub max_in_flight: ByteSize,
 
     /// The longest event name, in bytes
-    #[arg(long, env = "TABCAST_MAX_EVENT_NAME", hide_env_values = true, value_name = "COUNT", default_value_t = 128)]
+    #[arg(
+        long,
+        env = "TABCAST_MAX_EVENT_NAME",
+        hide_env_values = true,
+        value_name = "COUNT",
+        default_value_t = 128
+    )]
     pub max_event_name: usize,
 
     /// The longest channel name, in bytes
-    #[arg(long, env = "TABCAST_MAX_CHANNEL_NAME", hide_env_values = true, value_name = "COUNT", default_value_t = 128)]
+    #[arg(
+        long,
+        env = "TABCAST_MAX_CHANNEL_NAME",
+        hide_env_values = true,
+        value_name = "COUNT",
+        default_value_t = 128
+    )]
     pub max_channel_name: usize,
 
     /// The most channels one subscriber may listen to
-    #[arg(long, env = "TABCAST_MAX_CHANNELS", hide_env_values = true, value_name = "COUNT", default_value_t = 16)]
+    #[arg(
+        long,
+        env = "TABCAST_MAX_CHANNELS",
+        hide_env_values = true,
+        value_name = "COUNT",
+        default_value_t = 16
+    )]
     pub max_channels: usize,
 
     /// How deep arrays and objects in JSON data may nest
-    #[arg(long, env = "TABCAST_MAX_JSON_DEPTH", hide_env_values = true, value_name = "COUNT", default_value_t = 64)]
+    #[arg(
+        long,
+        env = "TABCAST_MAX_JSON_DEPTH",
+        hide_env_values = true,
+        value_name = "COUNT",
+        default_value_t = 64
+    )]
     pub max_json_depth: usize,
 
     /// The most subscribers
@@ -156,7 +192,13 @@ pub struct Config {
     pub hide_data: bool,
 
     /// How much is logged: off, error, warn, info, debug or trace
-    #[arg(long, env = "TABCAST_LOG_LEVEL", hide_env_values = true, value_name = "LEVEL", default_value = "info")]
+    #[arg(
+        long,
+        env = "TABCAST_LOG_LEVEL",
+        hide_env_values = true,
+        value_name = "LEVEL",
+        default_value = "info"
+    )]
     pub log_level: tracing::level_filters::LevelFilter,
 }
 
@@ -177,13 +219,19 @@ impl Config {
             return Err("--retry-min must not be more than --retry-max");
         }
         if self.max_body > self.max_in_flight {
-            return Err("--max-body must not be more than --max-in-flight, or the longest bodies would never be taken");
+            return Err(
+                "--max-body must not be more than --max-in-flight, or the longest bodies would never be taken",
+            );
         }
         Ok(())
     }
 
     pub(crate) fn retention(&self) -> Retention {
-        Retention { messages: self.retention_messages, bytes: bytes(self.retention_bytes), age: self.retention_age }
+        Retention {
+            messages: self.retention_messages,
+            bytes: bytes(self.retention_bytes),
+            age: self.retention_age,
+        }
     }
 
     pub(crate) fn key_limits(&self) -> KeyLimits {
@@ -216,7 +264,8 @@ fn place(text: &str) -> Result<Place, String> {
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
-    let mut addresses = text.to_socket_addrs().map_err(|error| format!("{error}; give it as in 127.0.0.1:3000"))?;
+    let mut addresses =
+        text.to_socket_addrs().map_err(|error| format!("{error}; give it as in 127.0.0.1:3000"))?;
     addresses.next().ok_or_else(|| "has no address".to_owned())
 }
 
@@ -227,7 +276,9 @@ fn host(text: &str) -> Result<String, String> {
     match text {
         "" => Err("is empty".to_owned()),
         host if name(host) => Ok(host.to_owned()),
-        _ if address.is_ok_and(|address| address.is_ipv6()) => Ok(format!("[{}]", text.trim_matches(['[', ']']))),
+        _ if address.is_ok_and(|address| address.is_ipv6()) => {
+            Ok(format!("[{}]", text.trim_matches(['[', ']'])))
+        }
         _ => Err("give it as in chat.example.org, without scheme or port".to_owned()),
     }
 }
@@ -240,8 +291,9 @@ fn origin(text: &str) -> Result<String, String> {
     let origin = text.to_ascii_lowercase();
     let default_port = if origin.starts_with("https:") { ":443" } else { ":80" };
     let origin = origin.strip_suffix(default_port).unwrap_or(&origin);
-    let plain =
-        |host: &str| !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic() && !b"/?#@*,".contains(&byte));
+    let plain = |host: &str| {
+        !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic() && !b"/?#@*,".contains(&byte))
+    };
     let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
     if host.is_some_and(plain) {
         Ok(origin.to_owned())
@@ -294,7 +346,8 @@ mod tests {
         assert_eq!(origin("https://Example.org").unwrap(), "https://example.org");
         assert_eq!(origin("https://example.org:443").unwrap(), "https://example.org");
         assert_eq!(origin("http://localhost:8080").unwrap(), "http://localhost:8080");
-        for bad in ["example.org", "https://", "https://example.org/", "https://a b", "https://*.example.org"] {
+        for bad in ["example.org", "https://", "https://example.org/", "https://a b", "https://*.example.org"]
+        {
             assert!(origin(bad).is_err(), "{bad}");
         }
     }

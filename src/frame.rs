@@ -84,7 +84,8 @@ fn bare(message: &Message) -> Bytes {
     // Exact where the text is one line: what is kept as long as the message then has no room to spare, nor a note
     // of it beside it.
     let of_event = event.map_or(0, |event| "event: \n".len() + event.len());
-    let length = "id: \n".len() + message.id.text_length() + of_event + "data: \n".len() + text.len() + "\n".len();
+    let length =
+        "id: \n".len() + message.id.text_length() + of_event + "data: \n".len() + text.len() + "\n".len();
     let mut frame = String::with_capacity(length);
     let _ = writeln!(frame, "id: {}", message.id);
     if let Some(event) = event {
@@ -140,7 +141,8 @@ pub fn opening(format: Format, retry_ms: u128, open: Option<Open>) -> Bytes {
         // Scripts can't see a bare id, and have to know when silence is none any more.
         if format == Format::Message {
             let keep_alive_ms = open.keep_alive_ms;
-            let _ = writeln!(frame, "event: {RESERVED_PREFIX}open\ndata: {{\"keep_alive_ms\":{keep_alive_ms}}}");
+            let _ =
+                writeln!(frame, "event: {RESERVED_PREFIX}open\ndata: {{\"keep_alive_ms\":{keep_alive_ms}}}");
         }
     }
     frame.push('\n');
@@ -194,7 +196,9 @@ fn own(format: Format, name: &str, data: &impl Serialize, id: Option<MessageId>)
     let id = id.map(|id| format!("id: {id}\n")).unwrap_or_default();
     match format {
         Format::Ndjson => format!("{{\"event\":\"{RESERVED_PREFIX}{name}\",\"data\":{data}}}\n").into(),
-        Format::Bare | Format::Message => format!("{id}event: {RESERVED_PREFIX}{name}\ndata: {data}\n\n").into(),
+        Format::Bare | Format::Message => {
+            format!("{id}event: {RESERVED_PREFIX}{name}\ndata: {data}\n\n").into()
+        }
     }
 }
 

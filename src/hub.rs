@@ -360,7 +360,9 @@ mod tests {
     async fn assert_delivers(subscription: &mut Subscription, through: u64) {
         let mut next = 1;
         while next <= through {
-            let Some(Delivery::Messages(entries)) = subscription.next().await.unwrap() else { panic!("a gap") };
+            let Some(Delivery::Messages(entries)) = subscription.next().await.unwrap() else {
+                panic!("a gap")
+            };
             for entry in entries {
                 assert_eq!(entry.message.id.sequence, next);
                 next += 1;
@@ -434,7 +436,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn messages_gathered_on_several_channels_come_in_order_and_more_than_a_feed_holds_is_not_waited_for() {
+    async fn messages_gathered_on_several_channels_come_in_order_and_more_than_a_feed_holds_is_not_waited_for()
+     {
         let hub = hub();
         let mut subscription = subscribe(&hub, &["a", "b"]).await;
         for channel in ["b", "a", "b"] {

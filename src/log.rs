@@ -23,7 +23,8 @@ use crate::message::is_printable;
 /// If there can be no thread for it, or something is logged elsewhere already.
 pub fn to_stderr(level: LevelFilter) -> anyhow::Result<Log> {
     let lines = Arc::new(Lines::default());
-    let colored = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let colored =
+        io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let formatter = Formatter { level, colored, lines: Arc::clone(&lines) };
     tracing::subscriber::set_global_default(formatter)?;
     let writer = Arc::clone(&lines);
@@ -231,7 +232,8 @@ impl Lines {
         let mut text = String::new();
         loop {
             let nothing = |waiting: &mut Waiting| waiting.text.is_empty() && !waiting.ended;
-            let mut waiting = self.changed.wait_while(self.waiting(), nothing).unwrap_or_else(PoisonError::into_inner);
+            let mut waiting =
+                self.changed.wait_while(self.waiting(), nothing).unwrap_or_else(PoisonError::into_inner);
             if waiting.text.is_empty() {
                 waiting.written = true;
                 self.changed.notify_all();
@@ -242,7 +244,8 @@ impl Lines {
             drop(waiting);
             if dropped > 0 {
                 let time = humantime::format_rfc3339_micros(SystemTime::now());
-                let _ = writeln!(text, "{time}  WARN lines are missing here that nobody read count={dropped}");
+                let _ =
+                    writeln!(text, "{time}  WARN lines are missing here that nobody read count={dropped}");
             }
             write(&text, TOGETHER);
             text.clear();

@@ -36,7 +36,8 @@ const OTHER_DESCRIPTORS: u64 = 64;
 #[tokio::main]
 async fn run(mut config: Config) -> anyhow::Result<()> {
     // A subscriber is a descriptor; the usual soft limit of 1,024 is there for select(2).
-    let descriptors = rlimit::increase_nofile_limit(u64::MAX).context("can't tell the limit of open files")?;
+    let descriptors =
+        rlimit::increase_nofile_limit(u64::MAX).context("can't tell the limit of open files")?;
     let most = usize::try_from(descriptors.saturating_sub(OTHER_DESCRIPTORS)).unwrap_or(usize::MAX).max(1);
     if config.max_connections > most {
         tracing::warn!(max_connections = most, "as many connections as there may be open files (ulimit -Hn)");
@@ -45,7 +46,9 @@ async fn run(mut config: Config) -> anyhow::Result<()> {
     let shutdown = stopped().context("can't listen for signals")?;
     let listener = listen(config.listen)?;
     tabcast::serve(listener, config, shutdown).await.map_err(|error| match error {
-        ServeError::Open { .. } => anyhow!("{error}; choose another with --journal, or none with --journal memory"),
+        ServeError::Open { .. } => {
+            anyhow!("{error}; choose another with --journal, or none with --journal memory")
+        }
         error => error.into(),
     })
 }

@@ -17,7 +17,8 @@ pub use data::{Data, InvalidData};
 pub use id::{Epoch, InvalidId, MessageId};
 pub(crate) use name::is_printable;
 pub use name::{
-    ChannelName, DEFAULT_CHANNEL, DEFAULT_EVENT, EventName, IdempotencyKey, InvalidName, RESERVED_PREFIX, SubscriberId,
+    ChannelName, DEFAULT_CHANNEL, DEFAULT_EVENT, EventName, IdempotencyKey, InvalidName, RESERVED_PREFIX,
+    SubscriberId,
 };
 
 /// One published message.
@@ -85,7 +86,12 @@ pub struct Receipt {
 
 impl From<&Message> for Receipt {
     fn from(message: &Message) -> Self {
-        Receipt { id: message.id, channel: message.channel.clone(), event: message.event.clone(), time: message.time }
+        Receipt {
+            id: message.id,
+            channel: message.channel.clone(),
+            event: message.event.clone(),
+            time: message.time,
+        }
     }
 }
 

@@ -17,5 +17,6 @@ pub(crate) enum Bug {
 /// Whether this bug is seeded: always false without the feature, and else if the environment
 /// variable `TABCAST_SEEDED_BUG` has its name.
 pub(crate) fn has(bug: Bug) -> bool {
-    cfg!(feature = "seeded-bugs") && std::env::var("TABCAST_SEEDED_BUG").is_ok_and(|name| name == format!("{bug:?}"))
+    cfg!(feature = "seeded-bugs")
+        && std::env::var("TABCAST_SEEDED_BUG").is_ok_and(|name| name == format!("{bug:?}"))
 }

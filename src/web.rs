@@ -96,7 +96,9 @@ fn accepts(headers: &HeaderMap, media_type: &str) -> bool {
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','));
-    ranges.any(|range| range.split(';').next().is_some_and(|range| range.trim().eq_ignore_ascii_case(media_type)))
+    ranges.any(|range| {
+        range.split(';').next().is_some_and(|range| range.trim().eq_ignore_ascii_case(media_type))
+    })
 }
 
 /// The answer to a request.

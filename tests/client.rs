@@ -34,7 +34,10 @@ fn start(tab: &Tab, connect: &str) {
 }
 
 fn wait_for_message(tab: &Tab, last: &Value) {
-    tab.wait_for(&format!("JSON.stringify(told.findLast(([,, id]) => id)?.[1]) === {}", json!(last.to_string())));
+    tab.wait_for(&format!(
+        "JSON.stringify(told.findLast(([,, id]) => id)?.[1]) === {}",
+        json!(last.to_string())
+    ));
 }
 
 /// The data of each message it was told, once the last of them is this.
@@ -64,8 +67,11 @@ fn count(hub: &Hub, part: &str) -> usize {
 #[test]
 fn what_one_emits_everyone_is_told_in_order_and_the_promise_is_its_id() {
     let (hub, browser) = (Hub::start(&[]), Browser::start());
-    let tabs =
-        [open(&browser, &hub, "connect()"), open(&browser, &hub, "connect()"), open(&browser, &hub, "connect()")];
+    let tabs = [
+        open(&browser, &hub, "connect()"),
+        open(&browser, &hub, "connect()"),
+        open(&browser, &hub, "connect()"),
+    ];
     let ids = settled(&tabs[2], "Promise.all([1, 2, 3].map((n) => hub.emit('count', n)))");
     let kept = hub.get("/messages").json()["messages"].clone();
     let expected: Vec<_> = kept.as_array().unwrap().iter().map(|message| message["id"].clone()).collect();
@@ -124,7 +130,10 @@ fn a_listener_that_throws_takes_nothing_from_the_others_and_is_reported() {
     let (hub, browser) = (Hub::start(&[]), Browser::start());
     let tab = browser.open(&format!("http://{}/messages?last=0", hub.address));
     tab.run("window.reported = []; addEventListener('error', (event) => reported.push(event.message));");
-    start(&tab, "connect().on('a', () => { throw new Error('mine'); }).onAny(() => { throw new Error('any'); })");
+    start(
+        &tab,
+        "connect().on('a', () => { throw new Error('mine'); }).onAny(() => { throw new Error('any'); })",
+    );
     tab.wait_for("window.hub?.connected");
     tab.run("hub.on('a', (data) => { window.heard = data; }); hub.emit('a', 1); hub.emit('b', 2);");
     assert_eq!(messages_until(&tab, &json!(2)), json!([1, 2]));
@@ -161,7 +170,9 @@ fn channels_are_listened_to_together_and_the_first_is_published_on() {
     let same = open(&browser, &hub, "connect({ channel: ['a', 'b'] })");
     let other = open(&browser, &hub, "connect({ channel: 'c' })");
     tab.run("hub.on('x', (data, { channel }) => told.push([channel]));");
-    tab.run("hub.emit('x', 1); hub.emit('x', 2, { channel: 'a' }); hub.broadcast.emit('x', 3, { channel: 'c' });");
+    tab.run(
+        "hub.emit('x', 1); hub.emit('x', 2, { channel: 'a' }); hub.broadcast.emit('x', 3, { channel: 'c' });",
+    );
     hub.wait_for_logs(&["message published"], 3);
     hub.publish_to("main", "nobody listens");
     hub.publish_to("a", "end");
@@ -208,7 +219,10 @@ fn names_of_the_clients_own_can_t_be_emitted_and_are_never_mistaken_for_its_own(
     hub.publish("end");
     messages_until(&tab, &json!("end"));
     // Told by `onAny` alone, which tells every message and nothing else.
-    assert_eq!(tab.get("told.map(([name, data]) => [name, data])"), json!([["connect", "forged"], ["message", "end"]]));
+    assert_eq!(
+        tab.get("told.map(([name, data]) => [name, data])"),
+        json!([["connect", "forged"], ["message", "end"]])
+    );
 }
 
 #[test]
@@ -314,8 +328,11 @@ fn too_much_waiting_is_refused_at_once() {
 #[test]
 fn what_emit_was_given_is_what_on_gets() {
     let (hub, browser) = (Hub::start(&[]), Browser::start());
-    let tabs =
-        [open(&browser, &hub, "connect()"), open(&browser, &hub, "connect()"), open(&browser, &hub, "connect()")];
+    let tabs = [
+        open(&browser, &hub, "connect()"),
+        open(&browser, &hub, "connect()"),
+        open(&browser, &hub, "connect()"),
+    ];
     let values = r#"
         const bytes = Uint8Array.from({ length: 256 }, (_, n) => n);
         const file = (type) => new Blob([bytes], { type });
@@ -342,12 +359,16 @@ fn what_emit_was_given_is_what_on_gets() {
     tabs[2].run(described);
     tabs[2].run(&format!("{values} window.given = Promise.all(values.map(described));"));
     let given = settled(&tabs[2], "given");
-    tabs[2].run(&format!("{values} for (const value of values) hub.emit('value', value); hub.emit('end', 'end');"));
+    tabs[2].run(&format!(
+        "{values} for (const value of values) hub.emit('value', value); hub.emit('end', 'end');"
+    ));
     for tab in &tabs {
         wait_for_message(tab, &json!("end"));
         tab.run(described);
-        let got =
-            settled(tab, "Promise.all(told.filter(([name]) => name === 'value').map(([, data]) => described(data)))");
+        let got = settled(
+            tab,
+            "Promise.all(told.filter(([name]) => name === 'value').map(([, data]) => described(data)))",
+        );
         let (given, got) = (given.as_array().unwrap(), got.as_array().unwrap());
         for (given, got) in given.iter().zip(got) {
             assert_eq!(got, given);
@@ -372,7 +393,10 @@ fn what_has_no_form_of_its_own_arrives_as_the_readme_says_or_is_refused() {
     got("new Uint8Array([1, 2]).buffer", "data instanceof Uint8Array && data.join() === '1,2'");
     got("new Uint16Array([258])", "data instanceof Uint8Array && data.join() === '2,1'");
     got("new Blob(['x'])", "data instanceof Blob && data.type === 'application/octet-stream'");
-    got("new File(['x'], 'name', { type: 'image/png' })", "!(data instanceof File) && data.type === 'image/png'");
+    got(
+        "new File(['x'], 'name', { type: 'image/png' })",
+        "!(data instanceof File) && data.type === 'image/png'",
+    );
     for (given, message) in [
         ("{ a: new Blob() }", "binary data is emitted by itself, not in an object"),
         ("[new Uint8Array(1)]", "binary data is emitted by itself, not in an object"),
@@ -391,8 +415,12 @@ fn what_others_send_arrives_as_what_it_is() {
     hub.post("", "image/png", b"\x89PNG");
     hub.post("", "Text/HTML; charset=UTF-8", "<b>x</b>");
     hub.post("", "application/json", r#"{"data": {"n": 1234567890123456789012345}}"#);
-    for text in ["data:image/png;base64,####", "data:;base64,AAAA", "data:image/png;base64", "data:image/png;base64,A"]
-    {
+    for text in [
+        "data:image/png;base64,####",
+        "data:;base64,AAAA",
+        "data:image/png;base64",
+        "data:image/png;base64,A",
+    ] {
         hub.publish(text);
     }
     hub.publish("end");
@@ -430,7 +458,8 @@ fn disconnect_stops_listening_and_connect_goes_on_from_there() {
     tab.wait_for("hub.connected");
     hub.publish("end");
     assert_eq!(messages_until(&tab, &json!("end")), json!(["one", "sent all the same", "and this", "end"]));
-    let state = |state: &str, recovered: u32| json!(["tabcast:state", {"state": state, "recovered": recovered}]);
+    let state =
+        |state: &str, recovered: u32| json!(["tabcast:state", {"state": state, "recovered": recovered}]);
     assert_eq!(
         tab.get("told.filter(([,, id]) => !id)"),
         json!([
@@ -450,8 +479,11 @@ fn disconnect_stops_listening_and_connect_goes_on_from_there() {
 fn when_the_journal_is_another_each_tab_is_told_of_the_gap_once() {
     let (hub, browser) = (Hub::start(&["--journal", "memory"]), Browser::start());
     let address = hub.address;
-    let tabs =
-        [open(&browser, &hub, "connect()"), open(&browser, &hub, "connect()"), open(&browser, &hub, "connect()")];
+    let tabs = [
+        open(&browser, &hub, "connect()"),
+        open(&browser, &hub, "connect()"),
+        open(&browser, &hub, "connect()"),
+    ];
     let last = hub.publish("before");
     for tab in &tabs {
         messages_until(tab, &json!("before"));
@@ -467,7 +499,10 @@ fn when_the_journal_is_another_each_tab_is_told_of_the_gap_once() {
     }
     hub.publish("after");
     for tab in &tabs {
-        assert_eq!(messages_until(tab, &json!("after")), json!(["before", "kept before they are back", "after"]));
+        assert_eq!(
+            messages_until(tab, &json!("after")),
+            json!(["before", "kept before they are back", "after"])
+        );
         let gaps = tab.get("told.filter(([name]) => name === 'tabcast:gap').map(([, gap]) => gap)");
         assert_eq!(gaps, json!([{"asked": last, "earliest": first}]));
     }
@@ -486,8 +521,11 @@ fn when_the_journal_is_an_older_one_from_a_backup_each_tab_is_told_of_the_gap() 
     std::fs::copy(&journal, &backup).unwrap();
 
     let mut hub = Hub::start_at(address, &flags);
-    let tabs =
-        [open(&browser, &hub, "connect()"), open(&browser, &hub, "connect()"), open(&browser, &hub, "connect()")];
+    let tabs = [
+        open(&browser, &hub, "connect()"),
+        open(&browser, &hub, "connect()"),
+        open(&browser, &hub, "connect()"),
+    ];
     for text in ["one", "two", "three"] {
         hub.publish(text);
     }
@@ -558,7 +596,8 @@ const NO_LOCKS: &str = "Object.defineProperty(navigator, 'locks', { value: undef
 fn without_web_locks_a_shared_worker_holds_the_stream_as_long_as_a_tab_wants_it() {
     let (hub, browser) = (Hub::start(&[]), Browser::start());
     let connect = format!("({NO_LOCKS}, connect())");
-    let tabs = [open(&browser, &hub, &connect), open(&browser, &hub, &connect), open(&browser, &hub, &connect)];
+    let tabs =
+        [open(&browser, &hub, &connect), open(&browser, &hub, &connect), open(&browser, &hub, &connect)];
     settled(&tabs[0], "hub.emit('a', 1)");
     for tab in &tabs {
         assert_eq!(messages_until(tab, &json!(1)), json!([1]));
@@ -607,7 +646,10 @@ fn without_a_shared_worker_either_each_tab_holds_its_own_and_the_console_says_so
         assert_eq!(messages_until(tab, &json!(1)), json!([1]));
         assert_eq!(tab.get("hub.state"), "live");
         let warned = tab.get("warned");
-        assert!(warned[0].as_str().unwrap().starts_with("tabcast: each tab needs a connection of its own"), "{warned}");
+        assert!(
+            warned[0].as_str().unwrap().starts_with("tabcast: each tab needs a connection of its own"),
+            "{warned}"
+        );
         assert_eq!(warned.as_array().unwrap().len(), 1, "{warned}");
     }
     assert_eq!(count(&hub, "subscriber connected"), 2);

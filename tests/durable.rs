@@ -108,8 +108,10 @@ fn a_thousand_concurrent_retries_of_one_key_publish_once() {
     );
     let mut connections: Vec<_> = (0..1_000).map(|_| hub.connect()).collect();
     connections.iter_mut().for_each(|connection| connection.write_all(request.as_bytes()).unwrap());
-    let answers: Vec<_> =
-        connections.into_iter().map(|connection| Response::read(&mut BufReader::new(connection), false).body).collect();
+    let answers: Vec<_> = connections
+        .into_iter()
+        .map(|connection| Response::read(&mut BufReader::new(connection), false).body)
+        .collect();
     assert_eq!(answers.len(), 1_000);
     assert!(answers.iter().all(|answer| *answer == answers[0]));
     assert_eq!(texts(&hub.get("/messages")), ["x"]);
@@ -131,7 +133,8 @@ fn a_key_is_remembered_for_its_window_also_when_its_message_is_no_longer_kept() 
     assert_eq!(send(&second, "once").body, answer);
     assert_eq!(texts(&second.get("/messages")), ["7", "8"]);
     // The window is over: the same key is another request.
-    let third = restart(second, &folder, "TERM", &["--idempotency-window", "1ms", "--retention-messages", "2"]);
+    let third =
+        restart(second, &folder, "TERM", &["--idempotency-window", "1ms", "--retention-messages", "2"]);
     assert_eq!(send(&third, "anew").status, 201);
     assert_eq!(texts(&third.get("/messages")), ["8", "anew"]);
 }

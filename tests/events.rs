@@ -136,7 +136,10 @@ fn an_idle_stream_is_kept_alive_by_comments_and_ndjson_by_empty_lines() {
     assert_eq!(stream.block().unwrap(), ":\n\n");
     hub.publish("x");
     assert_eq!(stream.data(), "x");
-    assert_eq!(hub.open("/events", &["Accept: text/plain, application/x-ndjson;q=0.9"]).line().unwrap(), "\n");
+    assert_eq!(
+        hub.open("/events", &["Accept: text/plain, application/x-ndjson;q=0.9"]).line().unwrap(),
+        "\n"
+    );
 }
 
 #[test]
@@ -163,8 +166,9 @@ fn whoever_listens_for_several_subscribers_sees_whom_a_message_is_not_for() {
     let event = |stream: &mut common::Stream| stream.event().unwrap().json();
     assert_eq!(event(&mut stream)["except"], "me");
     assert_eq!(event(&mut stream).get("except"), None);
-    let line =
-        |stream: &mut common::Stream| -> serde_json::Value { serde_json::from_str(&stream.line().unwrap()).unwrap() };
+    let line = |stream: &mut common::Stream| -> serde_json::Value {
+        serde_json::from_str(&stream.line().unwrap()).unwrap()
+    };
     assert_eq!(line(&mut lines)["except"], "me");
     assert_eq!(line(&mut lines).get("except"), None);
     assert_eq!(hub.get("/messages?last=2").json()["messages"][0]["except"], "me");
@@ -225,7 +229,10 @@ fn connect_and_disconnect_are_logged_with_how_long_how_many_and_why() {
     closed.data();
     drop(closed);
     let line = hub.wait_for_log(&["subscriber disconnected", "subscriber=1"]);
-    assert!(line.contains("sent=1 ") && line.contains("duration_ms=") && line.contains("reason=\"closed\""), "{line}");
+    assert!(
+        line.contains("sent=1 ") && line.contains("duration_ms=") && line.contains("reason=\"closed\""),
+        "{line}"
+    );
 
     // Data left unread makes the kernel answer the close with a reset.
     let reset = hub.watch_without_reading("/events");

@@ -67,7 +67,8 @@ fn whoever_comes_while_messages_are_published_has_each_from_its_beginning_on() {
 fn bursts_on_several_channels_come_whole_and_in_order() {
     let hub = Hub::start(&["--hide-data"]);
     let channels = ["a", "b", "c"];
-    let mut streams: Vec<_> = (0..300).map(|_| hub.watch("/events?channel=a&channel=b&channel=c", &[])).collect();
+    let mut streams: Vec<_> =
+        (0..300).map(|_| hub.watch("/events?channel=a&channel=b&channel=c", &[])).collect();
     std::thread::scope(|scope| {
         for publisher in 0..32 {
             let hub = &hub;
@@ -94,7 +95,8 @@ fn those_who_stop_reading_for_a_while_have_everything_when_they_go_on_and_the_ot
     for _ in 0..2 {
         let (late, prompt) = streams.split_at_mut(2);
         std::thread::scope(|scope| {
-            let readers = prompt.iter_mut().map(|stream| scope.spawn(|| (0..80).for_each(|_| drop(stream.data()))));
+            let readers =
+                prompt.iter_mut().map(|stream| scope.spawn(|| (0..80).for_each(|_| drop(stream.data()))));
             let readers: Vec<_> = readers.collect();
             (0..80).for_each(|_| drop(hub.publish(&text)));
             readers.into_iter().for_each(|reader| reader.join().unwrap());
@@ -140,8 +142,11 @@ fn one_whom_messages_are_not_for_is_told_where_it_is_while_others_are_kept_busy(
 #[test]
 fn the_same_channels_in_another_order_or_format_are_the_same_messages() {
     let hub = Hub::start(&[]);
-    let targets =
-        ["/events?channel=a&channel=b", "/events?channel=b&channel=a", "/events?channel=a&channel=b&channel=a"];
+    let targets = [
+        "/events?channel=a&channel=b",
+        "/events?channel=b&channel=a",
+        "/events?channel=a&channel=b&channel=a",
+    ];
     let mut streams: Vec<_> = targets.iter().map(|target| hub.watch(target, &[])).collect();
     let mut lines = hub.open(targets[1], &["Accept: application/x-ndjson"]);
     let mut one = hub.watch("/events?channel=b", &[]);
@@ -150,7 +155,9 @@ fn the_same_channels_in_another_order_or_format_are_the_same_messages() {
     for stream in &mut streams {
         assert_eq!([stream.data(), stream.data()], ["1", "2"]);
     }
-    assert!(lines.line().unwrap().contains(r#""data":"1""#) && lines.line().unwrap().contains(r#""data":"2""#));
+    assert!(
+        lines.line().unwrap().contains(r#""data":"1""#) && lines.line().unwrap().contains(r#""data":"2""#)
+    );
     assert_eq!(one.data(), "2");
     hub.wait_for_log(&["message published", "channel=\"a\"", "subscribers=4"]);
     hub.wait_for_log(&["message published", "channel=\"b\"", "subscribers=5"]);
@@ -162,8 +169,9 @@ fn a_connection_that_has_published_may_become_a_stream() {
     let mut connection = hub.connect();
     let head = format!("Host: {}\r\n", hub.address);
     for number in 0..3 {
-        let post =
-            format!("POST /messages HTTP/1.1\r\n{head}Content-Type: text/plain\r\nContent-Length: 1\r\n\r\n{number}");
+        let post = format!(
+            "POST /messages HTTP/1.1\r\n{head}Content-Type: text/plain\r\nContent-Length: 1\r\n\r\n{number}"
+        );
         connection.write_all(post.as_bytes()).unwrap();
         assert_eq!(Response::read(&mut BufReader::new(&connection), false).status, 201);
     }

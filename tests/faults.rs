@@ -144,8 +144,7 @@ fn parse_calls(trace: &str) -> Vec<Call> {
     calls.into_iter().map(|(_, call)| call).collect()
 }
 
-const TRACE: &str =
-    "trace=openat,linkat,unlink,rename,write,writev,sendto,sendmsg,pwrite64,pwritev,ftruncate,fsync,fdatasync";
+const TRACE: &str = "trace=openat,linkat,unlink,rename,write,writev,sendto,sendmsg,pwrite64,pwritev,ftruncate,fsync,fdatasync";
 
 /// Options for a trace with all the bytes.
 const WITH_BYTES: [&str; 4] = ["-s", "1000000", "-e", TRACE];
@@ -162,8 +161,9 @@ fn publish(hub: &Hub, publishers: usize, count: usize) -> Vec<Marked> {
         })
     };
     std::thread::scope(|scope| {
-        let threads: Vec<_> =
-            (0..publishers).map(|number| scope.spawn(move || publisher(number).collect::<Vec<_>>())).collect();
+        let threads: Vec<_> = (0..publishers)
+            .map(|number| scope.spawn(move || publisher(number).collect::<Vec<_>>()))
+            .collect();
         threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
     })
 }
@@ -182,8 +182,9 @@ fn answer<'a>(calls: &'a [Call], id: &str) -> &'a Call {
 fn acknowledged_too_early(calls: &[Call], wal: &str, published: &[Marked]) -> Vec<String> {
     let is_kept = |(text, id): &&Marked| {
         let answer = answer(calls, id);
-        let write =
-            calls.iter().find(|call| call.is_on(&["pwrite64", "pwritev"], wal) && call.arguments.contains(text));
+        let write = calls
+            .iter()
+            .find(|call| call.is_on(&["pwrite64", "pwritev"], wal) && call.arguments.contains(text));
         write.is_some_and(|write| calls.iter().any(|call| call.syncs(wal) && call.is_between(write, answer)))
     };
     published.iter().filter(|marked| !is_kept(marked)).map(|(text, _)| text.clone()).collect()
@@ -222,10 +223,14 @@ fn nothing_at_all_is_unsynced_when_a_lone_message_is_acknowledged() {
     let (calls, wal) = (traced.calls(), wal(&site));
     for (text, id) in &published {
         let answer = answer(&calls, id);
-        let changes =
-            |call: &&Call| call.is_on(&["pwrite64", "pwritev", "ftruncate"], &wal) && call.began < answer.began;
+        let changes = |call: &&Call| {
+            call.is_on(&["pwrite64", "pwritev", "ftruncate"], &wal) && call.began < answer.began
+        };
         let last = calls.iter().rfind(changes).expect("the WAL was written");
-        assert!(calls.iter().any(|call| call.syncs(&wal) && call.is_between(last, answer)), "{text}: {last:?}");
+        assert!(
+            calls.iter().any(|call| call.syncs(&wal) && call.is_between(last, answer)),
+            "{text}: {last:?}"
+        );
     }
 }
 
@@ -243,10 +248,12 @@ fn a_new_file_is_in_its_folder_on_the_disk_before_anything_is_acknowledged() {
         let pid = traced.hub.pid();
         let calls = traced.calls();
         let answer = answer(&calls, &id);
-        let done = |made: &Call| calls.iter().any(|call| call.syncs(&folder) && call.is_between(made, answer));
+        let done =
+            |made: &Call| calls.iter().any(|call| call.syncs(&folder) && call.is_between(made, answer));
 
-        let made =
-            calls.iter().find(|call| call.name == "linkat" && call.arguments.contains(&format!("\"{journal}\"")));
+        let made = calls
+            .iter()
+            .find(|call| call.name == "linkat" && call.arguments.contains(&format!("\"{journal}\"")));
         assert_eq!(made.is_some(), number == 0);
         if let Some(made) = made {
             assert!(made.result == "0" && done(made), "{made:?}");
@@ -304,7 +311,10 @@ fn stops_on_eio(
             // Of a read that failed, SQLite says that the file is malformed.
             faulty.hub.wait_for_log(&["tabcast: can't ", " the journal"]);
             if listened {
-                assert!(load.wait_until(|evidence| evidence.count(&[0, 503]) > before), "{number}: nobody was told");
+                assert!(
+                    load.wait_until(|evidence| evidence.count(&[0, 503]) > before),
+                    "{number}: nobody was told"
+                );
             }
             hub = site.start();
         }
@@ -404,8 +414,11 @@ fn without_space_publishers_are_told_so_and_all_goes_on_when_there_is_some() {
             goes_on(load, 5);
             kill(hub);
             let until = number + number % 5 * 3;
-            let mut faulty =
-                Traced::faulty(&site, &files(&site), &format!("pwrite64:error=ENOSPC:when={number}..{until}"));
+            let mut faulty = Traced::faulty(
+                &site,
+                &files(&site),
+                &format!("pwrite64:error=ENOSPC:when={number}..{until}"),
+            );
             let before = load.count(&[507]);
             assert!(faulty.hub.listens(), "{number}: {:?}", faulty.hub.log());
             assert!(load.wait_until(|evidence| evidence.count(&[507]) > before), "{number}: nobody was told");
@@ -423,7 +436,11 @@ fn without_space_publishers_are_told_so_and_all_goes_on_when_there_is_some() {
     println!("ENOSPC: {:?}", evidence.answers);
     // And the one that follows after the load.
     hubs += 1;
-    assert!(evidence.subscribers[0].streams <= hubs, "{} streams of {hubs} hubs", evidence.subscribers[0].streams);
+    assert!(
+        evidence.subscribers[0].streams <= hubs,
+        "{} streams of {hubs} hubs",
+        evidence.subscribers[0].streams
+    );
 }
 
 /// A small file system over a folder, unmounted when dropped.

@@ -91,14 +91,16 @@ const DROPS: [(Place, End); 13] = [
 
 #[test]
 fn every_client_resumes_after_every_drop_with_nothing_lost_or_doubled() {
-    let drops = std::env::var("TABCAST_DROPS").map_or(200, |drops| drops.parse().expect("TABCAST_DROPS is a number"));
+    let drops =
+        std::env::var("TABCAST_DROPS").map_or(200, |drops| drops.parse().expect("TABCAST_DROPS is a number"));
     let folder = installed();
     let hub = Hub::start(&FLAGS);
     // All at once, for they mostly wait; and what is sent to one moves the others' positions.
     let tallies: Vec<Tally> = thread::scope(|scope| {
         let pairs = PROGRAMS.into_iter().flat_map(|program| FORMATS.map(|format| (program, format)));
         let (hub, folder) = (&hub, &folder);
-        let start = |(program, format)| scope.spawn(move || run(hub, folder, program, format, drops / FORMATS.len()));
+        let start =
+            |(program, format)| scope.spawn(move || run(hub, folder, program, format, drops / FORMATS.len()));
         let threads: Vec<_> = pairs.map(start).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
@@ -161,7 +163,9 @@ fn run(hub: &Hub, folder: &Path, program: &'static str, format: &'static str, dr
     visit.pass_until(&last);
     client.wait_until_printed(&last);
     let text = |(id, text): Message| match serde_json::from_str::<serde_json::Value>(&text) {
-        Ok(message) if !format.is_empty() && message["id"] == *id => (id, message["data"].as_str().unwrap().to_owned()),
+        Ok(message) if !format.is_empty() && message["id"] == *id => {
+            (id, message["data"].as_str().unwrap().to_owned())
+        }
         _ => (id, text.replace("\\n", "\n")),
     };
     let printed = std::mem::take(&mut client.printed).into_iter().map(text).collect();
@@ -231,11 +235,14 @@ impl Client {
             Some("mjs") => {
                 // What it reads from its input finds the packages of the folder it runs in.
                 let mut node = Command::new("node");
-                node.args(["--input-type=module", "-"]).current_dir(folder).stdin(File::open(&source).unwrap());
+                node.args(["--input-type=module", "-"])
+                    .current_dir(folder)
+                    .stdin(File::open(&source).unwrap());
                 node
             }
             Some(script) => {
-                let interpreter = if script == "py" { &*folder.join("venv/bin/python") } else { Path::new("bash") };
+                let interpreter =
+                    if script == "py" { &*folder.join("venv/bin/python") } else { Path::new("bash") };
                 let mut interpreter = Command::new(interpreter);
                 interpreter.arg(&source);
                 interpreter
@@ -259,7 +266,8 @@ impl Client {
         while self.printed.last().is_none_or(|last| last.0 != id) {
             let line = self.lines.recv_timeout(PATIENCE);
             let program = self.program;
-            self.printed.push(line.unwrap_or_else(|error| panic!("{program}, of which {id} is awaited: {error}")));
+            self.printed
+                .push(line.unwrap_or_else(|error| panic!("{program}, of which {id} is awaited: {error}")));
         }
     }
 }
@@ -283,7 +291,9 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, connections) = mpsc::channel();
-        thread::spawn(move || listener.incoming().try_for_each(|connection| sender.send(connection.unwrap())));
+        thread::spawn(move || {
+            listener.incoming().try_for_each(|connection| sender.send(connection.unwrap()))
+        });
         Proxy { program, address, connections }
     }
 

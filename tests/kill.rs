@@ -7,7 +7,9 @@ mod common;
 use std::process::Stdio;
 use std::time::Duration;
 
-use checker::{Evidence, Gap, Known, Reading, Seen, Site, Violation, Workload, assert_kept, check, kill, run, seed};
+use checker::{
+    Evidence, Gap, Known, Reading, Seen, Site, Violation, Workload, assert_kept, check, kill, run, seed,
+};
 use fastrand::Rng;
 
 /// How often the hub is killed.
@@ -102,7 +104,8 @@ fn a_subscriber_that_stalls_while_all_others_go_on_sees_the_same() {
 fn sound() -> Evidence {
     let known = |key: &str, id: &str| Known { id: id.to_owned(), key: key.to_owned() };
     let messages = vec![known("a", "e-1"), known("b", "e-2")];
-    let subscriber = |name: &str| Seen { name: name.to_owned(), messages: messages.clone(), ..Seen::default() };
+    let subscriber =
+        |name: &str| Seen { name: name.to_owned(), messages: messages.clone(), ..Seen::default() };
     Evidence {
         acknowledged: vec![known("b", "e-2"), known("a", "e-1"), known("b", "e-2")],
         subscribers: vec![subscriber("one"), subscriber("other")],
@@ -134,12 +137,24 @@ fn the_checker_tells_each_broken_promise() {
         (|e| drop(e.subscribers[1].messages.pop()), |v| matches!(v, Violation::Lost { .. })),
         (|e| drop(e.subscribers[1].messages.pop()), |v| matches!(v, Violation::Diverged { place: 1, .. })),
         (|e| e.subscribers[0].messages.swap(0, 1), |v| matches!(v, Violation::Disordered { .. })),
-        (|e| e.subscribers[0].messages[1].id = "f-2".to_owned(), |v| matches!(v, Violation::Disordered { .. })),
-        (|e| e.subscribers[0].messages[1].id = "e-1".to_owned(), |v| matches!(v, Violation::Disordered { .. })),
+        (
+            |e| e.subscribers[0].messages[1].id = "f-2".to_owned(),
+            |v| matches!(v, Violation::Disordered { .. }),
+        ),
+        (
+            |e| e.subscribers[0].messages[1].id = "e-1".to_owned(),
+            |v| matches!(v, Violation::Disordered { .. }),
+        ),
         (|e| e.subscribers[0].messages[1].key = "a".to_owned(), |v| matches!(v, Violation::Doubled { .. })),
-        (|e| e.subscribers[0].messages[1].id = "e-3".to_owned(), |v| matches!(v, Violation::Reassigned { .. })),
+        (
+            |e| e.subscribers[0].messages[1].id = "e-3".to_owned(),
+            |v| matches!(v, Violation::Reassigned { .. }),
+        ),
         (|e| e.acknowledged[2].id = "e-3".to_owned(), |v| matches!(v, Violation::Reassigned { .. })),
-        (|e| e.subscribers[0].gaps.push(Gap { after: 0, through: 1 }), |v| matches!(v, Violation::Gap { .. })),
+        (
+            |e| e.subscribers[0].gaps.push(Gap { after: 0, through: 1 }),
+            |v| matches!(v, Violation::Gap { .. }),
+        ),
         (|e| e.subscribers[0].altered.push("e-3".to_owned()), |v| matches!(v, Violation::Altered { .. })),
     ];
     for (number, (breaking, is)) in broken.iter().enumerate() {
@@ -188,7 +203,13 @@ mod seeded {
     #[test]
     fn publishing_a_retry_again_is_noticed_as_a_double_and_as_two_answers() {
         let violations = check(&killed(&Site::with_bug(Some("NoDedupe")), KILLS, seed()));
-        assert!(violations.iter().any(|violation| matches!(violation, Violation::Doubled { .. })), "{violations:?}");
-        assert!(violations.iter().any(|violation| matches!(violation, Violation::Reassigned { .. })), "{violations:?}");
+        assert!(
+            violations.iter().any(|violation| matches!(violation, Violation::Doubled { .. })),
+            "{violations:?}"
+        );
+        assert!(
+            violations.iter().any(|violation| matches!(violation, Violation::Reassigned { .. })),
+            "{violations:?}"
+        );
     }
 }

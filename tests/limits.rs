@@ -149,8 +149,11 @@ fn a_size_has_units_and_may_come_from_the_environment_over_which_a_flag_wins() {
     problem_past(&hub.post("", "text/plain", vec![b'x'; 1025]), 413, "body", 1024);
 
     let mut command = Command::new(env!("CARGO_BIN_EXE_tabcast"));
-    let command =
-        command.envs([("TABCAST_MAX_BODY", "1KiB"), ("TABCAST_LISTEN", "127.0.0.1:0"), ("TABCAST_JOURNAL", "memory")]);
+    let command = command.envs([
+        ("TABCAST_MAX_BODY", "1KiB"),
+        ("TABCAST_LISTEN", "127.0.0.1:0"),
+        ("TABCAST_JOURNAL", "memory"),
+    ]);
     let hub = Hub::start_with(command.args(["--max-body", "2KB"]));
     assert_eq!(hub.post("", "text/plain", vec![b'x'; 2000]).status, 201);
     problem_past(&hub.post("", "text/plain", vec![b'x'; 2001]), 413, "body", 2000);
@@ -498,7 +501,8 @@ fn a_subscriber_that_reads_nothing_is_cut_off_and_others_are_not() {
     let hub = Hub::start(&["--stall-timeout", "500ms"]);
     let _reads_nothing = hub.watch_without_reading("/events");
     let stalled = hub.wait_for_log(&["subscriber connected"]);
-    let number = stalled.split_whitespace().find(|field| field.starts_with("subscriber=")).unwrap().to_owned();
+    let number =
+        stalled.split_whitespace().find(|field| field.starts_with("subscriber=")).unwrap().to_owned();
     let mut reads = hub.watch("/events", &[]);
     // More than the buffers of both sockets can hold.
     let text = "x".repeat(1 << 20);
@@ -682,7 +686,8 @@ fn a_bad_environment_variable_ends_the_start_with_2_and_its_flag_is_named() {
 #[test]
 fn settings_that_contradict_each_other_end_the_start_with_2() {
     let listen = ["--listen", "127.0.0.1:0"];
-    let (code, said) = refused_start(&[&listen[..], &["--retry-min", "5s", "--retry-max", "4s"]].concat(), &[]);
+    let (code, said) =
+        refused_start(&[&listen[..], &["--retry-min", "5s", "--retry-max", "4s"]].concat(), &[]);
     assert!(code == Some(2) && said.contains("--retry-min") && said.contains("--retry-max"), "{said}");
     let flags = ["--max-body", "2MiB", "--max-in-flight", "1MiB"];
     let (code, said) = refused_start(&[&listen[..], &flags].concat(), &[]);
@@ -694,7 +699,9 @@ fn settings_that_contradict_each_other_end_the_start_with_2() {
 #[test]
 fn a_request_head_has_a_longest_length() {
     let hub = Hub::start(&[]);
-    let head = |length: usize| format!("GET / HTTP/1.1\r\nHost: localhost\r\nCookie: {}\r\n\r\n", "c".repeat(length));
+    let head = |length: usize| {
+        format!("GET / HTTP/1.1\r\nHost: localhost\r\nCookie: {}\r\n\r\n", "c".repeat(length))
+    };
     assert_eq!(hub.raw(head(16 << 10)).status, 200);
     let refused = hub.raw(head(1 << 20));
     assert!((400..500).contains(&refused.status), "{refused:?}");
@@ -850,7 +857,19 @@ fn encoded(text: &str) -> String {
 fn a_bad_name_is_422_wherever_it_is_given() {
     let hub = Hub::start(&[]);
     let long = "n".repeat(129);
-    let events = ["", &*long, "a\nb", "a\rb", "\0", "a\tb", "\u{7f}", "\u{85}", "\u{2028}", "\u{202e}x", "tabcast:gap"];
+    let events = [
+        "",
+        &*long,
+        "a\nb",
+        "a\rb",
+        "\0",
+        "a\tb",
+        "\u{7f}",
+        "\u{85}",
+        "\u{2028}",
+        "\u{202e}x",
+        "tabcast:gap",
+    ];
     let events = events.into_iter().chain(["tabcast:", "tabcast:mine"]).map(|name| ("event", name));
     let channels = ["", &*long, "a b", "a..b", ".a", "a.", "a/b", "ü", "*", ">", "a\n", "\0"]
         .into_iter()
@@ -933,7 +952,9 @@ fn a_body_of_a_type_that_is_not_taken_is_415() {
         problem_of(&hub.post("", content_type, "data=1"), 415, "Content-Type");
     }
     assert!(kept(&hub).is_empty());
-    for content_type in ["text/plain; charset=UTF-8", "TEXT/PLAIN", "text/plain ; charset=\"utf-8\"", "text/plain;"] {
+    for content_type in
+        ["text/plain; charset=UTF-8", "TEXT/PLAIN", "text/plain ; charset=\"utf-8\"", "text/plain;"]
+    {
         assert_eq!(hub.post("", content_type, "x").status, 201, "{content_type}");
     }
     assert_eq!(kept_data(&hub), ["x", "x", "x", "x"]);
@@ -943,7 +964,8 @@ fn a_body_of_a_type_that_is_not_taken_is_415() {
 fn a_method_that_a_path_does_not_have_is_405_and_told_which_it_has() {
     let hub = Hub::start(&[]);
     let files = ["/", "/app.css", "/app.js", "/icon.svg"].map(|path| (path, "GET,HEAD"));
-    for (path, allowed) in files.into_iter().chain([("/messages", "GET,HEAD,POST"), ("/events", "GET,HEAD")]) {
+    for (path, allowed) in files.into_iter().chain([("/messages", "GET,HEAD,POST"), ("/events", "GET,HEAD")])
+    {
         for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PURGE"] {
             if allowed.split(',').any(|allowed| allowed == method) {
                 continue;
@@ -951,7 +973,8 @@ fn a_method_that_a_path_does_not_have_is_405_and_told_which_it_has() {
             let refused = hub.send(method, path, &[], b"");
             let problem = problem(&refused, 405);
             assert!(problem["detail"].as_str().unwrap().contains(method), "{problem}");
-            let mut told: Vec<_> = refused.header("allow").expect("Allow").split(',').map(str::trim).collect();
+            let mut told: Vec<_> =
+                refused.header("allow").expect("Allow").split(',').map(str::trim).collect();
             told.sort_unstable();
             assert_eq!(told.join(","), allowed, "{method} {path}");
         }
@@ -961,7 +984,9 @@ fn a_method_that_a_path_does_not_have_is_405_and_told_which_it_has() {
 #[test]
 fn a_path_that_is_nothing_is_404() {
     let hub = Hub::start(&[]);
-    for path in ["/nothing", "/events/", "/messages/1", "//", "/index.html", "/../Cargo.toml", "/%2e%2e/Cargo.toml"] {
+    for path in
+        ["/nothing", "/events/", "/messages/1", "//", "/index.html", "/../Cargo.toml", "/%2e%2e/Cargo.toml"]
+    {
         problem(&hub.get(path), 404);
         problem(&hub.send("POST", path, &[], b"x"), 404);
     }

@@ -29,7 +29,10 @@ impl Unread {
     /// A hub whose log is read until it listens, and no further.
     fn start() -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tabcast"));
-        command.args(["--listen", "127.0.0.1:0", "--journal", "memory"]).stdin(Stdio::null()).stderr(Stdio::piped());
+        command
+            .args(["--listen", "127.0.0.1:0", "--journal", "memory"])
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped());
         let mut hub = command.spawn().unwrap();
         let mut log = BufReader::new(hub.stderr.take().unwrap());
         let mut line = String::new();
@@ -45,7 +48,8 @@ impl Unread {
         connection.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut answers = BufReader::new(connection.try_clone().unwrap());
         let text = "x".repeat(300);
-        let head = format!("POST /messages HTTP/1.1\r\nHost: {}\r\nContent-Type: text/plain\r\n", self.address);
+        let head =
+            format!("POST /messages HTTP/1.1\r\nHost: {}\r\nContent-Type: text/plain\r\n", self.address);
         let post = format!("{head}Content-Length: {}\r\n\r\n{text}", text.len());
         for _ in 0..MESSAGES {
             connection.write_all(post.as_bytes()).unwrap();
@@ -63,7 +67,10 @@ fn messages_are_taken_all_the_same_and_the_log_tells_how_many_lines_are_missing(
     let mut line = String::new();
     while there + missing < MESSAGES {
         line.clear();
-        assert!(unread.log.read_line(&mut line).unwrap() > 0, "{there} lines, and {missing} that are missing");
+        assert!(
+            unread.log.read_line(&mut line).unwrap() > 0,
+            "{there} lines, and {missing} that are missing"
+        );
         if let Some((_, count)) = line.split_once(" WARN lines are missing here that nobody read count=") {
             missing += count.trim_end().parse::<usize>().unwrap();
         } else {

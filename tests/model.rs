@@ -84,7 +84,11 @@ async fn read_all(journal: &Journal, position: u64, channels: &[usize], page: us
         }
         for entry in &page.entries {
             let number = (0..3).find(|number| channel(*number) == entry.message.channel).unwrap();
-            read.push((entry.message.id.sequence, number, entry.message.data.as_text().unwrap().into_owned()));
+            read.push((
+                entry.message.id.sequence,
+                number,
+                entry.message.data.as_text().unwrap().into_owned(),
+            ));
         }
         position = page.through;
         if page.through >= page.head {
@@ -135,7 +139,10 @@ async fn run(path: Option<&Path>, retention: usize, steps: Vec<Step>) {
             }
             Step::Read(share, channels, page) => {
                 let position = (share * (model.head() + 1) as f64) as u64;
-                assert_eq!(read_all(&journal, position, &channels, page).await, model.after(position, &channels));
+                assert_eq!(
+                    read_all(&journal, position, &channels, page).await,
+                    model.after(position, &channels)
+                );
             }
             Step::Newest(count, channels) => {
                 let names = Channels::new(channels.iter().map(|number| channel(*number)));

@@ -47,7 +47,10 @@ fn messages(tab: &Tab) -> Vec<Value> {
 
 /// The text of every row once this is the last message. All before it have then arrived, doubles too.
 fn rows_until(tab: &Tab, last: &str) -> Value {
-    tab.wait_for(&format!("[...document.querySelectorAll('#messages .data')].at(-1)?.textContent === {}", json!(last)));
+    tab.wait_for(&format!(
+        "[...document.querySelectorAll('#messages .data')].at(-1)?.textContent === {}",
+        json!(last)
+    ));
     rows(tab)
 }
 
@@ -91,7 +94,10 @@ fn a_press_of_the_button_shows_the_message_in_every_tab_once_and_in_order() {
     // Two hold a stream for all.
     assert_eq!(count(&hub, "subscriber connected"), 2);
     assert_eq!(count(&hub, "subscriber disconnected"), 0);
-    assert_eq!(tabs[2].get("document.getElementById('status').textContent"), "Live · shared through another tab");
+    assert_eq!(
+        tabs[2].get("document.getElementById('status').textContent"),
+        "Live · shared through another tab"
+    );
     assert_eq!(browser.console(), [""; 0]);
 }
 
@@ -153,7 +159,9 @@ fn a_script_that_gets_into_the_page_all_the_same_is_not_run() {
         "window.refused = []; addEventListener('securitypolicyviolation', e => refused.push(e.effectiveDirective));",
     );
     tab.run("document.getElementById('messages').innerHTML = '<img src=/icon.svg onload=alert(1)>';");
-    tab.run("document.body.append(Object.assign(document.createElement('script'), { textContent: 'alert(2)' }));");
+    tab.run(
+        "document.body.append(Object.assign(document.createElement('script'), { textContent: 'alert(2)' }));",
+    );
     tab.run("document.body.append(Object.assign(new Image(), { src: 'http://127.0.0.2:9/' }));");
     tab.wait_for("refused.length === 3 && document.querySelector('[onload]').complete");
     assert_eq!(tab.get("refused.sort()"), json!(["img-src", "script-src-attr", "script-src-elem"]));
@@ -346,7 +354,8 @@ impl BadGateway {
                         let mut lines = BufReader::new(&connection).lines().map_while(Result::ok);
                         let Some(request) = lines.next() else { return };
                         lines.find(String::is_empty);
-                        let answer = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+                        let answer =
+                            b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
                         let _ = (&connection).write_all(answer);
                         if request.starts_with("GET /events") {
                             let _ = subscribe.send(());
@@ -421,8 +430,14 @@ fn a_tab_the_hub_has_no_room_for_says_so() {
 fn enter_sends_what_was_typed_exactly() {
     let (hub, browser) = (Hub::start(&[]), Browser::start());
     let tab = open(&browser, &hub);
-    for text in ["  spaces  kept  ", "naïve Größe 日本語 עברית", "id: 1", "{\"data\": 1}", "a=b&c=%20+d", "\\n \\u0000"]
-    {
+    for text in [
+        "  spaces  kept  ",
+        "naïve Größe 日本語 עברית",
+        "id: 1",
+        "{\"data\": 1}",
+        "a=b&c=%20+d",
+        "\\n \\u0000",
+    ] {
         tab.fill("#data", text);
         tab.press("#data", ENTER);
         rows_until(&tab, text);
@@ -430,7 +445,9 @@ fn enter_sends_what_was_typed_exactly() {
     }
     // As an emoji picker does it: chromedriver presses no keys beyond the basic plane.
     let emoji = "👩‍👩‍👧‍👦 🏳️‍🌈 𝒳 🎉";
-    tab.run(&format!("document.execCommand('selectAll'); document.execCommand('insertText', false, '{emoji}');"));
+    tab.run(&format!(
+        "document.execCommand('selectAll'); document.execCommand('insertText', false, '{emoji}');"
+    ));
     tab.press("#data", ENTER);
     rows_until(&tab, emoji);
     assert_eq!(hub.get("/messages?last=1").json()["messages"][0]["data"], emoji);
@@ -488,7 +505,8 @@ fn a_refused_message_stays_in_the_field_with_the_reason() {
     tab.fill("#data", &long);
     tab.click("#send");
     let told = problem(&tab);
-    let detail = hub.post("", "application/json", json!({"data": long}).to_string()).problem(413)["detail"].clone();
+    let detail =
+        hub.post("", "application/json", json!({"data": long}).to_string()).problem(413)["detail"].clone();
     assert_eq!(detail, told.as_str());
     assert!(told.contains("64"), "{told}");
     assert_eq!(tab.role_and_name("#problem").0, "alert");
@@ -539,8 +557,7 @@ fn the_list_is_capped_and_follows_its_end_unless_the_reader_has_scrolled_up() {
     }
     let expected: Vec<_> = (501..=1_000).map(|number| format!("number {number}")).collect();
     assert_eq!(rows_until(&tab, "number 1000"), json!(expected));
-    let at_end =
-        "(log => Math.abs(log.scrollHeight - log.scrollTop - log.clientHeight) < 2)(document.getElementById('log'))";
+    let at_end = "(log => Math.abs(log.scrollHeight - log.scrollTop - log.clientHeight) < 2)(document.getElementById('log'))";
     let button_shown = "document.getElementById('newer').checkVisibility()";
     tab.wait_for(at_end);
     assert_eq!(tab.get(button_shown), false);
@@ -589,7 +606,9 @@ fn without_script_the_form_sends_and_comes_back_to_the_page() {
     tab.click("#send");
     hub.wait_for_log(&["message published"]);
     // The field is as it was sent only in a page that was loaded anew.
-    tab.wait_for("document.readyState === 'complete' && document.getElementById('data')?.value === 'Hello World!'");
+    tab.wait_for(
+        "document.readyState === 'complete' && document.getElementById('data')?.value === 'Hello World!'",
+    );
     assert_eq!(tab.url(), page(&hub));
     assert_eq!(hub.get("/messages?last=1").json()["messages"][0]["data"], "ünscripted & plain");
     assert_eq!(count(&hub, "subscriber connected"), 0);
@@ -691,7 +710,10 @@ fn the_page_tells_assistive_technology_what_it_is_and_takes_the_keyboard_to_ever
         tab.press(":focus, body:not(:has(:focus))", TAB);
         reached.push(tab.get(focus));
     }
-    assert_eq!(json!(reached), json!(["Copy the watch command", "Copy the send command", "log", "data", "send"]));
+    assert_eq!(
+        json!(reached),
+        json!(["Copy the watch command", "Copy the send command", "log", "data", "send"])
+    );
 }
 
 #[test]

@@ -14,7 +14,8 @@ fn kept(hub: &Hub) -> serde_json::Value {
 #[test]
 fn json_is_published_with_its_fields_and_answered_with_the_messages_id() {
     let hub = Hub::start(&[]);
-    let body = r#"{"data": {"b": 1.0, "a": [1e400]}, "event": "chat message", "channel": "room.1", "except": "me"}"#;
+    let body =
+        r#"{"data": {"b": 1.0, "a": [1e400]}, "event": "chat message", "channel": "room.1", "except": "me"}"#;
     let response = hub.post("", "application/json", body);
     assert_eq!(response.status, 201);
     assert_eq!(response.header("content-type"), Some("application/json"));
@@ -48,7 +49,8 @@ fn any_json_is_data() {
 fn text_is_a_string_and_the_query_carries_the_rest() {
     let hub = Hub::start(&[]);
     let mut main = hub.watch("/events?channel=main&channel=c", &[]);
-    let response = hub.post("?event=greeting&channel=c", "text/plain; charset=utf-8", "{\"not\": \"json\"} ü\n");
+    let response =
+        hub.post("?event=greeting&channel=c", "text/plain; charset=utf-8", "{\"not\": \"json\"} ü\n");
     assert_eq!(response.json()["event"], "greeting");
     let event = main.event().unwrap();
     assert_eq!((&*event.event, &*event.data), ("greeting", "{\"not\": \"json\"} ü\n"));
@@ -84,7 +86,8 @@ fn a_browsers_form_without_script_is_sent_back_to_the_page() {
     assert_eq!((response.status, response.header("location")), (303, Some("/")));
     assert_eq!(kept(&hub)["data"], "hi");
     // JSON is a program's, whatever it accepts.
-    let response = hub.send("POST", "/messages", &["Content-Type: application/json", accept], b"{\"data\":1}");
+    let response =
+        hub.send("POST", "/messages", &["Content-Type: application/json", accept], b"{\"data\":1}");
     assert_eq!(response.status, 201);
 }
 
@@ -140,8 +143,7 @@ fn concurrent_retries_of_one_key_publish_once() {
 fn whoever_closes_its_side_after_the_request_is_answered_all_the_same() {
     let hub = Hub::start(&[]);
     let mut connection = hub.connect();
-    let request =
-        "POST /messages HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 1\r\n\r\nx";
+    let request = "POST /messages HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 1\r\n\r\nx";
     connection.write_all(request.as_bytes()).unwrap();
     connection.shutdown(Shutdown::Write).unwrap();
     assert_eq!(Response::read(&mut BufReader::new(connection), false).status, 201);
@@ -154,8 +156,14 @@ fn a_publish_is_logged_on_one_line_whatever_its_data() {
     let forged = "x\r\n2026-01-01T00:00:00Z  INFO message published\u{2028}\u{1b}[31m\u{7f}\u{85}";
     hub.publish(forged);
     let line = hub.wait_for_log(&["message published", "subscribers=1", "size="]);
-    assert!(line.contains("id=") && line.contains("channel=\"main\"") && line.contains("event=\"message\""), "{line}");
-    assert!(line.contains(r#"data="x\r\n2026"#) && line.contains(r"\u{2028}\u001b[31m\u{7f}\u{85}"), "{line}");
+    assert!(
+        line.contains("id=") && line.contains("channel=\"main\"") && line.contains("event=\"message\""),
+        "{line}"
+    );
+    assert!(
+        line.contains(r#"data="x\r\n2026"#) && line.contains(r"\u{2028}\u001b[31m\u{7f}\u{85}"),
+        "{line}"
+    );
 
     hub.publish(&format!("long{}end", "ü".repeat(1_000)));
     let line = hub.wait_for_log(&["data=\"long"]);

@@ -22,7 +22,8 @@ use tokio_stream::Stream as _;
 
 /// So many cases, or as many as `PROPTEST_CASES` says.
 fn config(cases: u32) -> ProptestConfig {
-    let config = ProptestConfig { failure_persistence: None, max_shrink_time: 20_000, ..ProptestConfig::default() };
+    let config =
+        ProptestConfig { failure_persistence: None, max_shrink_time: 20_000, ..ProptestConfig::default() };
     if std::env::var_os("PROPTEST_CASES").is_some() { config } else { ProptestConfig { cases, ..config } }
 }
 
@@ -240,8 +241,9 @@ fn target() -> impl Strategy<Value = String> {
         "[a-zA-Z0-9%+=./?:-]{0,30}",
         vec(any::<u8>(), 0..20).prop_map(|bytes| bytes.iter().map(|byte| format!("%{byte:02x}")).collect()),
     ];
-    let query = vec((name, value), 0..6)
-        .prop_map(|pairs| pairs.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("&"));
+    let query = vec((name, value), 0..6).prop_map(|pairs| {
+        pairs.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("&")
+    });
     (path, proptest::option::of(query))
         .prop_map(|(path, query)| query.map_or(path.clone(), |query| format!("{path}?{query}")))
 }
@@ -276,7 +278,8 @@ fn request() -> impl Strategy<Value = Vec<u8>> {
     let known = prop_oneof![8 => select(known.to_vec()), 1 => Just("")];
     (method, target(), known, vec(header(), 0..4), body(), any::<bool>()).prop_map(
         |(method, target, known, headers, body, chunked)| {
-            let mut request = format!("{method} {target} HTTP/1.1\r\nConnection: close\r\n{known}").into_bytes();
+            let mut request =
+                format!("{method} {target} HTTP/1.1\r\nConnection: close\r\n{known}").into_bytes();
             request.extend(headers.concat());
             match body.split_first() {
                 Some((first, rest)) if chunked => {
@@ -332,7 +335,10 @@ fn text() -> impl Strategy<Value = String> {
 fn event_name() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         select(
-            &["message", "data", ":", ": ", " ", "  ", "\"", "\\", "🎉", "e\u{301}", "<b>", "tabcast", "id", ","][..]
+            &[
+                "message", "data", ":", ": ", " ", "  ", "\"", "\\", "🎉", "e\u{301}", "<b>", "tabcast",
+                "id", ","
+            ][..]
         )
         .prop_map(str::to_owned),
         "[ -~]{1,6}",
@@ -433,10 +439,14 @@ impl Echo {
                     id(self.hub.post(&format!("?event={}", encoded(event)), "text/plain", text))
                 }
                 (None, Value::String(text)) if as_text => id(self.hub.post("", "text/plain", text)),
-                (Some(event), data) => {
-                    id(self.hub.post("", "application/json", json!({"data": data, "event": event}).to_string()))
+                (Some(event), data) => id(self.hub.post(
+                    "",
+                    "application/json",
+                    json!({"data": data, "event": event}).to_string(),
+                )),
+                (None, data) => {
+                    id(self.hub.post("", "application/json", json!({ "data": data }).to_string()))
                 }
-                (None, data) => id(self.hub.post("", "application/json", json!({ "data": data }).to_string())),
             })
             .collect();
         *self.cases.borrow_mut() += 1;
@@ -450,13 +460,18 @@ impl Echo {
         // Sent again, they are the same bytes.
         let mut replay = self.hub.watch(&format!("/events?last={}", ids.len()), &[]);
         let again = bytes_up_to(&mut replay, &end);
-        let frames = |bytes: &[u8], opening: &str| String::from_utf8(bytes[opening.len()..].to_vec()).unwrap();
+        let frames =
+            |bytes: &[u8], opening: &str| String::from_utf8(bytes[opening.len()..].to_vec()).unwrap();
         assert_eq!(frames(&again, &replay.opening), frames(&echoed.bare, &bare.opening));
         (echoed, ids, end)
     }
 }
 
-fn assert_echoed(echo: &Echo, messages: &[(Option<String>, Value)], as_text: bool) -> Result<(), TestCaseError> {
+fn assert_echoed(
+    echo: &Echo,
+    messages: &[(Option<String>, Value)],
+    as_text: bool,
+) -> Result<(), TestCaseError> {
     let (echoed, ids, end) = echo.publish(messages, as_text);
     let all: Vec<_> = messages.iter().cloned().chain([(None, Value::from(end))]).zip(ids).collect();
     let name = |event: &Option<String>| event.clone().unwrap_or("message".to_owned());
@@ -551,7 +566,9 @@ fn any_text_of_a_form_is_read_back() {
         text.bytes()
             .map(|byte| match byte {
                 b' ' => "+".to_owned(),
-                b'*' | b'-' | b'.' | b'_' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => char::from(byte).to_string(),
+                b'*' | b'-' | b'.' | b'_' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => {
+                    char::from(byte).to_string()
+                }
                 _ => format!("%{byte:02X}"),
             })
             .collect::<String>()

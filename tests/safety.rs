@@ -15,7 +15,11 @@ fn kept(hub: &Hub) -> Vec<Value> {
 
 #[test]
 fn the_default_is_loopback() {
-    let help = Command::new(env!("CARGO_BIN_EXE_tabcast")).arg("--help").env_remove("TABCAST_LISTEN").output().unwrap();
+    let help = Command::new(env!("CARGO_BIN_EXE_tabcast"))
+        .arg("--help")
+        .env_remove("TABCAST_LISTEN")
+        .output()
+        .unwrap();
     assert!(help.status.success());
     let help = String::from_utf8(help.stdout).unwrap();
     let listen = help.split("--listen").nth(1).unwrap().split("\n      --").next().unwrap();
@@ -85,11 +89,16 @@ fn another_host_is_refused_whatever_it_asks_for() {
 #[test]
 fn an_allowed_host_is_let_in_in_any_case() {
     let hub = Hub::start(&["--allow-host", "hub.example,Other.Example", "--allow-host", "10.1.2.3"]);
-    for host in ["hub.example", "HUB.Example", "hub.example:8443", "other.example", "OTHER.EXAMPLE:1", "localhost"] {
+    for host in
+        ["hub.example", "HUB.Example", "hub.example:8443", "other.example", "OTHER.EXAMPLE:1", "localhost"]
+    {
         assert_eq!(hub.send("GET", "/messages", &[&format!("Host: {host}")], b"").status, 200, "{host}");
     }
     for host in ["example", "x.hub.example", "hub.example.org", "hub.example,other.example", "*"] {
-        assert!([400, 403].contains(&hub.send("GET", "/messages", &[&format!("Host: {host}")], b"").status), "{host}");
+        assert!(
+            [400, 403].contains(&hub.send("GET", "/messages", &[&format!("Host: {host}")], b"").status),
+            "{host}"
+        );
     }
     let origin = ["Host: hub.example", "Origin: https://hub.example", "Content-Type: text/plain"];
     assert_eq!(hub.send("POST", "/messages", &origin, b"from its page behind TLS").status, 201);
@@ -224,7 +233,8 @@ fn a_foreign_page_may_not_publish() {
     let refused = post_from(&hub, &["Sec-Fetch-Site: cross-site"]);
     assert_eq!(refused.problem(403)["field"], "Sec-Fetch-Site");
     // The forms that need no preflight, all of them.
-    for content_type in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"] {
+    for content_type in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"]
+    {
         let headers = ["Origin: https://evil.example", &format!("Content-Type: {content_type}")];
         hub.send("POST", "/messages", &headers, b"data=x").problem(403);
     }
@@ -236,7 +246,9 @@ fn a_foreign_page_may_not_read_and_is_not_told_that_it_may() {
     let hub = Hub::start(&[]);
     hub.publish("secret");
     let headers = ["Origin: https://evil.example", "Access-Control-Request-Method: POST"];
-    for (method, target) in [("GET", "/messages"), ("GET", "/"), ("OPTIONS", "/messages"), ("HEAD", "/events")] {
+    for (method, target) in
+        [("GET", "/messages"), ("GET", "/"), ("OPTIONS", "/messages"), ("HEAD", "/events")]
+    {
         let answer = hub.send(method, target, &headers, b"");
         let cors = answer.headers.iter().find(|(name, _)| name.starts_with("access-control-"));
         assert_eq!(cors, None, "{method} {target}");
@@ -249,14 +261,18 @@ const APP: &str = "https://app.example";
 
 #[test]
 fn an_allowed_origin_is_let_in_and_can_read_every_answer() {
-    let hub = Hub::start(&["--allow-origin", "https://App.Example,http://localhost:8080", "--max-body", "64"]);
+    let hub =
+        Hub::start(&["--allow-origin", "https://App.Example,http://localhost:8080", "--max-body", "64"]);
     let origin = format!("Origin: {APP}");
     let readable = |answer: &Response, status: u16| {
         assert_eq!(answer.status, status);
         assert_eq!(answer.header("access-control-allow-origin"), Some(APP), "{answer:?}");
         // Or a cache would hand this answer to another origin.
-        let vary =
-            answer.headers.iter().filter(|(name, _)| name == "vary").map(|(_, value)| value.to_ascii_lowercase());
+        let vary = answer
+            .headers
+            .iter()
+            .filter(|(name, _)| name == "vary")
+            .map(|(_, value)| value.to_ascii_lowercase());
         assert!(
             vary.flat_map(|value| value.split(',').map(|name| name.trim().to_owned()).collect::<Vec<_>>())
                 .any(|name| name == "origin"),
@@ -314,9 +330,13 @@ fn an_allowed_origins_preflight_is_answered() {
 #[test]
 fn an_origin_that_is_not_allowed_stays_out_beside_one_that_is() {
     let hub = Hub::start(&["--allow-origin", APP]);
-    for origin in
-        ["https://evil.example", "http://app.example", "https://app.example:8443", "https://x.app.example", "null"]
-    {
+    for origin in [
+        "https://evil.example",
+        "http://app.example",
+        "https://app.example:8443",
+        "https://x.app.example",
+        "null",
+    ] {
         let origin = format!("Origin: {origin}");
         let refused = post_from(&hub, &[&origin]);
         refused.problem(403);
@@ -363,7 +383,9 @@ fn the_page_and_its_files_may_do_only_what_they_need() {
         }
         let policy = file.header("content-security-policy").unwrap();
         let directives: Vec<_> = policy.split(';').map(str::trim).collect();
-        for directive in ["default-src 'none'", "base-uri 'none'", "frame-ancestors 'none'", "form-action 'self'"] {
+        for directive in
+            ["default-src 'none'", "base-uri 'none'", "frame-ancestors 'none'", "form-action 'self'"]
+        {
             assert!(directives.contains(&directive), "{policy}");
         }
         // Nothing but the hub itself, and nothing inline.
@@ -418,7 +440,9 @@ fn the_page_has_no_inline_code_and_asks_for_nothing_from_elsewhere() {
         }
         assert!(!tag.contains("javascript:"), "{tag}");
         for kind in ["src=\"", "href=\"", "action=\""] {
-            let Some(target) = tag.split(kind).nth(1).and_then(|rest| rest.split('"').next()) else { continue };
+            let Some(target) = tag.split(kind).nth(1).and_then(|rest| rest.split('"').next()) else {
+                continue;
+            };
             assert!(target.starts_with('/') && !target.starts_with("//"), "{tag}");
             assert_eq!(hub.get(target).status, 200, "{tag}");
         }
@@ -460,8 +484,7 @@ fn a_streams_headers_are_exact() {
 }
 
 /// Everything that ends a line for somebody, and what a field or an event would look like behind it.
-const HOSTILE: &str =
-    "a\revent: evil\ndata: x\r\n\r\nid: 9\0\nretry: 1\u{2028}event: evil\u{2029}id: 8\u{85}\u{b}\u{c}: no\n\n\r";
+const HOSTILE: &str = "a\revent: evil\ndata: x\r\n\r\nid: 9\0\nretry: 1\u{2028}event: evil\u{2029}id: 8\u{85}\u{b}\u{c}: no\n\n\r";
 
 /// Its text as `data:` lines: split on CR, LF and CRLF and on nothing else.
 const HOSTILE_LINES: &str = "data: a\ndata: event: evil\ndata: data: x\ndata: \ndata: id: 9\0\n\
@@ -511,7 +534,8 @@ fn json_data_goes_out_on_one_line() {
 #[test]
 fn what_a_subscriber_asked_for_is_told_back_as_data() {
     let hub = Hub::start(&[]);
-    let asked: String = "x\r\nevent: evil\n\nid: 9\0\u{2028}".bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let asked: String =
+        "x\r\nevent: evil\n\nid: 9\0\u{2028}".bytes().map(|byte| format!("%{byte:02X}")).collect();
     let target = format!("/events?last_event_id={asked}");
     let gap = hub.watch(&target, &[]).block().unwrap();
     let fields: Vec<_> = gap.trim_end().lines().map(|line| line.split(':').next().unwrap()).collect();
@@ -520,7 +544,10 @@ fn what_a_subscriber_asked_for_is_told_back_as_data() {
     assert_eq!(common::parse_event(&gap).json()["asked"], "x\r\nevent: evil\n\nid: 9\0\u{2028}");
 
     let line = hub.open(&target, &["Accept: application/x-ndjson"]).line().unwrap();
-    assert_eq!(serde_json::from_str::<Value>(&line).unwrap()["data"]["asked"], "x\r\nevent: evil\n\nid: 9\0\u{2028}");
+    assert_eq!(
+        serde_json::from_str::<Value>(&line).unwrap()["data"]["asked"],
+        "x\r\nevent: evil\n\nid: 9\0\u{2028}"
+    );
     // As a header it can have no line break, but bytes that are no text.
     let head = b"GET /events HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: \xff\xfe\t\r\n\r\n";
     let mut connection = hub.connect();

@@ -122,7 +122,10 @@ fn a_taken_port_is_a_clear_error_that_names_the_flag() {
     let hub = Hub::start(&[]);
     let (code, _, stderr) = tabcast(&["--listen", &hub.address.to_string()]);
     assert_eq!(code, Some(1));
-    assert!(stderr.contains(&format!("can't listen on {}", hub.address)) && stderr.contains("--listen"), "{stderr}");
+    assert!(
+        stderr.contains(&format!("can't listen on {}", hub.address)) && stderr.contains("--listen"),
+        "{stderr}"
+    );
 }
 
 #[test]
@@ -151,7 +154,8 @@ fn the_readme_has_every_setting() {
     for option in help.split("\n      --").skip(1) {
         let option = one_line(option);
         let name = option.split(' ').next().unwrap();
-        let Some(variable) = option.split("[env: ").nth(1).map(|rest| rest.split(['=', ']']).next().unwrap()) else {
+        let Some(variable) = option.split("[env: ").nth(1).map(|rest| rest.split(['=', ']']).next().unwrap())
+        else {
             continue;
         };
         let default = option.split("[default: ").nth(1).map_or("", |rest| rest.split(']').next().unwrap());

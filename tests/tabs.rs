@@ -31,7 +31,8 @@ const STREAMS: usize = 2;
 
 /// How many messages are kept in the end, at least.
 fn messages() -> u64 {
-    std::env::var("TABCAST_TAB_MESSAGES").map_or(600, |count| count.parse().expect("TABCAST_TAB_MESSAGES is a number"))
+    std::env::var("TABCAST_TAB_MESSAGES")
+        .map_or(600, |count| count.parse().expect("TABCAST_TAB_MESSAGES is a number"))
 }
 
 /// Held by a test while it runs: twenty tabs have use for all of a machine.
@@ -124,7 +125,8 @@ impl Load {
     const PER_SECOND: u64 = 50;
 
     fn start(hub: SocketAddr) -> Load {
-        let (acknowledged, unasked, stopped) = <(Arc<AtomicU64>, Arc<AtomicBool>, Arc<AtomicBool>)>::default();
+        let (acknowledged, unasked, stopped) =
+            <(Arc<AtomicU64>, Arc<AtomicBool>, Arc<AtomicBool>)>::default();
         let thread = std::thread::spawn({
             let (acknowledged, unasked, stopped) =
                 (Arc::clone(&acknowledged), Arc::clone(&unasked), Arc::clone(&stopped));
@@ -226,7 +228,8 @@ impl<'a> Tabs<'a> {
             tab.go(&page);
             Some(tab)
         };
-        let tabs = Tabs { front, tabs: (0..TABS).map(open).collect(), crashed: Vec::new(), harmed: Vec::new() };
+        let tabs =
+            Tabs { front, tabs: (0..TABS).map(open).collect(), crashed: Vec::new(), harmed: Vec::new() };
         tabs.wait_until(&tabs.all(), "connected", |status| status.connected);
         tabs
     }
@@ -250,7 +253,9 @@ impl<'a> Tabs<'a> {
         let mut left = these.to_vec();
         loop {
             let answers = record::ask(&self.front, Question::default(), these);
-            left.retain(|number| !answers.iter().any(|answer| answer.number == *number && is_so(&answer.status)));
+            left.retain(|number| {
+                !answers.iter().any(|answer| answer.number == *number && is_so(&answer.status))
+            });
             if left.is_empty() || Instant::now() > deadline {
                 return left.is_empty();
             }
@@ -354,7 +359,8 @@ impl<'a> Tabs<'a> {
 
         let kept = kept(&site.hub);
         let answers = self.ask(Question { whole: true, ..Question::default() });
-        let records: Vec<_> = answers.into_iter().map(|answer| (answer.number, answer.record.unwrap())).collect();
+        let records: Vec<_> =
+            answers.into_iter().map(|answer| (answer.number, answer.record.unwrap())).collect();
         let mut all = Tally::default();
         for (number, record) in &records {
             let tally = Tally::of(record, &kept);
@@ -364,7 +370,11 @@ impl<'a> Tabs<'a> {
             all += tally;
         }
         let most = *site.streams().iter().max().unwrap();
-        println!("{scenario:<31} {:>2} tabs, kept {:>5}, {all}, most streams {most}", records.len(), kept.len());
+        println!(
+            "{scenario:<31} {:>2} tabs, kept {:>5}, {all}, most streams {most}",
+            records.len(),
+            kept.len()
+        );
         assert_eq!(records.len(), self.all().len(), "a tab does not answer");
         assert!(all.is_exact());
         for (number, record) in &records {
@@ -420,7 +430,9 @@ fn it_is_so_while_those_that_hold_a_stream_are_closed_reloaded_crashed_and_hang(
     tabs.say_delays("both crashed");
     site.check_streams(0);
     let holders = tabs.holders(&site);
-    for (hung, what) in [(&holders[..1], "one hung"), (&holders[1..], "the other hung"), (&holders, "both hung")] {
+    for (hung, what) in
+        [(&holders[..1], "one hung"), (&holders[1..], "the other hung"), (&holders, "both hung")]
+    {
         let wake = format!("wake {what}=1");
         let hangs = |number: usize| format!("{number} is {what}=1");
         for number in hung {
@@ -541,7 +553,8 @@ fn it_is_so_behind_a_proxy_that_goes_silent_and_leaves_connections_half_open() {
 #[test]
 fn it_is_so_where_pages_have_no_locks_while_the_tab_that_made_the_worker_crashes() {
     let _alone = alone();
-    let (mut site, browser) = (Site::start(&["--allow-host", "lan.test"]), Browser::start_with_hosts(&["lan.test"]));
+    let (mut site, browser) =
+        (Site::start(&["--allow-host", "lan.test"]), Browser::start_with_hosts(&["lan.test"]));
     let mut tabs = Tabs::open(&browser, &format!("lan.test:{}", site.hub.address.port()));
     assert_eq!(tabs.front.get("isSecureContext || 'locks' in navigator"), false);
     let load = Load::start(site.hub.address);
@@ -625,7 +638,8 @@ fn nothing_runs_of_what_is_sent_as_data_event_or_channel() {
         tab.wait_for("window.hub?.connected");
     }
 
-    let is_channel_name = |payload: &str| payload.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let is_channel_name =
+        |payload: &str| payload.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     for payload in PAYLOADS {
         for (body, status) in [
             (json!({"data": payload, "event": payload}), 201),
@@ -654,12 +668,15 @@ fn nothing_runs_of_what_is_sent_as_data_event_or_channel() {
     texts.push("end".to_owned());
     for tab in &tabs {
         tab.wait_for("document.querySelector('#messages li:last-child .data')?.textContent === 'end'");
-        let text =
-            |class: &str| tab.get(&format!("[...document.querySelectorAll('.{class}')].map(e => e.textContent)"));
+        let text = |class: &str| {
+            tab.get(&format!("[...document.querySelectorAll('.{class}')].map(e => e.textContent)"))
+        };
         assert_eq!(text("event"), json!(events));
         assert_eq!(text("data"), json!(texts));
         assert_eq!(
-            tab.get("[...new Set([...document.querySelectorAll('#messages *')].map(e => e.localName))].sort()"),
+            tab.get(
+                "[...new Set([...document.querySelectorAll('#messages *')].map(e => e.localName))].sort()"
+            ),
             json!(["li", "p", "span", "time"])
         );
         tab.wait_for(&format!("got.length >= {}", got.len()));

@@ -40,13 +40,17 @@ impl Hub {
     /// The command that starts it. It logs as it does by default.
     pub(crate) fn command(&self, address: SocketAddr, place: Place<'_>) -> Command {
         let mut command = Command::new(&self.binary);
-        command.args(["--listen", &address.to_string()]).args(self.flags.split_whitespace()).stdin(Stdio::null());
+        command
+            .args(["--listen", &address.to_string()])
+            .args(self.flags.split_whitespace())
+            .stdin(Stdio::null());
         command.envs(SETTINGS);
         match place {
             Place::Memory => command.env("TABCAST_JOURNAL", "memory"),
             Place::File(path) => command.env("TABCAST_JOURNAL", path),
             Place::LargeFile(path) => {
-                let retention = [("TABCAST_RETENTION_MESSAGES", "2000000"), ("TABCAST_RETENTION_BYTES", "4GiB")];
+                let retention =
+                    [("TABCAST_RETENTION_MESSAGES", "2000000"), ("TABCAST_RETENTION_BYTES", "4GiB")];
                 command.env("TABCAST_JOURNAL", path).envs(retention)
             }
         };

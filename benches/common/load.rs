@@ -109,7 +109,12 @@ impl Load {
     }
 
     /// None yet, with texts of that length and numbered from `first` on.
-    pub(crate) fn numbered(address: SocketAddr, dialect: Dialect, length: usize, first: usize) -> anyhow::Result<Self> {
+    pub(crate) fn numbered(
+        address: SocketAddr,
+        dialect: Dialect,
+        length: usize,
+        first: usize,
+    ) -> anyhow::Result<Self> {
         Ok(Load {
             address,
             dialect,
@@ -252,7 +257,11 @@ impl Load {
     }
 
     /// [`run`](Self::run) for as long as `more` says so, given the number of messages sent.
-    pub(crate) fn run_while(&mut self, pace: Pace, mut more: impl FnMut(usize) -> bool) -> anyhow::Result<Run> {
+    pub(crate) fn run_while(
+        &mut self,
+        pace: Pace,
+        mut more: impl FnMut(usize) -> bool,
+    ) -> anyhow::Result<Run> {
         let begun = Instant::now();
         let sent_before = self.sent.len();
         // When something last came, and how much had come until then.
@@ -299,7 +308,9 @@ impl Load {
     /// Sends a message from each publisher that waits for no answer, so many at most. If it was `due`
     /// while its publisher still waited, that is when it was sent.
     fn post_where_idle(&mut self, most: usize, due: Option<Instant>) -> anyhow::Result<()> {
-        for publisher in self.publishers.iter_mut().filter(|publisher| publisher.exchange.is_idle()).take(most) {
+        for publisher in
+            self.publishers.iter_mut().filter(|publisher| publisher.exchange.is_idle()).take(most)
+        {
             let number = self.record.first + self.sent.len();
             self.sent.push(publisher.exchange.begin(due));
             self.record.published = number + 1;

@@ -76,7 +76,8 @@ impl Process {
 
     fn kib(&self, file: &str, name: &str) -> anyhow::Result<f64> {
         let text = fs::read_to_string(self.file(file))?;
-        let line = text.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("no {name}"))?;
+        let line =
+            text.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("no {name}"))?;
         let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
         Ok(kib * 1024.0)
     }
@@ -97,6 +98,7 @@ impl Drop for Process {
 /// kernel hands out, or another process would be given it before the server takes it.
 pub(crate) fn free_address() -> anyhow::Result<SocketAddr> {
     const TRIES: usize = 100;
-    let mut addresses = (0..TRIES).map(|_| SocketAddr::from((Ipv4Addr::LOCALHOST, fastrand::u16(20_000..32_000))));
+    let mut addresses =
+        (0..TRIES).map(|_| SocketAddr::from((Ipv4Addr::LOCALHOST, fastrand::u16(20_000..32_000))));
     addresses.find(|address| TcpListener::bind(address).is_ok()).context("no port is free")
 }

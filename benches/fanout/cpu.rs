@@ -62,7 +62,8 @@ impl Accounting {
     /// nothing is counted twice.
     pub(crate) fn of_kernel() -> Self {
         let apart = |config: String| config.lines().any(|line| line == "CONFIG_IRQ_TIME_ACCOUNTING=y");
-        let packed = || Command::new("zcat").arg("/proc/config.gz").output().ok().filter(|zcat| zcat.status.success());
+        let packed =
+            || Command::new("zcat").arg("/proc/config.gz").output().ok().filter(|zcat| zcat.status.success());
         let config = fs::read_to_string(format!("/boot/config-{}", kernel_release()))
             .ok()
             .or_else(|| packed().map(|zcat| String::from_utf8_lossy(&zcat.stdout).into_owned()));

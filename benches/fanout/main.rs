@@ -126,19 +126,26 @@ fn main() -> anyhow::Result<()> {
     if let (Some(server), Some(address)) = (args.serve, args.listen) {
         return server.serve(address);
     }
-    let descriptors = rlimit::increase_nofile_limit(u64::MAX).context("can't raise the limit of open files")?;
+    let descriptors =
+        rlimit::increase_nofile_limit(u64::MAX).context("can't raise the limit of open files")?;
     ensure!(
         descriptors > DESCRIPTORS,
         "{descriptors} open files are too few, {DESCRIPTORS} are needed: see ulimit -Hn"
     );
     let cores = Cores::choose()?;
     cores.take_load()?;
-    let (proofs, mut measurements): (Vec<_>, Vec<_>) = args.workloads.iter().partition(|workload| workload.is_proof());
+    let (proofs, mut measurements): (Vec<_>, Vec<_>) =
+        args.workloads.iter().partition(|workload| workload.is_proof());
     if args.workloads.is_empty() {
         measurements = Workload::measurements().collect();
     }
-    let setting =
-        Setting { hub: args.hub, cores, accounting: Accounting::of_kernel(), time: args.time, hold: args.hold };
+    let setting = Setting {
+        hub: args.hub,
+        cores,
+        accounting: Accounting::of_kernel(),
+        time: args.time,
+        hold: args.hold,
+    };
     for proof in proofs {
         proofs::run(&setting, proof)?;
     }
@@ -166,22 +173,31 @@ fn main() -> anyhow::Result<()> {
 fn choose(asked: Vec<Server>) -> (Vec<Server>, Vec<(Server, &'static str)>) {
     let asked = if asked.is_empty() { Server::value_variants().to_vec() } else { asked };
     let missing: Vec<_> = asked.iter().filter_map(|server| Some((*server, server.missing()?))).collect();
-    let there = asked.into_iter().filter(|server| missing.iter().all(|(missing, _)| missing != server)).collect();
+    let there =
+        asked.into_iter().filter(|server| missing.iter().all(|(missing, _)| missing != server)).collect();
     (there, missing)
 }
 
-fn measure_all(setting: &Setting, rounds: u16, workloads: &[Workload], servers: &[Server]) -> anyhow::Result<Measured> {
+fn measure_all(
+    setting: &Setting,
+    rounds: u16,
+    workloads: &[Workload],
+    servers: &[Server],
+) -> anyhow::Result<Measured> {
     let begun = Instant::now();
     let mut measured = Measured::default();
     for round in 0..usize::from(rounds) {
         for &workload in workloads {
             let elapsed = begun.elapsed().as_secs();
             eprintln!("round {} of {rounds}, after {elapsed} s: {workload:?}", round + 1);
-            let mut servers: Vec<_> = servers.iter().copied().filter(|server| workload.suits(*server)).collect();
+            let mut servers: Vec<_> =
+                servers.iter().copied().filter(|server| workload.suits(*server)).collect();
             let first = round % servers.len().max(1);
             servers.rotate_left(first);
             for server in servers {
-                measured.measure(setting, workload, server).with_context(|| format!("{workload:?} with {server}"))?;
+                measured
+                    .measure(setting, workload, server)
+                    .with_context(|| format!("{workload:?} with {server}"))?;
             }
         }
     }

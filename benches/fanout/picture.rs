@@ -52,7 +52,8 @@ const STYLE: &str = "
 
 /// The picture's text. `caption` tells what it is of.
 pub(crate) fn draw(measured: &Measured, caption: &str) -> String {
-    let has_bar = |server: &Server| COLUMNS.iter().any(|(.., figure)| measured.median(*figure, *server).is_some());
+    let has_bar =
+        |server: &Server| COLUMNS.iter().any(|(.., figure)| measured.median(*figure, *server).is_some());
     let servers: Vec<_> = Server::value_variants().iter().copied().filter(has_bar).collect();
     let height = HEAD + ROW * servers.len() + FOOT;
     let mut svg = format!(

@@ -88,13 +88,18 @@ fn idle(setting: &Setting) -> anyhow::Result<()> {
 
 fn stalled(setting: &Setting) -> anyhow::Result<()> {
     let megabytes = number((2 * STREAM * LARGE) as f64 / 1e6);
-    println!("stalled: {READING} that read and {READING} that don't, {megabytes} MB of which {RETENTION} are kept");
+    println!(
+        "stalled: {READING} that read and {READING} that don't, {megabytes} MB of which {RETENTION} are kept"
+    );
     let alone = stream(setting, 0)?;
     let beside = stream(setting, READING)?;
     let cost = ((beside.grown - alone.grown) / READING as f64).max(0.0);
     println!("  one that does not read takes {} bytes at most", number(cost));
     ensure!(cost <= STALLED_BYTES, "that is more than {STALLED_BYTES}");
-    ensure!(beside.p50 <= 1.25 * alone.p50 && beside.p99 <= 2.0 * alone.p99, "those that read are slower for it");
+    ensure!(
+        beside.p50 <= 1.25 * alone.p50 && beside.p99 <= 2.0 * alone.p99,
+        "those that read are slower for it"
+    );
     Ok(())
 }
 
@@ -134,7 +139,9 @@ fn stream(setting: &Setting, stalled: usize) -> anyhow::Result<Streamed> {
 }
 
 fn storm(setting: &Setting) -> anyhow::Result<()> {
-    println!("storm: {STORM} subscribers cut off at once, {STORMS} times, {DURING_STORM} messages missed each time");
+    println!(
+        "storm: {STORM} subscribers cut off at once, {STORMS} times, {DURING_STORM} messages missed each time"
+    );
     let hub = Watched::start(setting, &[])?;
     let mut load = Load::numbered(hub.process.address, Dialect::Events, LENGTH, 0)?;
     load.subscribe(STORM)?;
@@ -188,12 +195,21 @@ impl Watched {
         drop(load);
         let begun = Instant::now();
         while self.process.descriptors()? > self.descriptors {
-            ensure!(begun.elapsed() < PATIENCE, "of {open} descriptors {} stay open", self.process.descriptors()?);
+            ensure!(
+                begun.elapsed() < PATIENCE,
+                "of {open} descriptors {} stay open",
+                self.process.descriptors()?
+            );
             thread::sleep(Duration::from_millis(10));
         }
-        println!("  descriptors: {} before, {open} then, {} at last", self.descriptors, self.process.descriptors()?);
+        println!(
+            "  descriptors: {} before, {open} then, {} at last",
+            self.descriptors,
+            self.process.descriptors()?
+        );
         let log = fs::read_to_string(&self.log).context("there is no log")?;
-        let wrong = log.lines().find(|line| ["WARN", "ERROR", "panicked"].iter().any(|word| line.contains(word)));
+        let wrong =
+            log.lines().find(|line| ["WARN", "ERROR", "panicked"].iter().any(|word| line.contains(word)));
         wrong.map_or(Ok(()), |line| bail!("the hub logs {line:?}"))
     }
 }

@@ -92,8 +92,12 @@ impl Server {
         match self {
             Server::Nchan if version("nginx", "-v").is_none() => Some("there is no nginx"),
             Server::Nchan if !Path::new(NCHAN).exists() => Some("nginx has no nchan"),
-            Server::Node | Server::SocketIo if version("node", "--version").is_none() => Some("there is no Node.js"),
-            Server::SocketIo if !peers().join("node_modules/socket.io").exists() => Some("it is not installed"),
+            Server::Node | Server::SocketIo if version("node", "--version").is_none() => {
+                Some("there is no Node.js")
+            }
+            Server::SocketIo if !peers().join("node_modules/socket.io").exists() => {
+                Some("it is not installed")
+            }
             _ => None,
         }
     }
@@ -124,9 +128,16 @@ impl Server {
         Ok(Running { process, _folder: folder })
     }
 
-    fn command(self, setting: &Setting, address: SocketAddr, folder: Option<&Folder>) -> anyhow::Result<Command> {
+    fn command(
+        self,
+        setting: &Setting,
+        address: SocketAddr,
+        folder: Option<&Folder>,
+    ) -> anyhow::Result<Command> {
         let mut command = match (self, folder) {
-            (Server::Tabcast | Server::TabcastOld, _) => return Ok(setting.hub.command(address, Place::Memory)),
+            (Server::Tabcast | Server::TabcastOld, _) => {
+                return Ok(setting.hub.command(address, Place::Memory));
+            }
             (Server::TabcastFile, Some(folder)) => {
                 return Ok(setting.hub.command(address, Place::File(&folder.journal())));
             }

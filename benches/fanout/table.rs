@@ -16,7 +16,8 @@ type Column<'a> = (String, Box<dyn Fn(Server) -> Option<String> + 'a>);
 /// Of what the results are: the day, the machine, the versions.
 pub(crate) fn caption(servers: &[Server]) -> String {
     let rustc = version("rustc", "--version").and_then(|text| Some(text.split_once(" (")?.0.to_owned()));
-    let versions: Vec<_> = rustc.into_iter().chain(servers.iter().filter_map(|server| server.version())).collect();
+    let versions: Vec<_> =
+        rustc.into_iter().chain(servers.iter().filter_map(|server| server.version())).collect();
     let (today, machine, release) = (machine::today(), machine::description(), machine::kernel_release());
     let kernel = release.split('-').next().unwrap_or_default();
     format!("{today}; {machine}; Linux {kernel}; {}", versions.join(", "))
@@ -99,8 +100,10 @@ fn fan_outs<'a>(cell: impl Fn(Workload, Server) -> Option<String> + Copy + 'a) -
 /// A table without the columns and lines that would be empty; none if all would be.
 fn section(title: &str, columns: Vec<Column<'_>>) {
     let servers = Server::value_variants();
-    let columns: Vec<_> =
-        columns.into_iter().filter(|(_, cell)| servers.iter().any(|server| cell(*server).is_some())).collect();
+    let columns: Vec<_> = columns
+        .into_iter()
+        .filter(|(_, cell)| servers.iter().any(|server| cell(*server).is_some()))
+        .collect();
     if columns.is_empty() {
         return;
     }

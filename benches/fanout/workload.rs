@@ -161,7 +161,12 @@ impl Measured {
     }
 
     /// One measurement of one server.
-    pub(crate) fn measure(&mut self, setting: &Setting, workload: Workload, server: Server) -> anyhow::Result<()> {
+    pub(crate) fn measure(
+        &mut self,
+        setting: &Setting,
+        workload: Workload,
+        server: Server,
+    ) -> anyhow::Result<()> {
         match workload {
             Workload::Memory => self.memory(setting, server),
             Workload::Posts => self.posts(setting, server),
@@ -253,7 +258,8 @@ impl Measured {
         let alone = sorted(publish_aside(address, server.dialect(), || begun.elapsed() < setting.time / 4)?);
         let over = AtomicBool::new(false);
         let beside = thread::scope(|scope| {
-            let aside = scope.spawn(|| publish_aside(address, server.dialect(), || !over.load(Ordering::Relaxed)));
+            let aside =
+                scope.spawn(|| publish_aside(address, server.dialect(), || !over.load(Ordering::Relaxed)));
             let run = load.run(Pace::Window(1), setting.time);
             over.store(true, Ordering::Relaxed);
             let times = aside.join().expect("publishing does not panic")?;

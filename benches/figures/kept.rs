@@ -33,9 +33,13 @@ impl Kept {
         let prefix = format!("{}-", journal.epoch());
         tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
             for first in (0..count).step_by(BATCH) {
-                let batch = (first..count.min(first + BATCH)).map(|number| Append { draft: draft(number), key: None });
+                let batch = (first..count.min(first + BATCH))
+                    .map(|number| Append { draft: draft(number), key: None });
                 let appended = journal.append(batch.collect()).await?;
-                ensure!(appended.iter().all(|appended| matches!(appended, Appended::New(_))), "an append is not new");
+                ensure!(
+                    appended.iter().all(|appended| matches!(appended, Appended::New(_))),
+                    "an append is not new"
+                );
             }
             Ok(())
         })?;

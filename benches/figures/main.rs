@@ -141,8 +141,12 @@ enum Posts {
 impl Figure {
     fn text(self) -> String {
         let text = match self {
-            Figure::Journal(1, Posts::Rate) => "POSTs acknowledged per second, journal in a file, 1 publisher",
-            Figure::Journal(publishers, Posts::Rate) => return format!("… the same, {publishers} publishers"),
+            Figure::Journal(1, Posts::Rate) => {
+                "POSTs acknowledged per second, journal in a file, 1 publisher"
+            }
+            Figure::Journal(publishers, Posts::Rate) => {
+                return format!("… the same, {publishers} publishers");
+            }
             Figure::Journal(_, Posts::P50) => "… time to the answer, µs, p50",
             Figure::Journal(_, Posts::P99) => "… time to the answer, µs, p99",
             Figure::Journal(_, Posts::Cpu) => "… server CPU, µs per POST",
@@ -151,7 +155,9 @@ impl Figure {
             Figure::KeptMemory => "… resident memory then, MB",
             Figure::ReplayRate => "… replay of all of it from the file, messages per second",
             Figure::ReplayMemory => "… greatest growth of resident memory meanwhile, MB",
-            Figure::LiveP50 => "POST to the last of 100 subscribers during a replay, 100 messages per second, µs, p50",
+            Figure::LiveP50 => {
+                "POST to the last of 100 subscribers during a replay, 100 messages per second, µs, p50"
+            }
             Figure::LiveP99 => "… p99",
             Figure::Start => "start to first HTTP answer, ms",
             Figure::Size => "binary, bytes",
@@ -194,14 +200,21 @@ fn measure_all(args: &Args) -> anyhow::Result<Measured> {
             let first = round % targets.len();
             targets.rotate_left(first);
             for target in targets {
-                ensure!(begun.elapsed() < LONGEST_RUN, "out of time in round {}: ask for fewer --rounds", round + 1);
+                ensure!(
+                    begun.elapsed() < LONGEST_RUN,
+                    "out of time in round {}: ask for fewer --rounds",
+                    round + 1
+                );
                 let figures = if workload == Workload::Kept {
                     measure_kept(args, &mut kept)
                 } else {
                     let figures = measure(args, workload, target);
-                    figures.map(|figures| figures.into_iter().map(|(figure, value)| (figure, target, value)).collect())
+                    figures.map(|figures| {
+                        figures.into_iter().map(|(figure, value)| (figure, target, value)).collect()
+                    })
                 };
-                let figures = figures.with_context(|| format!("{workload:?} with {target}, round {}", round + 1))?;
+                let figures =
+                    figures.with_context(|| format!("{workload:?} with {target}, round {}", round + 1))?;
                 for (figure, target, value) in figures {
                     measured.entry((figure, target)).or_default().push(value);
                 }
@@ -225,7 +238,8 @@ fn measure(args: &Args, workload: Workload, target: Target) -> anyhow::Result<Ve
                     continue;
                 }
                 let of_posts = put_posts(args, target, &journal, publishers)?;
-                figures.extend(of_posts.map(|(of_posts, value)| (Figure::Journal(publishers, of_posts), value)));
+                figures
+                    .extend(of_posts.map(|(of_posts, value)| (Figure::Journal(publishers, of_posts), value)));
             }
             Ok(figures)
         }
@@ -280,7 +294,12 @@ fn measure_kept(args: &Args, kept: &mut Option<Kept>) -> anyhow::Result<Vec<(Fig
 }
 
 /// What a server does with the messages of so many publishers.
-fn put_posts(args: &Args, target: Target, journal: &Path, publishers: usize) -> anyhow::Result<[(Posts, f64); 4]> {
+fn put_posts(
+    args: &Args,
+    target: Target,
+    journal: &Path,
+    publishers: usize,
+) -> anyhow::Result<[(Posts, f64); 4]> {
     let server = target.start(&args.hub, journal)?;
     let mut load = Load::new(server.address, Dialect::Events)?;
     load.connect_publishers(publishers)?;

@@ -34,7 +34,13 @@ impl Keys {
     }
 
     /// Remembers the answer to a key that is not remembered yet.
-    pub(super) fn insert(&mut self, key: IdempotencyKey, request: Fingerprint, answer: Receipt, now: Instant) {
+    pub(super) fn insert(
+        &mut self,
+        key: IdempotencyKey,
+        request: Fingerprint,
+        answer: Receipt,
+        now: Instant,
+    ) {
         if self.limits.count == 0 {
             return;
         }
@@ -74,7 +80,8 @@ mod tests {
         let mut keys = Keys::new(KeyLimits { count: 2, window: Duration::from_secs(10) });
         let start = Instant::now();
         let key = |text| IdempotencyKey::parse(text).unwrap();
-        let known = |keys: &mut Keys, text, after| keys.get(&key(text), start + Duration::from_secs(after)).is_some();
+        let known =
+            |keys: &mut Keys, text, after| keys.get(&key(text), start + Duration::from_secs(after)).is_some();
         keys.insert(key("a"), Fingerprint([0; 32]), receipt(1), start);
         keys.insert(key("b"), Fingerprint([0; 32]), receipt(2), start + Duration::from_secs(5));
         assert!(known(&mut keys, "a", 9) && known(&mut keys, "b", 9));

@@ -47,7 +47,13 @@ impl Memory {
         batch.into_iter().map(|append| self.append_one(&mut kept, append, now, time)).collect()
     }
 
-    fn append_one(&self, kept: &mut Kept, Append { draft, key }: Append, now: Instant, time: Time) -> Appended {
+    fn append_one(
+        &self,
+        kept: &mut Kept,
+        Append { draft, key }: Append,
+        now: Instant,
+        time: Time,
+    ) -> Appended {
         // Hashing costs as much as the rest of an append; only a key needs it.
         let key = key.map(|key| (key, draft.fingerprint()));
         if let Some((key, request)) = &key

@@ -86,7 +86,8 @@ impl Shared {
 impl Sqlite {
     pub(super) fn open(path: &Path, retention: Retention, keys: KeyLimits) -> Result<Self, OpenError> {
         let (opened, lock) = file::open(path)?;
-        let tail = Tail::new(TailLimit { messages: TAIL.messages.min(retention.messages), ..TAIL }, opened.head);
+        let tail =
+            Tail::new(TailLimit { messages: TAIL.messages.min(retention.messages), ..TAIL }, opened.head);
         let shared = Arc::new(Shared {
             tail: RwLock::new(tail),
             earliest: AtomicU64::new(opened.earliest),
@@ -99,7 +100,8 @@ impl Sqlite {
         let readers = Readers { epoch, idle, slots: Arc::new(Semaphore::new(READERS)), _lock: lock };
         let (jobs, waiting) = mpsc::channel();
         let writer = writer::Writer::new(opened, Arc::clone(&shared), retention, keys);
-        let writer = std::thread::Builder::new().name("journal".to_owned()).spawn(move || writer.run(&waiting));
+        let writer =
+            std::thread::Builder::new().name("journal".to_owned()).spawn(move || writer.run(&waiting));
         let writer = writer.map_err(OpenError::Io)?;
         Ok(Sqlite { epoch, shared, readers: Arc::new(readers), jobs: Some(jobs), writer: Some(writer) })
     }
@@ -128,7 +130,12 @@ impl Sqlite {
         answered.await.unwrap_or(Err(Failed.into()))
     }
 
-    pub(super) async fn read(&self, position: u64, channels: &Channels, limit: PageLimit) -> Result<Page, Failed> {
+    pub(super) async fn read(
+        &self,
+        position: u64,
+        channels: &Channels,
+        limit: PageLimit,
+    ) -> Result<Page, Failed> {
         {
             let tail = self.shared.tail();
             if position + 1 >= tail.earliest() {
@@ -140,7 +147,11 @@ impl Sqlite {
         self.query(move |readers, db, shared| readers.page(db, shared, position, &channels, limit)).await
     }
 
-    pub(super) async fn position_before_newest(&self, count: usize, channels: &Channels) -> Result<u64, Failed> {
+    pub(super) async fn position_before_newest(
+        &self,
+        count: usize,
+        channels: &Channels,
+    ) -> Result<u64, Failed> {
         {
             let tail = self.shared.tail();
             let (position, found) = tail.position_before_newest(count, channels);
@@ -225,7 +236,8 @@ impl Readers {
             let Some(row) = rows.next()? else { break true };
             let sequence: u64 = row.get(0)?;
             let channel = channel(row, 1)?;
-            let entry = channels.contains(&channel).then(|| self.entry(row, sequence, channel)).transpose()?;
+            let entry =
+                channels.contains(&channel).then(|| self.entry(row, sequence, channel)).transpose()?;
             if !page.take(sequence, entry.map(Arc::new)) {
                 break false;
             }

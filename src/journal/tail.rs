@@ -47,7 +47,9 @@ impl Tail {
         self.bytes += entry.weight();
         self.entries.push_back(entry);
         // The newest stays whatever its size: it was accepted, and its subscribers are yet to read it.
-        while self.entries.len() > 1 && (self.entries.len() > self.limit.messages || self.bytes > self.limit.bytes) {
+        while self.entries.len() > 1
+            && (self.entries.len() > self.limit.messages || self.bytes > self.limit.bytes)
+        {
             self.pop();
         }
     }

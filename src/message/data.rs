@@ -25,7 +25,9 @@ impl Data {
     pub fn json(raw: Box<RawValue>, depth_limit: usize) -> Result<Self, InvalidData> {
         let data = Data(match compact(raw.get(), depth_limit)? {
             None => raw,
-            Some(compact) => RawValue::from_string(compact).expect("white space between tokens carries no meaning"),
+            Some(compact) => {
+                RawValue::from_string(compact).expect("white space between tokens carries no meaning")
+            }
         });
         let json = data.as_json();
         // Half a pair can only be written as an escape.

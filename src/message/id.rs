@@ -16,7 +16,9 @@ impl Epoch {
 
     /// A random epoch.
     pub fn draw() -> Self {
-        Epoch(std::array::from_fn(|_| fastrand::choice(b"abcdefghijklmnopqrstuvwxyz0123456789").map_or(b'a', |c| *c)))
+        Epoch(std::array::from_fn(|_| {
+            fastrand::choice(b"abcdefghijklmnopqrstuvwxyz0123456789").map_or(b'a', |c| *c)
+        }))
     }
 }
 

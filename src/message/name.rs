@@ -26,7 +26,8 @@ impl ChannelName {
     pub fn parse(text: &str, limit: usize) -> Result<Self, InvalidName> {
         check_length(text, limit)?;
         let token = |token: &str| {
-            !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
+            !token.is_empty()
+                && token.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
         };
         if text.split('.').all(token) { Ok(ChannelName(text.into())) } else { Err(InvalidName::NotTokens) }
     }
@@ -197,9 +198,18 @@ mod tests {
         for good in ["chat message", "größe", "🎉", "tabcast", " x"] {
             assert!(EventName::parse(good, 32).is_ok(), "{good}");
         }
-        for bad in
-            ["a\nb", "a\rb", "\0", "a\tb", "\u{2028}", "\u{202e}abc", "\u{85}", "\u{feff}", "a\u{61c}", "\u{e0061}"]
-        {
+        for bad in [
+            "a\nb",
+            "a\rb",
+            "\0",
+            "a\tb",
+            "\u{2028}",
+            "\u{202e}abc",
+            "\u{85}",
+            "\u{feff}",
+            "a\u{61c}",
+            "\u{e0061}",
+        ] {
             assert_eq!(EventName::parse(bad, 32), Err(InvalidName::NotPrintable), "{bad:?}");
         }
         assert_eq!(EventName::parse("tabcast:gap", 32), Err(InvalidName::Reserved));

@@ -70,7 +70,8 @@ async fn collect(in_flight: &Arc<Semaphore>, limit: usize, body: &mut Body) -> R
 fn reserve(in_flight: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
     let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
     Arc::clone(in_flight).try_acquire_many_owned(bytes).map_err(|_| {
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the hub is taking as much as it can at once").retry_after(1)
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the hub is taking as much as it can at once")
+            .retry_after(1)
     })
 }
 

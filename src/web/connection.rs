@@ -74,7 +74,10 @@ pub(super) async fn serve(listener: TcpListener, app: Arc<App>, shutdown: impl F
     open.wait().await;
 }
 
-async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
+async fn accept(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
     loop {
         let slot = Arc::clone(slots).acquire_owned().await.expect("the semaphore is never closed");
         match listener.accept().await {
@@ -82,8 +85,11 @@ async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (TcpStream, S
                 return (stream, SocketAddr::new(address.ip().to_canonical(), address.port()), slot);
             }
             // It was gone before it was accepted.
-            Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) => {
-            }
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
+                ) => {}
             Err(error) => {
                 tracing::error!(%error, "can't accept a connection");
                 // Most likely out of descriptors: it stays in the backlog, and asking again at once would spin.
@@ -251,7 +257,10 @@ impl HttpBody for Left {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         if let Some(leaving) = self.leaving.take() {
             *self.peer.leaving() = Some(leaving);
         }
@@ -278,7 +287,11 @@ impl Watched {
 }
 
 impl AsyncRead for Watched {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let result = ready!(Pin::new(&mut self.stream).poll_read(cx, buffer));
         if result.is_ok() && buffer.filled().len() == before && buffer.remaining() > 0 {

@@ -36,7 +36,10 @@ pub(super) async fn subscribe(app: &App, peer: &Arc<Peer>, head: &Parts) -> Resu
             tracing::warn!(address = %peer.address, reason = %full, "subscriber turned away");
             let later = config.retry_max.max(Duration::from_secs(5)).mul_f64(1.0 + fastrand::f64());
             let opening = frame::opening(format, later.as_millis(), None);
-            return Ok(answer(format, Body::from([opening, frame::full(format, &full.to_string())].concat())));
+            return Ok(answer(
+                format,
+                Body::from([opening, frame::full(format, &full.to_string())].concat()),
+            ));
         }
     };
     let Ok(subscription) = app.hub.subscribe(request).await else {
@@ -102,7 +105,10 @@ fn parse(uri: &Uri, headers: &HeaderMap, config: &Config) -> Result<(Request, Fo
 }
 
 /// The channels of the parameters `channel`, and the subscriber's id of `as`.
-pub(super) fn subscription(query: &mut Fields, config: &Config) -> Result<(Channels, Option<SubscriberId>), Problem> {
+pub(super) fn subscription(
+    query: &mut Fields,
+    config: &Config,
+) -> Result<(Channels, Option<SubscriberId>), Problem> {
     let names = query.all("channel")?;
     if names.len() > config.max_channels {
         let what = format_args!("is there {} times, the limit is {}", names.len(), config.max_channels);

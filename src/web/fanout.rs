@@ -360,9 +360,10 @@ impl Group {
     /// Ends every follower's stream, and those of who would have been one.
     fn end(mut self, reason: &'static str) {
         self.fanout.groups().remove(&self.key);
-        let waiting =
-            std::iter::from_fn(|| self.joining.try_recv().ok()).map(|lone| (lone.line, lone.subscriber.visit));
-        let followers = mem::take(&mut self.followers).into_iter().map(|(_, follower)| (follower.line, follower.visit));
+        let waiting = std::iter::from_fn(|| self.joining.try_recv().ok())
+            .map(|lone| (lone.line, lone.subscriber.visit));
+        let followers =
+            mem::take(&mut self.followers).into_iter().map(|(_, follower)| (follower.line, follower.visit));
         for (line, mut visit) in followers.chain(waiting) {
             visit.end(reason);
             // One that had no room would be alone.

@@ -37,10 +37,13 @@ impl Fields {
             let detail = format!("the form or query has more than {most} fields, the limit");
             return Err(Problem::new(axum::http::StatusCode::UNPROCESSABLE_ENTITY, detail).limit(most));
         }
-        let decode =
-            |text| decode(text).map(Cow::into_owned).map_err(|_| Problem::malformed("the form or query is not UTF-8"));
-        let pairs =
-            pairs(text).map(|(name, value)| Ok((decode(name)?, Value::Text(decode(value.unwrap_or_default())?))));
+        let decode = |text| {
+            decode(text)
+                .map(Cow::into_owned)
+                .map_err(|_| Problem::malformed("the form or query is not UTF-8"))
+        };
+        let pairs = pairs(text)
+            .map(|(name, value)| Ok((decode(name)?, Value::Text(decode(value.unwrap_or_default())?))));
         pairs.collect::<Result<_, Problem>>().map(Fields)
     }
 
@@ -100,7 +103,9 @@ impl Fields {
         let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         match text.parse() {
             Ok(number) if digits => Ok(Some(number)),
-            _ => Err(Problem::invalid(name, format_args!("must be a whole number of at most {}", usize::MAX))),
+            _ => {
+                Err(Problem::invalid(name, format_args!("must be a whole number of at most {}", usize::MAX)))
+            }
         }
     }
 
@@ -196,7 +201,8 @@ mod tests {
 
     #[test]
     fn text_under_a_forms_type_is_no_form() {
-        for text in ["Hello World!", "a=b&c=d", "", "&", "Tom & Jerry", "event=x", "data", "datax=1", "100%"] {
+        for text in ["Hello World!", "a=b&c=d", "", "&", "Tom & Jerry", "event=x", "data", "datax=1", "100%"]
+        {
             assert!(!is_form(text.as_bytes()), "{text}");
         }
         for form in ["data=", "event=x&data=1", "d%61ta=1"] {

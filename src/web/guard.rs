@@ -74,8 +74,10 @@ fn check_origin(app: &App, headers: &HeaderMap, host: Option<&str>) -> Result<()
     if let Some(origin) = headers.get(header::ORIGIN) {
         let origin = String::from_utf8_lossy(origin.as_bytes());
         let allowed = app.config.allow_origin.iter().any(|allowed| allowed == "*" || *allowed == origin);
-        let own =
-            origin.split_once("://").zip(host).is_some_and(|((_, origin), host)| origin.eq_ignore_ascii_case(host));
+        let own = origin
+            .split_once("://")
+            .zip(host)
+            .is_some_and(|((_, origin), host)| origin.eq_ignore_ascii_case(host));
         if !allowed && !own {
             let detail = format!(
                 "pages of {origin} may not publish here; if they may, start the hub with --allow-origin {origin}"

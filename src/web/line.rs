@@ -29,7 +29,11 @@ impl Line {
     ///
     /// # Errors
     /// If the runtime can't watch the socket.
-    pub(super) fn new(stream: TcpStream, address: SocketAddr, slot: OwnedSemaphorePermit) -> io::Result<Self> {
+    pub(super) fn new(
+        stream: TcpStream,
+        address: SocketAddr,
+        slot: OwnedSemaphorePermit,
+    ) -> io::Result<Self> {
         let stream = TcpStream::from_std(stream.into_std()?)?;
         Ok(Line { stream, peer: Arc::new(Peer::new(address)), _slot: slot })
     }

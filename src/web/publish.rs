@@ -78,7 +78,8 @@ enum Kind {
 
 impl Kind {
     fn of(headers: &HeaderMap) -> Result<Self, Problem> {
-        let unsupported = |detail| Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail).field("Content-Type");
+        let unsupported =
+            |detail| Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail).field("Content-Type");
         // RFC 9110 8.3: what is not said may be taken as arbitrary bytes.
         let Some(value) = headers.get(header::CONTENT_TYPE) else {
             return Ok(Kind::Binary("application/octet-stream".to_owned()));
@@ -87,12 +88,13 @@ impl Kind {
         if value == "application/json" {
             return Ok(Kind::Json);
         }
-        let media_type = parse_media_type(value).ok_or_else(|| unsupported("the content type can't be read"))?;
+        let media_type =
+            parse_media_type(value).ok_or_else(|| unsupported("the content type can't be read"))?;
         let (essence, parameters) = media_type.split_once(';').unwrap_or((&media_type, ""));
-        let utf8 = parameters
-            .split(';')
-            .filter_map(|parameter| parameter.strip_prefix("charset="))
-            .all(|charset| ["utf-8", "utf8", "us-ascii"].iter().any(|known| charset.eq_ignore_ascii_case(known)));
+        let utf8 =
+            parameters.split(';').filter_map(|parameter| parameter.strip_prefix("charset=")).all(|charset| {
+                ["utf-8", "utf8", "us-ascii"].iter().any(|known| charset.eq_ignore_ascii_case(known))
+            });
         let kind = match essence {
             "application/json" => Kind::Json,
             "text/plain" => Kind::Text,
@@ -115,7 +117,8 @@ fn parse_media_type(value: &HeaderValue) -> Option<String> {
     const LIMIT: usize = 256;
     let value = value.to_str().ok().filter(|value| value.len() <= LIMIT)?;
     let is_token = |text: &str| {
-        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$&^_.+-".contains(&byte))
+        !text.is_empty()
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$&^_.+-".contains(&byte))
     };
     let mut parts = value.split(';').map(str::trim);
     let essence = parts.next()?.to_ascii_lowercase();
@@ -159,9 +162,8 @@ fn draft(kind: Kind, body: &[u8], query: Fields, config: &Config) -> Result<Draf
     let data = data.ok_or_else(|| Problem::invalid("data", "is missing"))?;
     Ok(Draft {
         event: match event {
-            Some(text) => {
-                EventName::parse(&text, config.max_event_name).map_err(|error| Problem::invalid_name("event", error))?
-            }
+            Some(text) => EventName::parse(&text, config.max_event_name)
+                .map_err(|error| Problem::invalid_name("event", error))?,
             None => EventName::default(),
         },
         channel: match channel {

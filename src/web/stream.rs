@@ -79,7 +79,8 @@ impl Stream {
     /// Its first bytes.
     pub(super) fn opening(&self, config: &Config) -> Bytes {
         let retry_ms = fastrand::u128(config.retry_min.as_millis()..=config.retry_max.as_millis());
-        let open = Open { position: self.subscription.begins_at(), keep_alive_ms: self.keep_alive.as_millis() };
+        let open =
+            Open { position: self.subscription.begins_at(), keep_alive_ms: self.keep_alive.as_millis() };
         frame::opening(self.format, retry_ms, Some(open))
     }
 

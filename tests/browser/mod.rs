@@ -66,7 +66,8 @@ impl Browser {
 
     fn launch(preferences: Value, arguments: &[&str]) -> Browser {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let name = format!("tabcast-browser-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let name =
+            format!("tabcast-browser-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let folder = std::env::temp_dir().join(name);
         std::fs::create_dir(&folder).unwrap();
         // The port it has found free may be another's by the time it listens; then it ends.
@@ -138,7 +139,11 @@ impl Browser {
             return Err("the driver is gone".to_owned());
         }
         let value = response.json()["value"].take();
-        if response.status == 200 { Ok(value) } else { Err(format!("{}: {}", value["error"], value["message"])) }
+        if response.status == 200 {
+            Ok(value)
+        } else {
+            Err(format!("{}: {}", value["error"], value["message"]))
+        }
     }
 }
 
@@ -223,7 +228,8 @@ fn start_driver(folder: &Path) -> Option<(Child, u16)> {
 impl Drop for Browser {
     fn drop(&mut self) {
         if std::thread::panicking() && !is_firefox() {
-            let log = self.request("POST", &format!("{}/se/log", self.session), Some(&json!({"type": "browser"})));
+            let log =
+                self.request("POST", &format!("{}/se/log", self.session), Some(&json!({"type": "browser"})));
             eprintln!("the browser's console: {log:#?}");
         }
         // Waits for the browser's end, after which nothing writes to the folder.
@@ -384,7 +390,8 @@ impl Tab<'_> {
     fn element_command(&self, method: &str, selector: &str, path: &str, body: Option<&Value>) -> Value {
         /// The key of an element's reference: WebDriver 12, "web element identifier".
         const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
-        let found = self.command("POST", "/element", Some(&json!({"using": "css selector", "value": selector})));
+        let found =
+            self.command("POST", "/element", Some(&json!({"using": "css selector", "value": selector})));
         self.command(method, &format!("/element/{}{path}", text(&found[ELEMENT])), body)
     }
 

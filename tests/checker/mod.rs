@@ -92,7 +92,8 @@ pub fn kill(mut hub: Hub) {
 /// kernel's scheduler does is not in it.
 pub fn seed() -> u64 {
     let given = std::env::var("TABCAST_TEST_SEED").ok();
-    let seed = given.map_or_else(|| fastrand::u64(..), |seed| seed.parse().expect("TABCAST_TEST_SEED is a number"));
+    let seed =
+        given.map_or_else(|| fastrand::u64(..), |seed| seed.parse().expect("TABCAST_TEST_SEED is a number"));
     println!("TABCAST_TEST_SEED={seed}");
     seed
 }
@@ -265,7 +266,8 @@ pub fn check(evidence: &Evidence) -> Vec<Violation> {
     }
     for pair in evidence.subscribers.windows(2) {
         let [one, other] = [&pair[0], &pair[1]];
-        let sequence = |one: &Seen, other| one.without_gaps_of(other, evidence.forgets).cloned().collect::<Vec<_>>();
+        let sequence =
+            |one: &Seen, other| one.without_gaps_of(other, evidence.forgets).cloned().collect::<Vec<_>>();
         let (of_one, of_other) = (sequence(one, other), sequence(other, one));
         if of_one != of_other {
             let place = of_one.iter().zip(&of_other).take_while(|(one, other)| one == other).count();
@@ -318,7 +320,12 @@ struct Gathered {
 /// Publishes and subscribes while `drive` does to the hub what it will; it returns the hub that
 /// runs afterwards. That one is then killed, for what is acknowledged to be on the disk at any
 /// moment; a last hub shows what became of it all.
-pub fn run(site: &Site, hub: Hub, workload: &Workload, drive: impl FnOnce(Hub, &Load<'_>) -> Hub) -> Evidence {
+pub fn run(
+    site: &Site,
+    hub: Hub,
+    workload: &Workload,
+    drive: impl FnOnce(Hub, &Load<'_>) -> Hub,
+) -> Evidence {
     /// However the driving ends, the threads end.
     struct End<'a>(&'a Load<'a>);
     impl Drop for End<'_> {
@@ -446,7 +453,8 @@ impl Load<'_> {
             if self.over.load(Ordering::SeqCst) {
                 return;
             }
-            let answer = self.send(connection, key, "").and_then(|()| Answer::read(connection.as_mut().unwrap()));
+            let answer =
+                self.send(connection, key, "").and_then(|()| Answer::read(connection.as_mut().unwrap()));
             let refusal = match &answer {
                 Ok(Answer { status: 201, id, .. }) if id.is_empty() => Some("201 without an id"),
                 Ok(Answer { status: 503, retry_after: None, .. }) => Some("503 without Retry-After"),
@@ -545,9 +553,13 @@ impl Load<'_> {
             // what is read later comes at a crawl, a few segments at a time.
             SockRef::from(&connection).set_recv_buffer_size(256 << 10)?;
         }
-        let cursor =
-            if last_event_id.is_empty() { String::new() } else { format!("Last-Event-ID: {last_event_id}\r\n") };
-        let request = format!("GET /events?last=1000000000 HTTP/1.1\r\nHost: {}\r\n{cursor}\r\n", self.address);
+        let cursor = if last_event_id.is_empty() {
+            String::new()
+        } else {
+            format!("Last-Event-ID: {last_event_id}\r\n")
+        };
+        let request =
+            format!("GET /events?last=1000000000 HTTP/1.1\r\nHost: {}\r\n{cursor}\r\n", self.address);
         connection.write_all(request.as_bytes())?;
         let mut reader = BufReader::new(connection);
         let (status, headers) = read_head(&mut reader)?;
@@ -634,7 +646,8 @@ impl Answer {
     /// The whole of it, or an error.
     fn read(reader: &mut BufReader<TcpStream>) -> io::Result<Answer> {
         let (status, headers) = read_head(reader)?;
-        let mut body = vec![0; headers.get("content-length").and_then(|length| length.parse().ok()).unwrap_or(0)];
+        let mut body =
+            vec![0; headers.get("content-length").and_then(|length| length.parse().ok()).unwrap_or(0)];
         reader.read_exact(&mut body)?;
         let json: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
         let id = json["id"].as_str().unwrap_or_default().to_owned();

@@ -218,8 +218,12 @@ impl Hub {
 
     /// The response to a request with these headers, each as in "Name: value".
     pub fn send(&self, method: &str, target: &str, headers: &[&str], body: &[u8]) -> Response {
-        let head =
-            self.head(method, target, headers, Some(body.len()).filter(|length| *length > 0 || method == "POST"));
+        let head = self.head(
+            method,
+            target,
+            headers,
+            Some(body.len()).filter(|length| *length > 0 || method == "POST"),
+        );
         let mut stream = self.connect();
         let _ = stream.write_all(&[head.as_bytes(), body].concat());
         Response::read(&mut BufReader::new(stream), method == "HEAD")
@@ -231,7 +235,12 @@ impl Hub {
 
     /// POSTs to `/messages`, or there with a query.
     pub fn post(&self, query: &str, content_type: &str, body: impl AsRef<[u8]>) -> Response {
-        self.send("POST", &format!("/messages{query}"), &[&format!("Content-Type: {content_type}")], body.as_ref())
+        self.send(
+            "POST",
+            &format!("/messages{query}"),
+            &[&format!("Content-Type: {content_type}")],
+            body.as_ref(),
+        )
     }
 
     /// Publishes text on `main` and returns the message's id.
@@ -341,7 +350,9 @@ impl Response {
     pub fn read(reader: &mut impl BufRead, is_head: bool) -> Response {
         let (status, headers) = match read_head(reader) {
             Ok(head) => head,
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => panic!("no answer"),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                panic!("no answer")
+            }
             Err(_closed) => return Response { status: 0, headers: Vec::new(), body: Vec::new() },
         };
         let mut body = Vec::new();

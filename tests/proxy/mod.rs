@@ -147,7 +147,8 @@ impl Shared {
         match mode {
             Mode::Answer(status) => {
                 BufReader::new(&browser).lines().map_while(Result::ok).find(String::is_empty);
-                let head = format!("HTTP/1.1 {status} Refused\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+                let head =
+                    format!("HTTP/1.1 {status} Refused\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
                 let _ = browser.write_all(head.as_bytes());
             }
             _ => while browser.read(&mut [0; 4096]).is_ok_and(|count| count > 0) {},

@@ -134,7 +134,8 @@ pub struct Tally {
 impl Tally {
     /// Of one page, which has been there until now.
     pub fn of(record: &Record, kept: &[Kept]) -> Tally {
-        let place: HashMap<_, _> = kept.iter().enumerate().map(|(place, message)| (&message.id[..], place)).collect();
+        let place: HashMap<_, _> =
+            kept.iter().enumerate().map(|(place, message)| (&message.id[..], place)).collect();
         let since = match record.since.as_deref() {
             None => panic!("the tab was never connected"),
             Some("") => 0,
@@ -149,7 +150,8 @@ impl Tally {
                 tally.altered += 1;
                 continue;
             };
-            tally.altered += usize::from((event, n, from) != (&kept[this].event, &kept[this].n, &kept[this].from));
+            tally.altered +=
+                usize::from((event, n, from) != (&kept[this].event, &kept[this].n, &kept[this].from));
             if !seen.insert(this) {
                 tally.doubled += 1;
             } else if last > Some(this) {
@@ -210,7 +212,8 @@ fn each_broken_promise_is_told() {
     let kept: Vec<_> = (1..=4).map(|n| Kept { id: id(n), event: "ping".to_owned(), n, from: None }).collect();
     let tally = |since: &str, numbers: &[u64]| {
         let delivered = numbers.iter().map(|n| (id(*n), "ping".to_owned(), *n, None, 1.0)).collect();
-        let tally = Tally::of(&Record { since: Some(since.to_owned()), delivered, ..Record::default() }, &kept);
+        let tally =
+            Tally::of(&Record { since: Some(since.to_owned()), delivered, ..Record::default() }, &kept);
         [tally.delivered, tally.lost, tally.doubled, tally.disordered, tally.altered]
     };
     assert_eq!(tally("", &[1, 2, 3, 4]), [4, 0, 0, 0, 0]);

@@ -25,7 +25,11 @@ impl Chunks {
                 Chunks::Data(left) => {
                     let (data, after) = bytes.split_at(bytes.len().min(*left));
                     *bytes = after;
-                    *self = if data.len() < *left { Chunks::Data(*left - data.len()) } else { Chunks::Size(None) };
+                    *self = if data.len() < *left {
+                        Chunks::Data(*left - data.len())
+                    } else {
+                        Chunks::Size(None)
+                    };
                     return Ok(Some(data));
                 }
                 Chunks::Size(size) => {
@@ -35,7 +39,9 @@ impl Chunks {
                         (b'\n', Some(0)) => bail!("the server ended a stream"),
                         (b'\n', Some(size)) => *self = Chunks::Data(size),
                         (digit, size_so_far) => {
-                            let digit = char::from(*digit).to_digit(16).context("a chunk's size is not hexadecimal")?;
+                            let digit = char::from(*digit)
+                                .to_digit(16)
+                                .context("a chunk's size is not hexadecimal")?;
                             *size = Some(size_so_far.unwrap_or(0) * 16 + digit as usize);
                         }
                     }

@@ -30,7 +30,9 @@ impl Dialect {
         }
         let resume = last_event_id.map(|id| format!("last-event-id: {id}\r\n")).unwrap_or_default();
         let version = if self == Dialect::OldEvents { "1.0" } else { "1.1" };
-        let head = format!("GET {path} HTTP/{version}\r\nhost: {address}\r\naccept: text/event-stream\r\n{resume}\r\n");
+        let head = format!(
+            "GET {path} HTTP/{version}\r\nhost: {address}\r\naccept: text/event-stream\r\n{resume}\r\n"
+        );
         head.into_bytes()
     }
 

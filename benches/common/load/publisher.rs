@@ -71,7 +71,8 @@ fn is_whole(answer: &[u8]) -> anyhow::Result<bool> {
     let taken = answer.starts_with(b"HTTP/1.1 201 ") || answer.starts_with(b"HTTP/1.1 202 ");
     ensure!(taken, "a POST is answered with {:?}", text());
     let mut headers = answer[..head].split(|byte| *byte == b'\n');
-    let length = headers.find(|line| line.get(..LENGTH.len()).is_some_and(|name| name.eq_ignore_ascii_case(LENGTH)));
+    let length =
+        headers.find(|line| line.get(..LENGTH.len()).is_some_and(|name| name.eq_ignore_ascii_case(LENGTH)));
     let length = &length.context("an answer has no length")?[LENGTH.len()..];
     let length: usize = std::str::from_utf8(length)?.trim_end().parse()?;
     ensure!(answer.len() <= head + length, "more than an answer: {:?}", text());

@@ -82,7 +82,8 @@ impl Record {
         let mut start = self.end(self.len());
         while let Some(length) = self.dialect.message_end(&self.bytes[start..]) {
             let message = &self.bytes[start..start + length];
-            let what = || format!("after {} messages comes {:?}", self.ends.len(), String::from_utf8_lossy(message));
+            let what =
+                || format!("after {} messages comes {:?}", self.ends.len(), String::from_utf8_lossy(message));
             let number = number_in(message, self.length).with_context(what)?;
             ensure!(number < self.published, "{}, which was not published", what());
             ensure!(!self.in_order || number == self.first + self.ends.len(), "{}, out of order", what());

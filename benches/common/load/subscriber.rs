@@ -121,7 +121,9 @@ impl Progress {
 
     /// Messages follow, if there is an end in what has come of this stage: what is left of `data`.
     fn follow<'a>(&mut self, end: Option<usize>, data: &'a [u8]) -> &'a [u8] {
-        let (Some(end), Stage::Opening(so_far) | Stage::KeepAlive(so_far)) = (end, &self.stage) else { return &[] };
+        let (Some(end), Stage::Opening(so_far) | Stage::KeepAlive(so_far)) = (end, &self.stage) else {
+            return &[];
+        };
         let left = so_far.len() - end;
         self.stage = Stage::Messages;
         &data[data.len() - left..]

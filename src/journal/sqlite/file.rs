@@ -100,7 +100,9 @@ fn prepare(db: &Connection) -> rusqlite::Result<()> {
     const WAL_BYTES: i64 = 16 << 20;
     let mode: String = db.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
     if mode != "wal" {
-        return Err(rusqlite::Error::InvalidParameterName(format!("journal mode {mode}, where WAL is needed")));
+        return Err(rusqlite::Error::InvalidParameterName(format!(
+            "journal mode {mode}, where WAL is needed"
+        )));
     }
     db.pragma_update_and_check(None, "journal_size_limit", WAL_BYTES, |_| Ok(()))?;
     // NORMAL would lose acknowledged messages on a power cut.
@@ -130,7 +132,8 @@ fn schema(epoch: Epoch) -> String {
 /// Makes the file beside its place and moves it there when it is complete, so that a crash leaves
 /// none that is half made.
 fn create(path: &Path) -> Result<(), OpenError> {
-    let mut name = path.file_name().ok_or_else(|| OpenError::Io(io::ErrorKind::InvalidFilename.into()))?.to_owned();
+    let mut name =
+        path.file_name().ok_or_else(|| OpenError::Io(io::ErrorKind::InvalidFilename.into()))?.to_owned();
     name.push(format!(".new-{}", std::process::id()));
     let new = path.with_file_name(name);
     let folder = match path.parent() {
@@ -199,9 +202,11 @@ fn read_state(db: &Connection) -> Result<(Epoch, u64, u64), OpenError> {
         db.query_row("SELECT max(sequence) FROM messages", [], |row| row.get(0)).map_err(damaged)?;
     let head = head.unwrap_or(0);
     let earliest: Option<u64> = db
-        .query_row("SELECT sequence FROM messages WHERE data IS NOT NULL ORDER BY sequence LIMIT 1", [], |row| {
-            row.get(0)
-        })
+        .query_row(
+            "SELECT sequence FROM messages WHERE data IS NOT NULL ORDER BY sequence LIMIT 1",
+            [],
+            |row| row.get(0),
+        )
         .optional()
         .map_err(damaged)?;
     Ok((epoch, head, earliest.unwrap_or(head + 1)))

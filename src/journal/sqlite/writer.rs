@@ -261,13 +261,18 @@ impl Writer {
 
     fn limit_age(&self) -> rusqlite::Result<()> {
         let now = Time::now();
-        self.drop_before(self.after(|_, row| Ok(Time::from_ms(row.get(1)?).has_passed(self.retention.age, now)))?);
+        self.drop_before(
+            self.after(|_, row| Ok(Time::from_ms(row.get(1)?).has_passed(self.retention.age, now)))?,
+        );
         Ok(())
     }
 
     /// The sequence after the oldest messages for which `goes_on` says so, at most a step of them; the
     /// number it is given is 0 at first, for it to count with. A row is sequence, time, bytes.
-    fn after(&self, mut goes_on: impl FnMut(&mut u64, &Row<'_>) -> rusqlite::Result<bool>) -> rusqlite::Result<u64> {
+    fn after(
+        &self,
+        mut goes_on: impl FnMut(&mut u64, &Row<'_>) -> rusqlite::Result<bool>,
+    ) -> rusqlite::Result<u64> {
         let mut select = self.db.prepare_cached(
             "SELECT sequence, time_ms, octet_length(data) + 100 FROM messages
              WHERE sequence >= ?1 AND data IS NOT NULL ORDER BY sequence LIMIT ?2",
@@ -324,8 +329,9 @@ impl Writer {
     /// The WAL's pages, and how many of them are in the file.
     fn checkpoint(&self, mode: &str) -> rusqlite::Result<(i64, i64)> {
         self.db.busy_timeout(RESTART_WAIT)?;
-        let result =
-            self.db.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| Ok((row.get(1)?, row.get(2)?)));
+        let result = self
+            .db
+            .query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| Ok((row.get(1)?, row.get(2)?)));
         self.db.busy_timeout(BUSY)?;
         result
     }
@@ -350,7 +356,8 @@ fn kept_answer(db: &Connection, epoch: Epoch, key: &str) -> rusqlite::Result<Opt
 
 /// Forgets the key of this message, so that it can be given to another.
 fn forget(db: &Connection, sequence: u64) -> rusqlite::Result<()> {
-    db.prepare_cached("UPDATE messages SET key = NULL, request = NULL WHERE sequence = ?1")?.execute([sequence])?;
+    db.prepare_cached("UPDATE messages SET key = NULL, request = NULL WHERE sequence = ?1")?
+        .execute([sequence])?;
     Ok(())
 }
 
