@@ -2,40 +2,71 @@
 //! order, once, and nothing that was acknowledged is ever lost.
 //!
 //! ```text
-//! POST /messages → parse → hub.publish → journal.append (assigns the id) → live feed
-//! GET /events    → parse → hub.subscribe(channels, start) → stream of frames → fan-out → sockets
+//! POST /messages → parse → hub.publish → journal.append (assigns the id; acknowledged only when kept)
+//!                                        journal's commits → live feeds → groups → sockets
+//! GET /events    → parse → hub.subscribe(channels, start) → a subscriber → delivery
 //! ```
 //!
 //! # Layout
-//! Each file one noun; each module uses only those below it.
-//! - [`log`]: what the hub tells whoever runs it.
-//! - [`config`]: every setting.
-//! - `web`: HTTP: who answers which request, the connections, and the fan-out to those that have become
-//!   streams.
-//! - [`hub`]: publish, subscribe, and what a subscription is.
+//! Each file one noun; each module uses only those below it, and `value`, which is beside them.
+//! - [`options`]: every setting, and where its value is read from.
+//! - `net`: accepts connections, serves each, hands over those that have become streams.
+//! - `api`: who answers which request.
+//! - `delivery`: a subscriber's stream to its sink.
+//! - [`hub`]: publish, subscribe, history.
 //! - [`journal`]: the record of published messages that everything reads from, in memory or a file.
 //! - [`frame`]: a message's bytes on the wire.
 //! - [`message`]: what a message is made of, parsed once, valid after.
-//! - `seeded`: the hub wrong on purpose, for tests alone.
+//! - [`log`]: what the hub says to whoever runs it.
+//!
+//! `docs/architecture.md` has a sentence for each file, and the ways through them.
+//!
+//! # In a program of one's own
+//! ```
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use tabcast::{Options, Server, journal::Place};
+//!
+//! let mut options = Options::default();
+//! options.journal.journal = Place::Memory;
+//! let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+//! println!("http://{}", listener.local_addr()?);
+//! let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+//! let serving = tokio::spawn(Server::new(options).serve([listener], async {
+//!     let _ = stopped.await;
+//! }));
+//! // … until it is time to go:
+//! drop(stop);
+//! serving.await??;
+//! # Ok(())
+//! # }
+//! # tokio::runtime::Runtime::new().unwrap().block_on(example()).unwrap();
+//! ```
 
 #![warn(clippy::unwrap_used)]
 
-pub mod config;
+mod api;
+mod delivery;
 pub mod frame;
 pub mod hub;
 pub mod journal;
 pub mod log;
 pub mod message;
-mod seeded;
-mod web;
+mod net;
+pub mod options;
+mod value;
 
 use std::future::Future;
 use std::io;
-use std::time::Duration;
 
 use tokio::net::TcpListener;
 
-pub use config::Config;
+pub use options::Options;
+
+/// A hub that serves HTTP.
+#[derive(Clone, Debug)]
+pub struct Server {
+    options: Options,
+}
 
 /// Why the hub could not serve, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -48,40 +79,55 @@ pub enum ServeError {
         /// Why.
         error: journal::OpenError,
     },
-    /// The journal failed while the hub served; the text tells how. Nothing was acknowledged that
-    /// may not be kept.
-    #[error("{0}")]
-    Journal(String),
-    /// The listener's address can't be told.
+    /// The journal failed while the hub served. Nothing was acknowledged that may not be kept.
+    #[error(transparent)]
+    Journal(journal::Failure),
+    /// A listener's address can't be told.
     #[error("can't tell the address: {0}")]
     Address(io::Error),
 }
 
-/// Serves the hub on `listener` until `shutdown` is ready; then ends every stream, finishes the
-/// publishes in flight, and returns within two seconds.
-///
-/// # Errors
-/// [`ServeError`].
-pub async fn serve(
-    listener: TcpListener,
-    config: Config,
-    shutdown: impl Future<Output = ()>,
-) -> Result<(), ServeError> {
-    let journal = journal::Journal::open(&config.journal, config.retention(), config.key_limits())
-        .map_err(|error| ServeError::Open { place: config.journal.clone(), error })?;
-    let hub = hub::Hub::new(journal, config.page_limit());
-    let mut failure = None;
-    let stop = async {
-        tokio::select! {
-            () = shutdown => {}
-            what = hub.failure() => failure = Some(what),
+impl Server {
+    /// A server with these settings, which have been [checked](Options::check).
+    pub fn new(options: Options) -> Self {
+        Server { options }
+    }
+
+    /// Serves on `listeners` until `shutdown` is ready; then ends every stream, finishes the
+    /// publishes in flight, closes the journal, and returns within two seconds.
+    ///
+    /// # Errors
+    /// [`ServeError`].
+    pub async fn serve(
+        self,
+        listeners: impl IntoIterator<Item = TcpListener>,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), ServeError> {
+        let Options { journal, api, hub, delivery, net } = self.options;
+        let listeners: Vec<_> = listeners.into_iter().collect();
+        let listening: io::Result<Vec<_>> = listeners.iter().map(TcpListener::local_addr).collect();
+        let listening = listening.map_err(ServeError::Address)?;
+        let opened = journal.open();
+        let (journal, committed) =
+            opened.map_err(|error| ServeError::Open { place: journal.journal.clone(), error })?;
+        let replay_page = hub.replay_page;
+        let (hub, publishing) = hub::Hub::new(journal, committed, &hub);
+        let mut failure = hub.failure();
+        for address in &listening {
+            tracing::info!(version = env!("CARGO_PKG_VERSION"), "listening on http://{address}");
         }
-    };
-    web::serve(listener, hub.clone(), config, stop).await.map_err(ServeError::Address)?;
-    // It may have failed since, while publishes in flight were finished.
-    let failure = match failure {
-        None => tokio::time::timeout(Duration::ZERO, hub.failure()).await.ok(),
-        some => some,
-    };
-    failure.map_or(Ok(()), |what| Err(ServeError::Journal(what)))
+        let api = api::Api::new(api, delivery, replay_page, hub, listening);
+        let stop = async {
+            tokio::select! {
+                () = shutdown => {}
+                _ = failure.wait_for(Option::is_some) => {}
+            }
+        };
+        net::serve(listeners, api, net, stop).await;
+        // Its end closes the journal. A panic there has been logged.
+        let _ = publishing.await;
+        // The journal may have failed since `stop`, while publishes in flight were finished.
+        let failure = failure.borrow().clone();
+        failure.map_or(Ok(()), |failure| Err(ServeError::Journal(failure)))
+    }
 }

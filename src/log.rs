@@ -11,22 +11,48 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Level, Metadata, Subscriber};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 
 use crate::message::is_printable;
 
-/// Has this process's events up to `level` logged to stderr. What waits is written when the value is
-/// dropped, unless nobody reads it.
+/// What is logged.
+#[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
+pub struct Options {
+    /// How much is logged: off, error, warn, info, debug or trace
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub log_level: LevelFilter,
+
+    /// How much of the program's parts is logged, as in info,tabcast::journal=debug; of parts that are not
+    /// named, as much as --log-level says
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<Targets>,
+}
+
+impl Options {
+    fn filter(&self) -> Targets {
+        let targets = self.log.clone().unwrap_or_default();
+        match targets.default_level() {
+            Some(LevelFilter::OFF) | None => targets.with_default(self.log_level),
+            Some(_) => targets,
+        }
+    }
+}
+
+/// Has this process's events logged to stderr, as the options say. What waits is written when the value
+/// is dropped, unless nobody reads it.
 ///
 /// # Errors
 /// If there can be no thread for it, or something is logged elsewhere already.
-pub fn to_stderr(level: LevelFilter) -> anyhow::Result<Log> {
+pub fn to_stderr(options: &Options) -> anyhow::Result<Log> {
     let lines = Arc::new(Lines::default());
-    let colored =
+    let is_colored =
         io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let formatter = Formatter { level, colored, lines: Arc::clone(&lines) };
-    tracing::subscriber::set_global_default(formatter)?;
+    let formatter = Formatter { is_colored, lines: Arc::clone(&lines) };
+    let layers = tracing_subscriber::registry().with(options.filter()).with(formatter);
+    tracing::subscriber::set_global_default(layers)?;
     let writer = Arc::clone(&lines);
     thread::Builder::new().name("log".to_owned()).spawn(move || writer.write_all())?;
     Ok(Log { lines })
@@ -56,28 +82,19 @@ impl Drop for Log {
     }
 }
 
-/// What makes lines of events. It knows no spans; there are none here.
+/// Makes a line of each event.
 struct Formatter {
-    level: LevelFilter,
-    colored: bool,
+    is_colored: bool,
     lines: Arc<Lines>,
 }
 
-impl Subscriber for Formatter {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() <= self.level
-    }
-
-    fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(self.level)
-    }
-
-    fn event(&self, event: &Event<'_>) {
+impl<S: Subscriber> Layer<S> for Formatter {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         thread_local! {
             /// The last line, in whose place the next is written, and its second.
             static LAST: Cell<(String, u64)> = const { Cell::new((String::new(), u64::MAX)) };
         }
-        let (level, dim, plain) = head(*event.metadata().level(), self.colored);
+        let (level, dim, plain) = head(*event.metadata().level(), self.is_colored);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let (mut line, second) = LAST.take();
         let date_and_time = dim.len() + "2026-11-23T02:40:11".len();
@@ -100,15 +117,6 @@ impl Subscriber for Formatter {
         self.lines.push(&line);
         LAST.set((line, now.as_secs()));
     }
-
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-    fn enter(&self, _: &Id) {}
-    fn exit(&self, _: &Id) {}
 }
 
 /// How a level is shown; and what makes text dim, and plain again.

@@ -38,6 +38,13 @@ pub struct Message {
     pub time: Time,
 }
 
+impl Message {
+    /// Whether the message is for a subscriber with this id of its own.
+    pub fn is_for(&self, subscriber: Option<&SubscriberId>) -> bool {
+        self.except.is_none() || self.except.as_ref() != subscriber
+    }
+}
+
 /// A message before it is published: it has no id and no time yet.
 #[derive(Debug)]
 pub struct Draft {

@@ -8,8 +8,11 @@ use std::time::Duration;
 
 use common::Folder;
 use proptest::prelude::*;
-use tabcast::journal::{Append, Appended, Channels, Journal, KeyLimits, PageLimit, Place, Retention};
+use tabcast::journal::{
+    Append, Appended, Channels, Committed, Journal, KeyLimits, PageLimit, Place, Retention,
+};
 use tabcast::message::{ChannelName, Data, Draft, EventName, IdempotencyKey, SubscriberId};
+use tokio::time::timeout;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -47,6 +50,11 @@ impl Model {
         self.messages.len() as u64
     }
 
+    /// The sequences that the next `count` messages get.
+    fn next(&self, count: usize) -> Vec<u64> {
+        (self.head() + 1..).take(count).collect()
+    }
+
     fn earliest(&self) -> u64 {
         self.head().saturating_sub(self.retention as u64) + 1
     }
@@ -65,11 +73,21 @@ fn channel(number: usize) -> ChannelName {
     ChannelName::parse(["a", "b", "c.d"][number], 9).unwrap()
 }
 
-fn open(path: Option<&Path>, retention: usize) -> Journal {
+fn open(path: Option<&Path>, retention: usize) -> (Journal, Committed) {
     let place = path.map_or(Place::Memory, |path| Place::File(path.to_owned()));
     let retention = Retention { messages: retention, bytes: usize::MAX >> 1, age: Duration::from_secs(3600) };
     let keys = KeyLimits { count: 1_000, window: Duration::from_secs(3600) };
     Journal::open(&place, retention, keys).unwrap()
+}
+
+/// The sequences of the next `count` messages that the journal has committed, and of no more.
+async fn announced(committed: &mut Committed, count: usize) -> Vec<u64> {
+    let mut sequences = Vec::new();
+    while sequences.len() < count {
+        sequences.extend(committed.next().await.iter().map(|entry| entry.message.id.sequence));
+    }
+    assert!(timeout(Duration::ZERO, committed.next()).await.is_err(), "more than was appended");
+    sequences
 }
 
 async fn read_all(journal: &Journal, position: u64, channels: &[usize], page: usize) -> Vec<Kept> {
@@ -98,7 +116,7 @@ async fn read_all(journal: &Journal, position: u64, channels: &[usize], page: us
 }
 
 async fn run(path: Option<&Path>, retention: usize, steps: Vec<Step>) {
-    let mut journal = open(path, retention);
+    let (mut journal, mut committed) = open(path, retention);
     let mut model = Model { retention, ..Model::default() };
     let epoch = journal.epoch();
     for step in steps {
@@ -118,13 +136,15 @@ async fn run(path: Option<&Path>, retention: usize, steps: Vec<Step>) {
                 }
                 let answers = journal.append(appends).await.unwrap();
                 assert_eq!(answers.len(), batch.len());
+                let new = answers.iter().filter(|answer| matches!(answer, Appended::New(_))).count();
+                assert_eq!(announced(&mut committed, new).await, model.next(new));
                 for (answer, (number, length, key)) in answers.into_iter().zip(batch) {
                     let request = format!("{number} {length}");
                     let known = key.and_then(|key| model.keys.get(&key).cloned());
                     match (answer, known) {
-                        (Appended::New(entry), None) => {
+                        (Appended::New(receipt), None) => {
                             let sequence = model.head() + 1;
-                            assert_eq!(entry.message.id.sequence, sequence);
+                            assert_eq!(receipt.id.sequence, sequence);
                             model.messages.push((sequence, number, "ü".repeat(length)));
                             key.map(|key| model.keys.insert(key, (request, sequence)));
                         }
@@ -154,7 +174,7 @@ async fn run(path: Option<&Path>, retention: usize, steps: Vec<Step>) {
             Step::Reopen => {
                 if path.is_some() {
                     drop(journal);
-                    journal = open(path, retention);
+                    (journal, committed) = open(path, retention);
                     assert_eq!((journal.epoch(), journal.head()), (epoch, model.head()));
                 }
             }

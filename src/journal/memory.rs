@@ -3,78 +3,96 @@
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Instant;
 
-use super::keys::Keys;
-use super::tail::{Tail, TailLimit};
-use super::{Append, Appended, Channels, Entry, KeyLimits, Page, PageLimit, Retention};
+use tokio::sync::watch;
+
+use super::committed::Announcer;
+use super::entry::{Append, Appended, Entry, Failure, JournalError};
+use super::keys::{KeyLimits, Keys};
+use super::page::{Channels, Page, PageLimit};
+use super::recent::{Recent, RecentLimit, Retention};
 use crate::message::{Epoch, MessageId, Receipt, Time};
 
-/// A journal that is a tail and nothing else.
+/// A journal whose recent messages are all it has.
 #[derive(Debug)]
 pub struct Memory {
     epoch: Epoch,
-    kept: RwLock<Kept>,
+    stored: RwLock<Stored>,
+    announcer: Announcer,
+    /// Never has anything: this journal can't fail.
+    failure: watch::Sender<Option<Failure>>,
 }
 
 #[derive(Debug)]
-struct Kept {
-    tail: Tail,
+struct Stored {
+    recent: Recent,
     keys: Keys,
 }
 
 impl Memory {
     /// An empty journal with an epoch of its own. Retention by age is not for memory.
-    pub fn new(retention: Retention, keys: KeyLimits) -> Self {
-        let limit = TailLimit { messages: retention.messages, bytes: retention.bytes };
-        let kept = Kept { tail: Tail::new(limit, 0), keys: Keys::new(keys) };
-        Memory { epoch: Epoch::draw(), kept: RwLock::new(kept) }
+    pub(super) fn new(retention: Retention, keys: KeyLimits, announcer: Announcer) -> Self {
+        let limit = RecentLimit { messages: retention.messages, bytes: retention.bytes };
+        let stored = RwLock::new(Stored { recent: Recent::new(limit, 0), keys: Keys::new(keys) });
+        Memory { epoch: Epoch::draw(), stored, announcer, failure: watch::Sender::new(None) }
     }
 
     pub(super) fn epoch(&self) -> Epoch {
         self.epoch
     }
 
-    fn kept(&self) -> RwLockReadGuard<'_, Kept> {
-        self.kept.read().unwrap_or_else(PoisonError::into_inner)
+    fn stored(&self) -> RwLockReadGuard<'_, Stored> {
+        self.stored.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn head(&self) -> u64 {
-        self.kept().tail.head()
+        self.stored().recent.head()
     }
 
-    pub(super) fn append(&self, batch: Vec<Append>) -> Vec<Appended> {
-        let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn failure(&self) -> watch::Receiver<Option<Failure>> {
+        self.failure.subscribe()
+    }
+
+    pub(super) async fn append(&self, batch: Vec<Append>) -> Result<Vec<Appended>, JournalError> {
+        let mut stored = self.stored.write().unwrap_or_else(PoisonError::into_inner);
         let (now, time) = (Instant::now(), Time::now());
-        batch.into_iter().map(|append| self.append_one(&mut kept, append, now, time)).collect()
+        let mut committed = Vec::with_capacity(batch.len());
+        let mut append = |Append { draft, key }| {
+            // Hashing costs as much as the rest of an append; only a key needs it.
+            let key = key.map(|key| (key, draft.fingerprint()));
+            if let Some((key, request)) = &key
+                && let Some((first, answer)) = stored.keys.get(key, now)
+            {
+                return Appended::again(first == request, || answer.clone());
+            }
+            let id = MessageId { epoch: self.epoch, sequence: stored.recent.head() + 1 };
+            let entry = Arc::new(Entry::new(draft.into_message(id, time)));
+            let receipt = Receipt::from(&entry.message);
+            if let Some((key, request)) = key {
+                stored.keys.insert(key, request, receipt.clone(), now);
+            }
+            stored.recent.push(Arc::clone(&entry));
+            committed.push(entry);
+            Appended::New(receipt)
+        };
+        let appended = batch.into_iter().map(&mut append).collect();
+        self.announcer.announce(committed);
+        Ok(appended)
     }
 
-    fn append_one(
+    pub(super) async fn read(
         &self,
-        kept: &mut Kept,
-        Append { draft, key }: Append,
-        now: Instant,
-        time: Time,
-    ) -> Appended {
-        // Hashing costs as much as the rest of an append; only a key needs it.
-        let key = key.map(|key| (key, draft.fingerprint()));
-        if let Some((key, request)) = &key
-            && let Some((first, answer)) = kept.keys.get(key, now)
-        {
-            return Appended::again(first == request, || answer.clone());
-        }
-        let id = MessageId { epoch: self.epoch, sequence: kept.tail.head() + 1 };
-        let entry = Arc::new(Entry::new(draft.into_message(id, time)));
-        if let Some((key, request)) = key {
-            kept.keys.insert(key, request, Receipt::from(&entry.message), now);
-        }
-        kept.tail.push(Arc::clone(&entry));
-        Appended::New(entry)
+        position: u64,
+        channels: &Channels,
+        limit: PageLimit,
+    ) -> Result<Page, JournalError> {
+        Ok(self.stored().recent.read(position, channels, limit))
     }
 
-    pub(super) fn read(&self, position: u64, channels: &Channels, limit: PageLimit) -> Page {
-        self.kept().tail.read(position, channels, limit)
-    }
-
-    pub(super) fn position_before_newest(&self, count: usize, channels: &Channels) -> u64 {
-        self.kept().tail.position_before_newest(count, channels).0
+    pub(super) async fn position_before_newest(
+        &self,
+        count: usize,
+        channels: &Channels,
+    ) -> Result<u64, JournalError> {
+        Ok(self.stored().recent.position_before_newest(count, channels).0)
     }
 }

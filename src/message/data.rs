@@ -37,11 +37,11 @@ impl Data {
         Ok(data)
     }
 
-    /// Data that was kept before.
+    /// The data of a stored message.
     ///
     /// # Errors
-    /// If it is no JSON value.
-    pub fn kept(json: String) -> Result<Self, serde_json::Error> {
+    /// If the text is no JSON value.
+    pub fn stored(json: String) -> Result<Self, serde_json::Error> {
         RawValue::from_string(json).map(Data)
     }
 

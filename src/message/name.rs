@@ -32,6 +32,15 @@ impl ChannelName {
         if text.split('.').all(token) { Ok(ChannelName(text.into())) } else { Err(InvalidName::NotTokens) }
     }
 
+    /// The channel of this name in a stored message: `parse` without its limit, which is a setting and
+    /// may have been another when the message was published.
+    ///
+    /// # Errors
+    /// [`InvalidName`] if no publisher can have named a channel so.
+    pub fn stored(text: &str) -> Result<Self, InvalidName> {
+        ChannelName::parse(text, usize::MAX)
+    }
+
     /// The name's text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -51,20 +60,28 @@ impl Default for ChannelName {
 pub struct EventName(Arc<str>);
 
 impl EventName {
-    /// The event name with this text.
+    /// The event name with this text, as a publisher gives it.
     ///
     /// # Errors
     /// [`InvalidName`] if it is empty, longer than `limit` bytes, not printable, or begins with
     /// [`RESERVED_PREFIX`].
     pub fn parse(text: &str, limit: usize) -> Result<Self, InvalidName> {
         check_length(text, limit)?;
-        if !text.chars().all(is_printable) {
-            return Err(InvalidName::NotPrintable);
+        let name = EventName::stored(text)?;
+        if text.starts_with(RESERVED_PREFIX) { Err(InvalidName::Reserved) } else { Ok(name) }
+    }
+
+    /// The event name of a stored message. It may be one of the hub's own: those are kept as well.
+    ///
+    /// # Errors
+    /// [`InvalidName`] if it is empty or not printable.
+    pub fn stored(text: &str) -> Result<Self, InvalidName> {
+        check_length(text, usize::MAX)?;
+        if text.chars().all(is_printable) {
+            Ok(EventName(text.into()))
+        } else {
+            Err(InvalidName::NotPrintable)
         }
-        if text.starts_with(RESERVED_PREFIX) {
-            return Err(InvalidName::Reserved);
-        }
-        Ok(EventName(text.into()))
     }
 
     /// The name's text.
@@ -81,47 +98,32 @@ impl Default for EventName {
     }
 }
 
-/// A subscriber's own id, which it chooses: 1 to 64 visible ASCII characters.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct SubscriberId(Arc<str>);
+/// A subscriber's own id, which it chooses: room for any UUID or token, and small enough to be kept
+/// with every message.
+pub type SubscriberId = VisibleAscii<64>;
 
-impl SubscriberId {
-    /// Room for any UUID or token, and small enough to be kept with every message.
-    pub const LIMIT: usize = 64;
+/// What makes a retry of a publish recognisable; the limit is the HTTP contract's.
+pub type IdempotencyKey = VisibleAscii<255>;
 
-    /// The id with this text.
+/// A text of 1 to `LIMIT` visible ASCII characters.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct VisibleAscii<const LIMIT: usize>(Arc<str>);
+
+impl<const LIMIT: usize> VisibleAscii<LIMIT> {
+    /// The longest text, in bytes.
+    pub const LIMIT: usize = LIMIT;
+
+    /// The value with this text.
     ///
     /// # Errors
-    /// [`InvalidName`] if it is empty, longer than [`SubscriberId::LIMIT`], or not visible ASCII.
+    /// [`InvalidName`] if the text is empty, longer than [`Self::LIMIT`], or not visible ASCII.
     pub fn parse(text: &str) -> Result<Self, InvalidName> {
-        check_length(text, SubscriberId::LIMIT)?;
-        visible_ascii(text).map(SubscriberId)
+        check_length(text, LIMIT)?;
+        let visible = text.bytes().all(|byte| byte.is_ascii_graphic());
+        if visible { Ok(VisibleAscii(text.into())) } else { Err(InvalidName::NotVisibleAscii) }
     }
 
-    /// The id's text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-/// What makes a retry of a publish recognisable: 1 to 255 visible ASCII characters.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct IdempotencyKey(Arc<str>);
-
-impl IdempotencyKey {
-    /// The longest key, as the HTTP contract has it.
-    pub const LIMIT: usize = 255;
-
-    /// The key with this text.
-    ///
-    /// # Errors
-    /// [`InvalidName`] if it is empty, longer than [`IdempotencyKey::LIMIT`], or not visible ASCII.
-    pub fn parse(text: &str) -> Result<Self, InvalidName> {
-        check_length(text, IdempotencyKey::LIMIT)?;
-        visible_ascii(text).map(IdempotencyKey)
-    }
-
-    /// The key's text.
+    /// The value's text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -161,11 +163,6 @@ fn check_length(text: &str, limit: usize) -> Result<(), InvalidName> {
         length if length > limit => Err(InvalidName::TooLong { length, limit }),
         _ => Ok(()),
     }
-}
-
-fn visible_ascii(text: &str) -> Result<Arc<str>, InvalidName> {
-    let visible = text.bytes().all(|byte| byte.is_ascii_graphic());
-    if visible { Ok(text.into()) } else { Err(InvalidName::NotVisibleAscii) }
 }
 
 /// Not a control character, a line break, or one of those that reorder or hide the text beside them.
@@ -213,5 +210,7 @@ mod tests {
             assert_eq!(EventName::parse(bad, 32), Err(InvalidName::NotPrintable), "{bad:?}");
         }
         assert_eq!(EventName::parse("tabcast:gap", 32), Err(InvalidName::Reserved));
+        assert!(EventName::stored("tabcast:gap").is_ok());
+        assert_eq!(EventName::stored("a\nb"), Err(InvalidName::NotPrintable));
     }
 }

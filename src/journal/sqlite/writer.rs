@@ -1,78 +1,97 @@
 //! The writer: the thread that appends to the file and drops what retention no longer allows.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, DropBehavior, ErrorCode, OptionalExtension, Row, TransactionBehavior, params};
+use rusqlite::{Connection, Row, TransactionBehavior, params};
+use tokio::sync::oneshot;
 
 use super::file::{BUSY, Opened};
-use super::{Job, Shared, channel, event};
-use crate::journal::{Append, AppendError, Appended, Entry, KeyLimits, Retention};
-use crate::message::{Epoch, Fingerprint, MessageId, Receipt, Time};
-use crate::seeded::{self, Bug};
+use super::row;
+use super::shared::{Shared, UNAVAILABLE, is_busy, is_full};
+use crate::journal::committed::Announcer;
+use crate::journal::entry::{Append, Appended, Batch, Entry, JournalError};
+use crate::journal::keys::KeyLimits;
+use crate::journal::recent::Retention;
+use crate::message::{Epoch, MessageId, Receipt, Time};
 
-/// How often it looks for messages that have grown too old, when nothing else is to do.
+/// How often the writer looks for messages that have grown too old, when nothing else is to do.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How long it appends before it looks again. What comes in meanwhile is over the limits for so long,
-/// and the WAL grows by so much.
+/// How long the writer appends before it looks again what retention allows. What comes in meanwhile is
+/// over the limits for so long, and the WAL grows by so much.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Messages deleted at once. It delays the next append by some milliseconds, and must be more than
-/// are appended at once, or the file would grow.
+/// Messages deleted at once. Higher: the next append waits longer than some milliseconds. It must be
+/// higher than the hub's batch, or the file would grow.
 const STEP: u64 = 1_000;
 
-/// Pages in the WAL from which they are copied to the file, 4 KiB each: some 8 MiB. More makes
-/// reads slower, less copies a page that changes often more often.
+/// Pages in the WAL from which they are copied to the file, 4 KiB each: some 8 MiB. Higher: reads
+/// search a longer WAL. Lower: pages that change often are copied more often.
 const CHECKPOINT_PAGES: i64 = 2_000;
 
 /// Pages in the WAL from which readers are waited for to start it over: 64 MiB.
 const RESTART_PAGES: i64 = 16_000;
 
-/// How long they are waited for, as publishers then are. The hub's own readers need less; another
-/// program's may need hours.
+/// How long those readers, and with them publishers, are waited for. The hub's own readers need less;
+/// another program's may need hours.
 const RESTART_WAIT: Duration = Duration::from_millis(50);
 
 /// How long after such a wait the next one is.
 const RESTART_PAUSE: Duration = Duration::from_secs(5);
+
+/// A batch to commit.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) batch: Vec<Append>,
+    pub(super) answer: oneshot::Sender<Result<Vec<Appended>, JournalError>>,
+}
 
 #[derive(Debug)]
 pub(super) struct Writer {
     db: Connection,
     epoch: Epoch,
     shared: Arc<Shared>,
+    announcer: Announcer,
     retention: Retention,
     keys: KeyLimits,
     head: u64,
-    /// Every row before this one is deleted, or has lost its data.
+    /// Every row before this sequence is deleted, or has lost its data.
     swept: u64,
-    /// When it last looked what retention allows.
+    /// When the writer last looked what retention allows.
     looked: Instant,
-    /// When it may try again to start the WAL over.
+    /// When the writer may try again to start the WAL over.
     restart: Instant,
 }
 
 impl Writer {
-    pub(super) fn new(opened: Opened, shared: Arc<Shared>, retention: Retention, keys: KeyLimits) -> Self {
+    pub(super) fn new(
+        opened: Opened,
+        shared: Arc<Shared>,
+        announcer: Announcer,
+        retention: Retention,
+        keys: KeyLimits,
+    ) -> Self {
         let Opened { db, epoch, head, earliest } = opened;
+        let now = Instant::now();
         let mut writer = Writer {
             db,
             epoch,
             shared,
+            announcer,
             retention,
             keys,
             head,
             swept: earliest,
-            looked: Instant::now(),
-            restart: Instant::now(),
+            looked: now,
+            restart: now,
         };
         writer.limit_count();
         writer
     }
 
-    /// Until the other end of `jobs` is dropped, or the journal fails.
+    /// Works until the other end of `jobs` is dropped, or the journal fails.
     pub(super) fn run(mut self, jobs: &Receiver<Job>) {
         /// A panic here must not leave a hub that takes requests and never answers.
         struct Watch(Arc<Shared>);
@@ -84,16 +103,16 @@ impl Writer {
             }
         }
         let _watch = Watch(Arc::clone(&self.shared));
-        let mut busy = false;
+        let mut is_sweeping = false;
         loop {
-            // With more to sweep it only looks whether there is something better to do.
-            match jobs.recv_timeout(if busy { Duration::ZERO } else { TICK }) {
+            // With more to sweep the writer only looks whether there is something better to do.
+            match jobs.recv_timeout(if is_sweeping { Duration::ZERO } else { TICK }) {
                 Ok(Job { batch, answer }) => {
                     let result = self.append(batch);
-                    let failed = matches!(result, Err(AppendError::Failed(_)));
-                    // The hub waits for it, or is gone.
+                    let has_failed = matches!(result, Err(JournalError::Failed));
+                    // The hub waits for the answer, or is gone.
                     let _ = answer.send(result);
-                    if failed {
+                    if has_failed {
                         return;
                     }
                 }
@@ -101,65 +120,63 @@ impl Writer {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             match self.maintain() {
-                Ok(more) => busy = more,
+                Ok(more) => is_sweeping = more,
                 // There is no space to free space with; it may come.
-                Err(error) if is_full(&error) || is_busy(&error) => busy = false,
+                Err(error) if is_full(&error) || is_busy(&error) => is_sweeping = false,
                 Err(error) => {
                     self.shared.fail(format!("can't write the journal: {error}"));
                     return;
                 }
             }
         }
-        // Leaves one file. If it can't, the WAL beside it is as good.
+        // Leaves one file. If that fails, the file and the WAL beside it are as good.
         let _ = self.checkpoint("TRUNCATE");
     }
 
-    /// Commits the batch. Once it returns, it is on the disk.
-    fn append(&mut self, batch: Vec<Append>) -> Result<Vec<Appended>, AppendError> {
+    /// Commits the batch, and announces what is new of it. Once this returns, the batch is on the disk.
+    fn append(&mut self, batch: Vec<Append>) -> Result<Vec<Appended>, JournalError> {
         match self.commit(batch) {
-            Ok(appended) => {
-                let mut tail = self.shared.tail_mut();
-                for appended in &appended {
-                    if let Appended::New(entry) = appended {
-                        tail.push(Arc::clone(entry));
-                    }
-                }
-                self.head = tail.head();
-                drop(tail);
+            Ok((appended, committed)) => {
+                let mut recent = self.shared.recent_mut();
+                committed.iter().for_each(|entry| recent.push(Arc::clone(entry)));
+                self.head = recent.head();
+                drop(recent);
+                self.announcer.announce(committed);
                 self.limit_count();
                 Ok(appended)
             }
             Err(error) if is_full(&error) && self.db.is_autocommit() => {
                 tracing::error!(%error, "no space for the journal; nothing of these publishes is kept");
-                Err(AppendError::NoSpace)
+                Err(JournalError::NoSpace)
             }
             Err(error) if is_busy(&error) && self.db.is_autocommit() => {
-                tracing::error!(%error, "another program writes to the journal; nothing of these publishes is kept");
-                Err(AppendError::Busy)
+                tracing::error!(
+                    %error,
+                    "another program writes to the journal; nothing of these publishes is kept"
+                );
+                Err(UNAVAILABLE)
             }
-            // A failed fsync may have kept it or not, and a later one that succeeds says nothing of
+            // A failed fsync may have kept the batch or not, and a later one that succeeds says nothing of
             // what the failed one left out: there is no going on from here.
-            Err(error) => Err(self.shared.fail(format!("can't write the journal: {error}")).into()),
+            Err(error) => Err(self.shared.fail(format!("can't write the journal: {error}"))),
         }
     }
 
-    fn commit(&mut self, batch: Vec<Append>) -> rusqlite::Result<Vec<Appended>> {
-        let mut next = self.head + 1;
-        if seeded::has(Bug::AcknowledgeBeforeCommit) && !self.db.is_autocommit() {
-            self.db.execute_batch("COMMIT")?;
-        }
-        let mut transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut appended = Vec::with_capacity(batch.len());
+    /// What each append came to, and the entries that are new.
+    fn commit(&mut self, batch: Vec<Append>) -> rusqlite::Result<(Vec<Appended>, Batch)> {
+        let transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let (mut appended, mut committed) =
+            (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
         let mut insert = transaction.prepare_cached(
             "INSERT INTO messages (sequence, channel, event, data, time_ms, \"except\", key, request)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
         )?;
         for Append { draft, key } in batch {
             let now = Time::now();
-            let remembered = self.keys.count > 0 && !seeded::has(Bug::NoDedupe);
-            let key = key.filter(|_| remembered).map(|key| (key, draft.fingerprint()));
+            let is_remembered = self.keys.count > 0;
+            let key = key.filter(|_| is_remembered).map(|key| (key, draft.fingerprint()));
             if let Some((key, request)) = &key {
-                match kept_answer(&transaction, self.epoch, key.as_str())? {
+                match row::answer(&transaction, self.epoch, key.as_str())? {
                     Some((_, answer)) if answer.time.has_passed(self.keys.window, now) => {
                         forget(&transaction, answer.id.sequence)?;
                     }
@@ -170,10 +187,12 @@ impl Writer {
                     None => {}
                 }
             }
-            let entry = Entry::new(draft.into_message(MessageId { epoch: self.epoch, sequence: next }, now));
+            let sequence = self.head + 1 + committed.len() as u64;
+            let id = MessageId { epoch: self.epoch, sequence };
+            let entry = Entry::new(draft.into_message(id, now));
             let message = &entry.message;
             insert.execute(params![
-                next,
+                sequence,
                 message.channel.as_str(),
                 message.event.as_str(),
                 message.data.as_json(),
@@ -182,16 +201,12 @@ impl Writer {
                 key.as_ref().map(|(key, _)| key.as_str()),
                 key.as_ref().map(|(_, request)| request.0),
             ])?;
-            next += 1;
-            appended.push(Appended::New(Arc::new(entry)));
+            appended.push(Appended::New(Receipt::from(message)));
+            committed.push(Arc::new(entry));
         }
         drop(insert);
-        if seeded::has(Bug::AcknowledgeBeforeCommit) {
-            transaction.set_drop_behavior(DropBehavior::Ignore);
-            return Ok(appended);
-        }
         transaction.commit()?;
-        Ok(appended)
+        Ok((appended, committed))
     }
 
     fn earliest(&self) -> u64 {
@@ -202,8 +217,7 @@ impl Writer {
     fn drop_before(&self, earliest: u64) {
         // The newest is kept whatever its age or size, as is its number.
         let earliest = earliest.min(self.head).max(self.earliest());
-        self.shared.earliest.store(earliest, Ordering::Release);
-        self.shared.tail_mut().drop_before(earliest);
+        self.shared.drop_before(earliest);
     }
 
     fn limit_count(&mut self) {
@@ -216,9 +230,6 @@ impl Writer {
     /// One step of dropping what retention no longer allows, deleting what was dropped, and keeping
     /// the WAL short. True if there is more to do.
     fn maintain(&mut self) -> rusqlite::Result<bool> {
-        if seeded::has(Bug::AcknowledgeBeforeCommit) && !self.db.is_autocommit() {
-            return Ok(false);
-        }
         // A step that is not full can wait: after each append it would cost as much as that did.
         if self.earliest() - self.swept < STEP {
             if self.looked.elapsed() < LOOK {
@@ -337,36 +348,9 @@ impl Writer {
     }
 }
 
-/// What this key was answered before, and the request it came with.
-fn kept_answer(db: &Connection, epoch: Epoch, key: &str) -> rusqlite::Result<Option<(Fingerprint, Receipt)>> {
-    let mut select =
-        db.prepare_cached("SELECT request, sequence, channel, event, time_ms FROM messages WHERE key = ?1")?;
-    select
-        .query_row([key], |row| {
-            let answer = Receipt {
-                id: MessageId { epoch, sequence: row.get(1)? },
-                channel: channel(row, 2)?,
-                event: event(row, 3)?,
-                time: Time::from_ms(row.get(4)?),
-            };
-            Ok((Fingerprint(row.get(0)?), answer))
-        })
-        .optional()
-}
-
 /// Forgets the key of this message, so that it can be given to another.
 fn forget(db: &Connection, sequence: u64) -> rusqlite::Result<()> {
     db.prepare_cached("UPDATE messages SET key = NULL, request = NULL WHERE sequence = ?1")?
         .execute([sequence])?;
     Ok(())
-}
-
-/// No space: SQLite has undone the transaction, and it is certain that nothing of it is kept.
-fn is_full(error: &rusqlite::Error) -> bool {
-    error.sqlite_error_code() == Some(ErrorCode::DiskFull)
-}
-
-/// Another program has the write lock: the transaction was not begun.
-fn is_busy(error: &rusqlite::Error) -> bool {
-    error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
 }

@@ -2,13 +2,16 @@
 
 use std::sync::LazyLock;
 
+use axum::Router;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 
+use super::problem::only;
+
 /// One embedded file.
 #[derive(Debug)]
-pub(super) struct Asset {
+struct Asset {
     path: &'static str,
     content_type: &'static str,
     body: &'static str,
@@ -37,9 +40,12 @@ static ASSETS: LazyLock<[Asset; 5]> = LazyLock::new(|| {
     ]
 });
 
-/// The file at this path of a URL.
-pub(super) fn asset(path: &str) -> Option<&'static Asset> {
-    ASSETS.iter().find(|asset| asset.path == path)
+/// Serves each file at its path.
+pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
+    ASSETS.iter().fold(Router::new(), |router, asset| {
+        let answer = move |headers: HeaderMap| async move { asset.answer(&headers) };
+        router.route(asset.path, only("GET, HEAD").get(answer))
+    })
 }
 
 impl Asset {
@@ -49,7 +55,7 @@ impl Asset {
     }
 
     /// The file, or 304 if the request's headers say that it is there already.
-    pub(super) fn answer(&self, request: &HeaderMap) -> Response {
+    fn answer(&self, request: &HeaderMap) -> Response {
         let mut response = self.for_own_pages(request);
         if self.path == CLIENT {
             // What pages of other origins may then do here is `--allow-origin`'s to say. A policy sent with it

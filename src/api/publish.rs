@@ -1,6 +1,5 @@
 //! `POST /messages`: publishes one message.
 
-use std::fmt::{self, Write as _};
 use std::mem;
 
 use axum::body::Body;
@@ -10,51 +9,40 @@ use axum::response::{IntoResponse, Redirect, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use super::fields::{Fields, MOST, is_form};
+use super::body;
+use super::fields::{Fields, MOST, channel_name, is_form, subscriber_id};
+use super::headers::{IDEMPOTENCY_KEY, accepts};
+use super::options::Options;
 use super::problem::Problem;
-use super::{App, IDEMPOTENCY_KEY, accepts, body, query_fields};
-use crate::config::Config;
-use crate::hub::{PublishError, Published};
-use crate::message::{ChannelName, Data, Draft, EventName, IdempotencyKey, Message, Receipt, SubscriberId};
+use super::state::State;
+use crate::hub::Published;
+use crate::message::{ChannelName, Data, Draft, EventName, IdempotencyKey, Receipt};
 
 /// Answers 201 with the message's id once the journal keeps it.
-pub(super) async fn publish(app: &App, mut head: Parts, body: &mut Body) -> Result<Response, Problem> {
+pub(super) async fn publish(state: &State, mut head: Parts, body: &mut Body) -> Result<Response, Problem> {
+    let options = &state.options;
     let key = idempotency_key(&head.headers)?;
     let kind = Kind::of(&head.headers)?;
-    let query = query_fields(&head.uri, &app.config)?;
-    let browser = matches!(kind, Kind::Form) && accepts(&head.headers, "text/html");
-    // What was asked is not kept while it waits for its turn: many may. The room for headers is the answer's, and
-    // of the next request hyper reads: no other is taken.
+    let query = Fields::query(&head.uri, options)?;
+    let is_browser = matches!(kind, Kind::Form) && accepts(&head.headers, "text/html");
+    // The request's head is freed before the wait: many publishes may queue. Its header map is reused for
+    // the response, which saves two allocations.
     let mut headers = mem::take(&mut head.headers);
     headers.clear();
     drop(head);
-    let body = body::read(app, body).await?;
-    let draft = draft(kind, &body.bytes, query, &app.config)?;
+    let body = body::read(state, body).await?;
+    let draft = draft(kind, &body.bytes, query, options)?;
     drop(body.bytes);
 
-    let receipt = match app.hub.publish(draft, key, body.room).await {
-        Ok(Published::New { entry, subscribers }) => {
-            log(&app.config, &entry.message, subscribers);
-            Receipt::from(&entry.message)
+    let logged = Logged::new(&draft.data, options);
+    let receipt = match state.hub.publish(draft, key, body.permit).await? {
+        Published::New { receipt, subscribers } => {
+            logged.log(&receipt, subscribers);
+            receipt
         }
-        Ok(Published::Repeated(receipt)) => receipt,
-        Err(PublishError::KeyReused) => {
-            return Err(Problem::invalid("Idempotency-Key", "was used for another request"));
-        }
-        Err(PublishError::NoSpace) => {
-            let detail = "the hub has no space to keep the message; nothing was published";
-            return Err(Problem::new(StatusCode::INSUFFICIENT_STORAGE, detail));
-        }
-        Err(PublishError::Busy) => {
-            let detail = "the hub can't write its journal at the moment; nothing was published";
-            return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(5));
-        }
-        Err(PublishError::Unknown) => {
-            let detail = "it is not known whether the message is kept: send it again, with the same Idempotency-Key if it had one";
-            return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(1));
-        }
+        Published::Repeated(receipt) => receipt,
     };
-    if browser {
+    if is_browser {
         return Ok(Redirect::to("/").into_response());
     }
     let json = serde_json::to_vec(&receipt).expect("a receipt is JSON");
@@ -138,9 +126,9 @@ fn parse_media_type(value: &HeaderValue) -> Option<String> {
     Some(media_type)
 }
 
-fn draft(kind: Kind, body: &[u8], query: Fields, config: &Config) -> Result<Draft, Problem> {
+fn draft(kind: Kind, body: &[u8], query: Fields, options: &Options) -> Result<Draft, Problem> {
     let text = || std::str::from_utf8(body).map_err(|_| Problem::malformed("the body is not UTF-8"));
-    let depth_limit = config.max_json_depth;
+    let depth_limit = options.max_json_depth;
     let (data, mut fields) = match kind {
         Kind::Json => {
             query.finish("the fields of a JSON body are in the body")?;
@@ -162,27 +150,17 @@ fn draft(kind: Kind, body: &[u8], query: Fields, config: &Config) -> Result<Draf
     let data = data.ok_or_else(|| Problem::invalid("data", "is missing"))?;
     Ok(Draft {
         event: match event {
-            Some(text) => EventName::parse(&text, config.max_event_name)
+            Some(text) => EventName::parse(&text, options.max_event_name)
                 .map_err(|error| Problem::invalid_name("event", error))?,
             None => EventName::default(),
         },
         channel: match channel {
-            Some(text) => channel_name(&text, config)?,
+            Some(text) => channel_name(&text, options)?,
             None => ChannelName::default(),
         },
         except: except.map(|text| subscriber_id("except", &text)).transpose()?,
         data,
     })
-}
-
-/// The channel in the field or query parameter `channel`.
-pub(super) fn channel_name(text: &str, config: &Config) -> Result<ChannelName, Problem> {
-    ChannelName::parse(text, config.max_channel_name).map_err(|error| Problem::invalid_name("channel", error))
-}
-
-/// The subscriber's id in this field or query parameter.
-pub(super) fn subscriber_id(field: &str, text: &str) -> Result<SubscriberId, Problem> {
-    SubscriberId::parse(text).map_err(|error| Problem::invalid_name(field, error))
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
@@ -204,29 +182,40 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Proble
     })
 }
 
-fn log(config: &Config, message: &Message, subscribers: usize) {
-    let json = message.data.as_json();
-    let data = (!config.hide_data).then(|| tracing::field::display(Beginning(json)));
-    tracing::info!(
-        id = %message.id,
-        channel = message.channel.as_str(),
-        event = message.event.as_str(),
-        size = json.len(),
-        subscribers,
-        data,
-        "message published"
-    );
+/// What the log says of a message's data.
+struct Logged {
+    size: usize,
+    /// The JSON text, cut; `None` if the log is not to show any.
+    data: Option<String>,
 }
 
-/// A JSON text cut to the first 256 bytes.
-struct Beginning<'a>(&'a str);
-
-impl fmt::Display for Beginning<'_> {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        /// Enough to recognise a message by.
+impl Logged {
+    fn new(data: &Data, options: &Options) -> Self {
+        /// Bytes: enough to recognise a message by.
         const SHOWN: usize = 256;
-        let cut = self.0.floor_char_boundary(SHOWN);
-        out.write_str(&self.0[..cut])?;
-        if cut < self.0.len() { out.write_char('…') } else { Ok(()) }
+        let json = data.as_json();
+        let is_shown = !options.hide_data && tracing::enabled!(tracing::Level::INFO);
+        let data = is_shown.then(|| {
+            let cut = json.floor_char_boundary(SHOWN);
+            let mut beginning = String::with_capacity(cut + '…'.len_utf8());
+            beginning.push_str(&json[..cut]);
+            if cut < json.len() {
+                beginning.push('…');
+            }
+            beginning
+        });
+        Logged { size: json.len(), data }
+    }
+
+    fn log(&self, receipt: &Receipt, subscribers: usize) {
+        tracing::info!(
+            id = %receipt.id,
+            channel = receipt.channel.as_str(),
+            event = receipt.event.as_str(),
+            size = self.size,
+            subscribers,
+            data = self.data.as_ref().map(tracing::field::display),
+            "message published"
+        );
     }
 }

@@ -1,23 +1,23 @@
-//! The guard: no request passes that a foreign web page made somebody's browser send.
+//! The origin check: no request passes that a web page of another origin made somebody's browser send.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use axum::http::request::Parts;
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 
-use super::App;
 use super::problem::Problem;
+use super::state::State;
 
 /// Whether the request may pass.
 ///
 /// # Errors
-/// 403 if its Host is not the hub's, or if it is a write from a foreign origin; 400 for a Host that is none.
-pub(super) fn check(app: &App, head: &Parts) -> Result<(), Problem> {
+/// 403 if its Host is not the hub's, or if it is a write from another origin; 400 for a Host that is none.
+pub(super) fn check(state: &State, head: &Parts) -> Result<(), Problem> {
     let host = host(&head.uri, &head.headers)?;
     // Without a Host (HTTP/1.0) it is no browser.
     if let Some(host) = host
-        && !is_own_host(app, host)
+        && !is_own_host(state, host)
     {
         // A URL's authority may name a user as well; a host has none.
         let named = Authority::try_from(host).ok().filter(|authority| !authority.as_str().contains('@'));
@@ -25,7 +25,7 @@ pub(super) fn check(app: &App, head: &Parts) -> Result<(), Problem> {
         let detail = format!("the hub is not {}; if it is, start it with --allow-host {0}", named.host());
         return Err(Problem::new(StatusCode::FORBIDDEN, detail).field("Host"));
     }
-    if head.method.is_safe() { Ok(()) } else { check_origin(app, &head.headers, host) }
+    if head.method.is_safe() { Ok(()) } else { check_origin(state, &head.headers, host) }
 }
 
 /// The host a request is for, and its port if that is told: of the target, or else of the header (RFC 9112
@@ -48,32 +48,31 @@ fn bad_host(what: &str) -> Problem {
 
 /// A page can point a name of its own at a loopback or private address (DNS rebinding), and its
 /// scripts then count as this hub's. It can't do that to a name or an address of the hub's. Whatever the port.
-fn is_own_host(app: &App, host: &str) -> bool {
+fn is_own_host(state: &State, host: &str) -> bool {
     let is_port = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
     let host = host.rsplit_once(':').filter(|(_, port)| is_port(port)).map_or(host, |(name, _)| name);
     let named = |name: &str| host.eq_ignore_ascii_case(name);
-    if named("localhost") || app.config.allow_host.iter().any(|allowed| named(allowed)) {
+    if named("localhost") || state.options.allow_host.iter().any(|allowed| named(allowed)) {
         return true;
     }
-    let listening = app.address.ip();
     let in_brackets = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     let address = match in_brackets {
         Some(address) => address.parse().map(IpAddr::V6),
         None => host.parse().map(IpAddr::V4),
     };
-    // On every address, the hub can't know them all: port forwarding adds some.
-    address
-        .map(|address| address.to_canonical())
-        .is_ok_and(|address| address.is_loopback() || address == listening || listening.is_unspecified())
+    let Ok(address) = address.map(|address| address.to_canonical()) else { return false };
+    // Where the hub listens on every address it can't know them all: port forwarding adds some.
+    let mut listening = state.listening.iter().map(SocketAddr::ip);
+    address.is_loopback() || listening.any(|own| own == address || own.is_unspecified())
 }
 
 /// A form or text POST needs no preflight, so any page can send one; what it can't do is hide
 /// where from.
-fn check_origin(app: &App, headers: &HeaderMap, host: Option<&str>) -> Result<(), Problem> {
+fn check_origin(state: &State, headers: &HeaderMap, host: Option<&str>) -> Result<(), Problem> {
     let refused = |detail: String, field| Err(Problem::new(StatusCode::FORBIDDEN, detail).field(field));
     if let Some(origin) = headers.get(header::ORIGIN) {
         let origin = String::from_utf8_lossy(origin.as_bytes());
-        let allowed = app.config.allow_origin.iter().any(|allowed| allowed == "*" || *allowed == origin);
+        let allowed = state.options.allow_origin.iter().any(|allowed| allowed == "*" || *allowed == origin);
         let own = origin
             .split_once("://")
             .zip(host)

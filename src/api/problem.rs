@@ -2,11 +2,15 @@
 //! (RFC 9457). It says what was wrong, in which field, and the limit; never a cause inside the hub.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::routing::MethodRouter;
 use serde::Serialize;
 
+use crate::hub::PublishError;
+use crate::journal::JournalError;
 use crate::message::InvalidName;
 
 /// What was wrong with a request.
@@ -66,7 +70,7 @@ impl Problem {
     }
 
     /// The path is right, its method none of those.
-    pub(super) fn method_not_allowed(method: &Method, allowed: &'static str) -> Self {
+    fn method_not_allowed(method: &Method, allowed: &'static str) -> Self {
         let detail = format!("{method} is not one of this path's methods");
         Problem { allow: Some(allowed), ..Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail) }
     }
@@ -85,6 +89,50 @@ impl Problem {
     pub(super) fn retry_after(self, seconds: u32) -> Self {
         Problem { retry_after_seconds: Some(seconds), ..self }
     }
+}
+
+/// What a reader is answered. The cause is in the hub's log.
+impl From<JournalError> for Problem {
+    fn from(error: JournalError) -> Self {
+        let retry_after = match error {
+            JournalError::Unavailable { retry_after } => whole_seconds(retry_after),
+            JournalError::NoSpace | JournalError::Failed => 1,
+        };
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the hub can't read its journal")
+            .retry_after(retry_after)
+    }
+}
+
+/// What a publisher is answered. The cause is in the hub's log.
+impl From<PublishError> for Problem {
+    fn from(error: PublishError) -> Self {
+        match error {
+            PublishError::KeyReused => Problem::invalid("Idempotency-Key", "was used for another request"),
+            PublishError::NoSpace => {
+                let detail = "the hub has no space to keep the message; nothing was published";
+                Problem::new(StatusCode::INSUFFICIENT_STORAGE, detail)
+            }
+            PublishError::Unavailable { retry_after } => {
+                let detail = "the hub can't write its journal at the moment; nothing was published";
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(whole_seconds(retry_after))
+            }
+            PublishError::Unknown => {
+                let detail = "it is not known whether the message is kept: send it again, with the same \
+                              Idempotency-Key if it had one";
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(1)
+            }
+        }
+    }
+}
+
+fn whole_seconds(duration: Duration) -> u32 {
+    u32::try_from(duration.as_secs()).unwrap_or(u32::MAX).max(1)
+}
+
+/// The routes of a path that has these methods: none yet, and a problem for all others.
+pub(super) fn only<S: Clone + Send + Sync + 'static>(methods: &'static str) -> MethodRouter<S> {
+    let problem = move |method: Method| async move { Problem::method_not_allowed(&method, methods) };
+    MethodRouter::new().fallback(problem)
 }
 
 /// A stranger's field name, cut so that an answer stays small.

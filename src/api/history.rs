@@ -7,19 +7,21 @@ use axum::response::{IntoResponse, Response};
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio_stream::Stream;
 
-use super::events::subscription;
+use super::fields::{Fields, subscriber_id};
 use super::problem::Problem;
-use super::{App, journal_failed, query_fields};
+use super::state::State;
 use crate::frame;
-use crate::hub::{Delivery, Request, Start, Subscription};
-use crate::journal::Failed;
+use crate::hub::{Next, Request, Start, Subscription};
+use crate::journal::JournalError;
+use crate::message::SubscriberId;
 
 /// Answers `{"messages": [message, …]}`, newest last. Where messages after `after` are no longer
 /// kept, a `gap` stands in front: `{"gap": {"asked", "earliest"}, "messages": […]}`.
-pub(super) async fn read(app: &App, uri: &Uri) -> Result<Response, Problem> {
-    let mut query = query_fields(uri, &app.config)?;
-    let (channels, subscriber) = subscription(&mut query, &app.config)?;
-    let page = app.config.replay_page;
+pub(super) async fn read(state: &State, uri: &Uri) -> Result<Response, Problem> {
+    let mut query = Fields::query(uri, &state.options)?;
+    let channels = query.channels(&state.options)?;
+    let subscriber = query.one("as")?.map(|text| subscriber_id("as", &text)).transpose()?;
+    let page = state.replay_page;
     let (after, last, limit) = (query.one("after")?, query.number("last")?, query.number("limit")?);
     query.finish("the parameters are channel, after, last, limit, as")?;
     for (name, count) in [("last", last), ("limit", limit)] {
@@ -35,50 +37,60 @@ pub(super) async fn read(app: &App, uri: &Uri) -> Result<Response, Problem> {
             (Start::Newest(count), count)
         }
     };
-    let history = app.hub.history(Request { channels, start, subscriber }).await.map_err(journal_failed)?;
+    let request = Request { channels, start, subscriber };
+    let history = state.hub.history(&request).await?;
     let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
-    Ok((headers, Body::from_stream(stream(history, limit))).into_response())
+    Ok((headers, Body::from_stream(stream(history, limit, request.subscriber))).into_response())
 }
 
 /// The object, page by page: a history of large messages is never in memory as a whole. If the
-/// journal fails, or messages are dropped while it is read, it breaks off and does not pass for whole.
-fn stream(mut history: Subscription, limit: usize) -> impl Stream<Item = Result<Bytes, Failed>> {
+/// journal can't be read, or messages are dropped meanwhile, the object breaks off: it must not pass for
+/// whole.
+fn stream(
+    mut history: Subscription,
+    limit: usize,
+    subscriber: Option<SubscriberId>,
+) -> impl Stream<Item = Result<Bytes, JournalError>> {
     stream! {
         let mut bytes = BytesMut::from("{");
-        let (mut told, mut begun) = (false, false);
+        let (mut has_gap, mut has_messages) = (false, false);
         let mut left = limit;
         while left > 0 {
-            let delivery = match history.next().await {
-                Ok(Some(delivery)) => delivery,
+            let next = match history.next().await {
+                Ok(Some(next)) => next,
                 Ok(None) => break,
-                Err(failed) => {
-                    yield Err(failed);
+                Err(error) => {
+                    yield Err(error);
                     return;
                 }
             };
-            match delivery {
-                Delivery::Gap { asked, earliest, .. } if !told && !begun => {
-                    told = true;
-                    let gap = serde_json::to_string(&frame::Gap { asked: &asked, earliest }).expect("a gap is JSON");
+            match next {
+                Next::Gap { asked, earliest, .. } if !has_gap && !has_messages => {
+                    has_gap = true;
+                    let gap = frame::Gap { asked: &asked, earliest };
+                    let gap = serde_json::to_string(&gap).expect("a gap is JSON");
                     bytes.put(format!("\"gap\":{gap},").as_bytes());
                 }
                 // Retention overtook this reading: what is left would pass for all.
-                Delivery::Gap { .. } => {
-                    yield Err(Failed);
+                Next::Gap { .. } => {
+                    yield Err(JournalError::Failed);
                     return;
                 }
-                Delivery::Messages(entries) => {
+                Next::Messages(mut entries) => {
+                    entries.retain(|entry| entry.message.is_for(subscriber.as_ref()));
                     for entry in entries.iter().take(left) {
-                        bytes.put(if begun { &b","[..] } else { b"\"messages\":[" });
-                        begun = true;
+                        bytes.put(if has_messages { &b","[..] } else { b"\"messages\":[" });
+                        has_messages = true;
                         bytes.put(entry.json());
                     }
                     left -= entries.len().min(left);
-                    yield Ok(bytes.split().freeze());
+                    if has_messages {
+                        yield Ok(bytes.split().freeze());
+                    }
                 }
             }
         }
-        bytes.put(if begun { &b"]}"[..] } else { b"\"messages\":[]}" });
+        bytes.put(if has_messages { &b"]}"[..] } else { b"\"messages\":[]}" });
         yield Ok(bytes.freeze());
     }
 }

@@ -1,46 +1,60 @@
-//! The tail: a journal's newest messages in memory, without a hole.
+//! A journal's recent messages, held in memory without a hole.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::{Channels, Entry, Page, PageLimit};
+use super::entry::Entry;
+use super::page::{Channels, Page, PageBuilder, PageLimit};
+
+/// How much is kept. The oldest messages are dropped to stay within each limit.
+#[derive(Clone, Copy, Debug)]
+pub struct Retention {
+    /// Messages.
+    pub messages: usize,
+    /// Of a journal in memory, the sum of the messages' [`Entry::weight`]; of a file, its pages in
+    /// use. In bytes.
+    pub bytes: usize,
+    /// Since a message was kept. For a file alone.
+    pub age: Duration,
+}
 
 /// The newest messages, within limits.
 #[derive(Debug)]
-pub(super) struct Tail {
-    limit: TailLimit,
+pub(super) struct Recent {
+    limit: RecentLimit,
     /// Newest last: the last one's sequence is `head`, each other's is one less than the next's.
     entries: VecDeque<Arc<Entry>>,
     bytes: usize,
     head: u64,
 }
 
-/// How much a tail holds.
+/// How much [`Recent`] holds.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct TailLimit {
+pub(super) struct RecentLimit {
     /// Messages.
     pub(super) messages: usize,
     /// The sum of their [`Entry::weight`], in bytes.
     pub(super) bytes: usize,
 }
 
-impl Tail {
+impl Recent {
     /// Empty, after the message at `head`.
-    pub(super) fn new(limit: TailLimit, head: u64) -> Self {
-        Tail { limit, entries: VecDeque::new(), bytes: 0, head }
+    pub(super) fn new(limit: RecentLimit, head: u64) -> Self {
+        Recent { limit, entries: VecDeque::new(), bytes: 0, head }
     }
 
-    /// The sequence of the last message; what it began with if there was none.
+    /// The sequence of the last message; what `new` was given if there was none.
     pub(super) fn head(&self) -> u64 {
         self.head
     }
 
-    /// The sequence of the earliest message in it; `head + 1` if it is empty.
+    /// The sequence of the earliest message held; `head + 1` if none is.
     pub(super) fn earliest(&self) -> u64 {
         self.head + 1 - self.entries.len() as u64
     }
 
-    /// Adds the message after `head`, and drops the oldest until it is within its limits.
+    /// Adds the message after `head`, and drops the oldest messages until the limits are kept.
     pub(super) fn push(&mut self, entry: Arc<Entry>) {
         debug_assert_eq!(entry.message.id.sequence, self.head + 1, "a hole");
         self.head += 1;
@@ -68,7 +82,7 @@ impl Tail {
     }
 
     /// The messages after `position` on `channels`. Right only if `position + 1 >= earliest`, or if
-    /// nothing earlier is kept elsewhere: what the tail does not hold, the page does not have.
+    /// nothing earlier is kept elsewhere: the page has only what is held here.
     pub(super) fn read(&self, position: u64, channels: &Channels, limit: PageLimit) -> Page {
         let (head, earliest) = (self.head, self.earliest());
         let start = position.max(earliest - 1);
@@ -83,7 +97,7 @@ impl Tail {
         page.finish(head, earliest)
     }
 
-    /// The newest `count` messages' first position on `channels`, and how many of them it holds.
+    /// The position before the newest `count` messages on `channels`, and how many of those are held.
     pub(super) fn position_before_newest(&self, count: usize, channels: &Channels) -> (u64, usize) {
         let newest = self.entries.iter().rev().filter(|entry| channels.contains(&entry.message.channel));
         let (mut position, mut found) = (self.head, 0);
@@ -91,54 +105,5 @@ impl Tail {
             (position, found) = (entry.message.id.sequence - 1, found + 1);
         }
         (position, found)
-    }
-}
-
-/// A page while it is read, message by message.
-#[derive(Debug)]
-pub(super) struct PageBuilder {
-    limit: PageLimit,
-    entries: Vec<Arc<Entry>>,
-    bytes: usize,
-    seen: usize,
-    through: u64,
-}
-
-impl PageBuilder {
-    /// Messages looked at for one page: a quiet channel must not hold a lock, or a thread, while a
-    /// whole journal of others is skipped.
-    const SCAN: usize = 4096;
-
-    pub(super) fn new(position: u64, limit: PageLimit) -> Self {
-        PageBuilder { limit, entries: Vec::new(), bytes: 0, seen: 0, through: position }
-    }
-
-    /// Takes the message at `sequence`, `None` if it is of another channel. False if the page was
-    /// full before it.
-    pub(super) fn take(&mut self, sequence: u64, entry: Option<Arc<Entry>>) -> bool {
-        if self.seen == Self::SCAN {
-            return false;
-        }
-        if let Some(entry) = entry {
-            let bytes = self.bytes + entry.weight();
-            let full = self.entries.len() == self.limit.messages || bytes > self.limit.bytes;
-            if full && !self.entries.is_empty() {
-                return false;
-            }
-            self.bytes = bytes;
-            self.entries.push(entry);
-        }
-        self.seen += 1;
-        self.through = sequence;
-        true
-    }
-
-    /// Nothing is left up to `head`.
-    pub(super) fn reached(&mut self, head: u64) {
-        self.through = self.through.max(head);
-    }
-
-    pub(super) fn finish(self, head: u64, earliest: u64) -> Page {
-        Page { entries: self.entries, through: self.through, head, earliest }
     }
 }

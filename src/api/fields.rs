@@ -5,13 +5,16 @@ use std::borrow::Cow;
 use std::fmt;
 use std::str::Utf8Error;
 
+use axum::http::{StatusCode, Uri};
 use percent_encoding::percent_decode;
 use serde::Deserialize;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::options::Options;
 use super::problem::Problem;
-use crate::message::{Data, InvalidData};
+use crate::journal::Channels;
+use crate::message::{ChannelName, Data, InvalidData, SubscriberId};
 
 /// The fields not taken yet.
 #[derive(Debug, Default)]
@@ -28,6 +31,15 @@ enum Value {
 pub(super) const MOST: usize = 32;
 
 impl Fields {
+    /// The fields of a request's query: as many as anyone may ask with.
+    ///
+    /// # Errors
+    /// As those of [`Fields::urlencoded`].
+    pub(super) fn query(uri: &Uri, options: &Options) -> Result<Self, Problem> {
+        let most = options.max_channels.saturating_add(MOST);
+        Fields::urlencoded(uri.query().unwrap_or_default().as_bytes(), most)
+    }
+
     /// The fields of a query string or a form (WHATWG URL 5.1).
     ///
     /// # Errors
@@ -35,7 +47,7 @@ impl Fields {
     pub(super) fn urlencoded(text: &[u8], most: usize) -> Result<Self, Problem> {
         if pairs(text).nth(most).is_some() {
             let detail = format!("the form or query has more than {most} fields, the limit");
-            return Err(Problem::new(axum::http::StatusCode::UNPROCESSABLE_ENTITY, detail).limit(most));
+            return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail).limit(most));
         }
         let decode = |text| {
             decode(text)
@@ -54,7 +66,7 @@ impl Fields {
     pub(super) fn json(text: &[u8]) -> Result<Self, Problem> {
         serde_json::from_slice(text).map_err(|error| match error.classify() {
             serde_json::error::Category::Data => {
-                Problem::new(axum::http::StatusCode::UNPROCESSABLE_ENTITY, "the body must be a JSON object")
+                Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "the body must be a JSON object")
             }
             _ => Problem::malformed(format!("the body is not JSON: {error}")),
         })
@@ -129,6 +141,21 @@ impl Fields {
         }
     }
 
+    /// Takes the channels in the fields `channel`; the default one if there is none.
+    ///
+    /// # Errors
+    /// If there are too many, or one is no channel.
+    pub(super) fn channels(&mut self, options: &Options) -> Result<Channels, Problem> {
+        let names = self.all("channel")?;
+        let limit = options.max_channels;
+        if names.len() > limit {
+            let what = format_args!("is there {} times, the limit is {limit}", names.len());
+            return Err(Problem::invalid("channel", what).limit(limit));
+        }
+        let names: Vec<_> = names.iter().map(|name| channel_name(name, options)).collect::<Result<_, _>>()?;
+        Ok(Channels::new(names))
+    }
+
     /// Checks that every field was taken. `hint` tells which there are.
     ///
     /// # Errors
@@ -139,6 +166,17 @@ impl Fields {
             Some((name, _)) => Err(Problem::invalid(name, format_args!("is unknown: {hint}"))),
         }
     }
+}
+
+/// The channel with the name that the field `channel` has.
+pub(super) fn channel_name(text: &str, options: &Options) -> Result<ChannelName, Problem> {
+    ChannelName::parse(text, options.max_channel_name)
+        .map_err(|error| Problem::invalid_name("channel", error))
+}
+
+/// The subscriber's id that this field has.
+pub(super) fn subscriber_id(field: &str, text: &str) -> Result<SubscriberId, Problem> {
+    SubscriberId::parse(text).map_err(|error| Problem::invalid_name(field, error))
 }
 
 fn twice(name: &str) -> Problem {

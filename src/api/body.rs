@@ -12,32 +12,33 @@ use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use super::App;
 use super::problem::Problem;
-use crate::config;
+use super::state::State;
+use crate::value;
 
-/// The bytes, and the room they take of [`App::in_flight`] until it is dropped.
+/// A body that was read, and its bytes' share of [`State::in_flight`] until the permit is dropped.
 #[derive(Debug)]
 pub(super) struct Taken {
     pub(super) bytes: BytesMut,
-    pub(super) room: OwnedSemaphorePermit,
+    pub(super) permit: OwnedSemaphorePermit,
 }
 
-/// Reads the body, and leaves an empty one; or leaves it as it is, if it is refused for the length it declares.
+/// Reads the body, and leaves an empty one; or leaves it as it is, if the body is refused for the length
+/// it declares.
 ///
 /// # Errors
 /// 413 past `--max-body`, 408 past `--body-timeout`, 503 past `--max-in-flight`, and 400 if it
 /// can't be read.
-pub(super) async fn read(app: &App, body: &mut Body) -> Result<Taken, Problem> {
-    let limit = config::bytes(app.config.max_body);
+pub(super) async fn read(state: &State, body: &mut Body) -> Result<Taken, Problem> {
+    let limit = value::bytes(state.options.max_body);
     // As long as its Content-Length says.
     if body.size_hint().lower() > limit as u64 {
         return Err(too_large(limit));
     }
-    // From here on even those send it who wait until they are told to.
+    // Polling the body sends `100 Continue`, so clients that wait for it start sending now.
     let mut body = mem::take(body);
-    let time = app.config.body_timeout;
-    let taken = timeout(time, collect(&app.in_flight, limit, &mut body)).await.unwrap_or_else(|_elapsed| {
+    let time = state.options.body_timeout;
+    let taken = timeout(time, collect(&state.in_flight, limit, &mut body)).await.unwrap_or_else(|_elapsed| {
         let detail = format!("the body took longer than {}", humantime::format_duration(time));
         Err(Problem::new(StatusCode::REQUEST_TIMEOUT, detail))
     });
@@ -49,7 +50,7 @@ pub(super) async fn read(app: &App, body: &mut Body) -> Result<Taken, Problem> {
 
 async fn collect(in_flight: &Arc<Semaphore>, limit: usize, body: &mut Body) -> Result<Taken, Problem> {
     let mut bytes = BytesMut::new();
-    let mut room = None;
+    let mut permit = None;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| Problem::malformed("the body can't be read"))?;
         let Ok(data) = frame.into_data() else { continue };
@@ -57,14 +58,14 @@ async fn collect(in_flight: &Arc<Semaphore>, limit: usize, body: &mut Body) -> R
             return Err(too_large(limit));
         }
         let more = reserve(in_flight, data.len())?;
-        match &mut room {
-            None => room = Some(more),
-            Some(room) => room.merge(more),
+        match &mut permit {
+            None => permit = Some(more),
+            Some(permit) => permit.merge(more),
         }
         bytes.extend_from_slice(&data);
     }
-    let room = room.map_or_else(|| reserve(in_flight, 0), Ok)?;
-    Ok(Taken { bytes, room })
+    let permit = permit.map_or_else(|| reserve(in_flight, 0), Ok)?;
+    Ok(Taken { bytes, permit })
 }
 
 fn reserve(in_flight: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {

@@ -1,0 +1,144 @@
+//! The API: who answers which request. Requests are parsed here into what the [`hub`](crate::hub)
+//! takes; nothing below this module sees a header, and nothing here sees a connection.
+
+mod body;
+mod events;
+mod fields;
+mod headers;
+mod history;
+mod options;
+mod origin;
+mod page;
+mod problem;
+mod publish;
+mod reply;
+mod state;
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State as Extract};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, Method, Response, StatusCode, Uri, header};
+use axum::response::IntoResponse;
+use tower::{Layer, Service, service_fn};
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+use crate::delivery;
+use crate::hub::Hub;
+use headers::{IDEMPOTENCY_KEY, LAST_EVENT_ID};
+use problem::{Problem, only};
+use state::State;
+
+pub(crate) use options::Options;
+pub(crate) use reply::Reply;
+
+/// Answers every request to a hub.
+#[derive(Debug)]
+pub(crate) struct Api {
+    state: Arc<State>,
+    /// Who answers the requests but the two hot ones.
+    router: Router,
+    /// What lets the pages of other origins read answers, if any may.
+    cors: Option<CorsLayer>,
+}
+
+impl Api {
+    /// The API of `hub`, which listens at these addresses.
+    pub(crate) fn new(
+        options: Options,
+        streams: delivery::Options,
+        replay_page: usize,
+        hub: Hub,
+        listening: Vec<SocketAddr>,
+    ) -> Self {
+        let cors = cors(&options.allow_origin);
+        let state = Arc::new(State::new(options, streams, replay_page, hub, listening));
+        Api { router: router(Arc::clone(&state)), state, cors }
+    }
+
+    /// The answer to a request from this address.
+    pub(crate) async fn respond(&self, address: SocketAddr, request: Request) -> Response<Reply> {
+        let checked = |request| async move { Ok::<_, Infallible>(self.check(address, request).await) };
+        let result = match &self.cors {
+            None => checked(request).await,
+            // Outside the check, so that the pages of an allowed origin can read what they did wrong.
+            Some(cors) => cors.layer(service_fn(checked)).call(request).await,
+        };
+        result.unwrap_or_else(|never| match never {})
+    }
+
+    async fn check(&self, address: SocketAddr, request: Request) -> Response<Reply> {
+        let (head, mut body) = request.into_parts();
+        // With `Expect`, nothing is sent before `100 Continue`: there is nothing to drain.
+        let expects = head.headers.contains_key(header::EXPECT);
+        let result = match origin::check(&self.state, &head) {
+            Ok(()) => self.route(address, head, &mut body).await,
+            Err(problem) => Err(problem),
+        };
+        if !expects {
+            body::drain(body);
+        }
+        let mut response = result.unwrap_or_else(|problem| problem.into_response().map(Reply::Body));
+        response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        response
+    }
+
+    /// Has the request answered by whom it is for. The two that are hot don't go through the router,
+    /// which costs a publish as much as its parsing: it boxes and clones.
+    async fn route(
+        &self,
+        address: SocketAddr,
+        head: Parts,
+        body: &mut Body,
+    ) -> Result<Response<Reply>, Problem> {
+        match (head.uri.path(), &head.method) {
+            ("/messages", &Method::POST) => {
+                publish::publish(&self.state, head, body).await.map(|response| response.map(Reply::Body))
+            }
+            ("/events", &Method::GET) => events::subscribe(&self.state, address, &head).await,
+            _ => {
+                let request = Request::from_parts(head, Body::empty());
+                let result = self.router.clone().call(request).await;
+                Ok(result.unwrap_or_else(|never| match never {}).map(Reply::Body))
+            }
+        }
+    }
+
+    /// Ends every stream, and those to come.
+    pub(crate) fn end_streams(&self) {
+        self.state.hub.end_subscriptions();
+    }
+}
+
+/// All that is not hot. It is given no bodies.
+fn router(state: Arc<State>) -> Router {
+    let history = async |Extract(state): Extract<Arc<State>>, uri: Uri| history::read(&state, &uri).await;
+    let events = async |Extract(state): Extract<Arc<State>>, request: Request| {
+        events::head(&state, &request.into_parts().0)
+    };
+    Router::new()
+        .route("/messages", only("GET, HEAD, POST").get(history))
+        .route("/events", only("GET, HEAD").head(events))
+        .merge(page::routes())
+        .fallback(async || Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path"))
+        .with_state(state)
+}
+
+/// Lets the pages of other origins read answers. `None` without an allowed origin.
+fn cors(origins: &[String]) -> Option<CorsLayer> {
+    let allowed = match origins {
+        [] => return None,
+        any if any.iter().any(|origin| origin == "*") => AllowOrigin::any(),
+        some => AllowOrigin::list(some.iter().filter_map(|origin| origin.parse().ok())),
+    };
+    let layer = CorsLayer::new()
+        .allow_origin(allowed)
+        .allow_methods([Method::GET, Method::HEAD, Method::POST])
+        .allow_headers([header::CONTENT_TYPE, IDEMPOTENCY_KEY, LAST_EVENT_ID])
+        .expose_headers([header::RETRY_AFTER]);
+    Some(layer)
+}

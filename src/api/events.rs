@@ -1,0 +1,95 @@
+//! `GET /events`: a subscriber, and the stream of its events.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Uri, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+
+use super::fields::{Fields, subscriber_id};
+use super::headers::{LAST_EVENT_ID, accepts};
+use super::options::Options;
+use super::problem::Problem;
+use super::reply::Reply;
+use super::state::State;
+use crate::delivery::Delivery;
+use crate::frame::{self, Format};
+use crate::hub::{Request, Start, SubscribeError};
+
+/// Answers with a stream that ends when the subscriber goes, or the hub stops. A passing fault is
+/// answered with a stream that ends at once: a native EventSource gives up for good on any answer but
+/// 200, and comes back after this one.
+pub(super) async fn subscribe(
+    state: &State,
+    address: SocketAddr,
+    head: &Parts,
+) -> Result<axum::http::Response<Reply>, Problem> {
+    let (request, format) = parse(&head.uri, &head.headers, &state.options)?;
+    let streams = &state.streams;
+    let reply = match state.hub.subscribe(address, request).await {
+        Ok((subscriber, subscription)) => {
+            Reply::Delivery(Box::new(Delivery::new(subscriber, subscription, format, streams)))
+        }
+        Err(SubscribeError::Full(full)) => {
+            tracing::warn!(%address, reason = %full, "subscriber turned away");
+            let later = streams.retry_max.max(Duration::from_secs(5)).mul_f64(1.0 + fastrand::f64());
+            let opening = frame::opening(format, later.as_millis(), None);
+            [opening, frame::full(format, &full.to_string())].concat().into()
+        }
+        // The hub can't read its journal, or is about to stop for that: the subscriber is to come back.
+        Err(SubscribeError::Journal(_)) => frame::opening(format, streams.retry_max.as_millis(), None).into(),
+    };
+    Ok(answer(format).map(|_| reply))
+}
+
+/// Answers with the headers a subscriber would get, and makes none.
+pub(super) fn head(state: &State, head: &Parts) -> Result<Response, Problem> {
+    let (_, format) = parse(&head.uri, &head.headers, &state.options)?;
+    // Of no known length, as the stream is.
+    let body = Body::from_stream(tokio_stream::pending::<Result<Bytes, Infallible>>());
+    Ok(answer(format).map(|_| body))
+}
+
+fn answer(format: Format) -> Response {
+    let content_type = match format {
+        // Without a charset: EventSource rejects any but UTF-8, which is what it takes it for.
+        Format::Bare | Format::Message => "text/event-stream",
+        Format::Ndjson => "application/x-ndjson",
+    };
+    let headers = [
+        (header::CONTENT_TYPE, content_type),
+        // `no-transform`: a proxy that compresses would hold events back until a block is full.
+        (header::CACHE_CONTROL, "no-store, no-transform"),
+        (header::HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    headers.into_response()
+}
+
+fn parse(uri: &Uri, headers: &HeaderMap, options: &Options) -> Result<(Request, Format), Problem> {
+    let mut query = Fields::query(uri, options)?;
+    let channels = query.channels(options)?;
+    let subscriber = query.one("as")?.map(|text| subscriber_id("as", &text)).transpose()?;
+    let newest = query.number("last")?;
+    let in_query = query.one("last_event_id")?;
+    let format = match query.one("format")?.as_deref() {
+        _ if accepts(headers, "application/x-ndjson") => Format::Ndjson,
+        None => Format::Bare,
+        Some("message") => Format::Message,
+        Some(_) => return Err(Problem::invalid("format", "must be message, or left out")),
+    };
+    query.finish("the parameters are channel, last, last_event_id, as, format")?;
+    // An EventSource that reconnects sends its first URL again, so what the query says is older.
+    let in_header = headers.get(LAST_EVENT_ID).map(|id| String::from_utf8_lossy(id.as_bytes()).into_owned());
+    let is_given = |id: &String| !id.is_empty();
+    let asked = in_header.filter(is_given).or(in_query.filter(is_given));
+    let start = match (asked, newest) {
+        (Some(asked), _) => Start::After(asked),
+        (None, Some(count)) => Start::Newest(count),
+        (None, None) => Start::Live,
+    };
+    Ok((Request { channels, start, subscriber }, format))
+}

@@ -1,0 +1,40 @@
+//! What a request is answered with: bytes, or a subscriber's stream. How either leaves is decided by the
+//! connection.
+
+use axum::body::Body;
+use bytes::Bytes;
+
+use crate::delivery::Delivery;
+
+/// The body of a response.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    /// Bytes, all of them or as they come.
+    Body(Body),
+    /// What a subscriber is sent, for as long as it stays.
+    Delivery(Box<Delivery>),
+}
+
+impl Default for Reply {
+    fn default() -> Self {
+        Reply::Body(Body::empty())
+    }
+}
+
+impl From<Body> for Reply {
+    fn from(body: Body) -> Self {
+        Reply::Body(body)
+    }
+}
+
+impl From<Bytes> for Reply {
+    fn from(bytes: Bytes) -> Self {
+        Reply::Body(bytes.into())
+    }
+}
+
+impl From<Vec<u8>> for Reply {
+    fn from(bytes: Vec<u8>) -> Self {
+        Reply::Body(bytes.into())
+    }
+}

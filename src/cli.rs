@@ -1,0 +1,40 @@
+//! The command line: read, its verb run, its exit code given. There is one verb yet, which needs not be
+//! named: serve.
+
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches, Parser};
+use tabcast::options;
+
+const EXAMPLES: &str = "\
+Examples:
+  tabcast                                                 serve the hub and its page
+  curl -N http://127.0.0.1:3000/events                    watch
+  curl -d 'Hello World!' http://127.0.0.1:3000/messages   send
+
+Durations are written 500ms, 15s, 10m, 24h; sizes 64KiB, 1MiB, 2GiB. A flag wins over its
+environment variable. SIGINT and SIGTERM stop the hub: every stream is ended, publishes in
+flight are finished, and it exits with 0. It exits with 1 if it can't start or its journal fails, 2 on a bad flag.";
+
+/// A live message hub: POST a message, and every open browser tab and every `curl -N` sees it at once.
+#[derive(Debug, Parser)]
+#[command(name = "tabcast", version, about, after_help = EXAMPLES, max_term_width = 110)]
+struct Cli {
+    #[command(flatten)]
+    serve: serve::Settings,
+}
+
+/// Does what the process's arguments say. Ends the process on bad ones, and after `--help` or
+/// `--version`.
+pub(crate) fn run() -> ExitCode {
+    let matches = options::read(Cli::command(), std::env::args_os().collect());
+    let cli =
+        matches.and_then(|matches| Cli::from_arg_matches(&matches)).unwrap_or_else(|error| error.exit());
+    if let Err(error) = cli.serve.options.check() {
+        Cli::command().error(ErrorKind::ValueValidation, error).exit();
+    }
+    serve::run(cli.serve)
+}

@@ -1,0 +1,116 @@
+//! The verb that serves: binds, raises the limit of open files, logs, stops at a signal.
+
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::process::ExitCode;
+
+use anyhow::{Context, anyhow};
+use clap::Args;
+use tabcast::options::{Options, SettingsFile};
+use tabcast::{ServeError, Server, log};
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// The settings of a hub that is run by itself.
+#[derive(Debug, Args)]
+pub(super) struct Settings {
+    /// Where to listen. Anything but loopback lets others in: see --allow-host
+    #[arg(
+        long,
+        value_name = "ADDRESS:PORT",
+        default_value = "127.0.0.1:3000",
+        value_parser = address
+    )]
+    listen: SocketAddr,
+
+    #[command(flatten)]
+    file: SettingsFile,
+
+    #[command(flatten)]
+    pub(super) options: Options,
+
+    #[command(flatten, next_help_heading = "Log")]
+    log: log::Options,
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let mut addresses =
+        text.to_socket_addrs().map_err(|error| format!("{error}; give it as in 127.0.0.1:3000"))?;
+    addresses.next().ok_or_else(|| "has no address".to_owned())
+}
+
+/// Serves until a signal comes, or the journal fails.
+pub(super) fn run(settings: Settings) -> ExitCode {
+    let log = match log::to_stderr(&settings.log) {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!("tabcast: can't log: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match serve(settings) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log.say(&format!("tabcast: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Descriptors that are no connections: the journal's, the runtime's, the standard streams.
+const OTHER_DESCRIPTORS: u64 = 64;
+
+#[tokio::main]
+async fn serve(Settings { listen: address, mut options, .. }: Settings) -> anyhow::Result<()> {
+    // A subscriber is a descriptor; the usual soft limit of 1,024 is there for select(2).
+    let descriptors =
+        rlimit::increase_nofile_limit(u64::MAX).context("can't tell the limit of open files")?;
+    let most = usize::try_from(descriptors.saturating_sub(OTHER_DESCRIPTORS)).unwrap_or(usize::MAX).max(1);
+    if options.net.max_connections > most {
+        tracing::warn!(max_connections = most, "as many connections as there may be open files (ulimit -Hn)");
+        options.net.max_connections = most;
+    }
+    let shutdown = stopped().context("can't listen for signals")?;
+    let listener = listen(address)?;
+    Server::new(options).serve([listener], shutdown).await.map_err(|error| match error {
+        ServeError::Open { .. } => {
+            anyhow!("{error}; choose another with --journal, or none with --journal memory")
+        }
+        error => error.into(),
+    })
+}
+
+fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    /// Connections the kernel holds until they are accepted: all tabs of a hub that restarts come
+    /// back within seconds, and a full backlog costs each of them a second or more.
+    const BACKLOG: u32 = 4096;
+    let bind = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // A hub that restarts takes its port back while its old connections linger.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    bind().with_context(|| format!("can't listen on {address}; choose another address or port with --listen"))
+}
+
+/// Ready at the first SIGINT or SIGTERM. A second one ends the process at once.
+fn stopped() -> io::Result<impl Future<Output = ()>> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut next = async move || {
+        tokio::select! {
+            _ = interrupt.recv() => "SIGINT",
+            _ = terminate.recv() => "SIGTERM",
+        }
+    };
+    Ok(async move {
+        // Not inside the macro, which does not even wait if the level is off.
+        let signal = next().await;
+        tracing::info!(signal, "stopping");
+        tokio::spawn(async move {
+            next().await;
+            std::process::exit(1);
+        });
+    })
+}

@@ -1,0 +1,145 @@
+//! The readers: a few connections of their own, so that reading the file holds up no append.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rusqlite::Connection;
+use tokio::sync::Semaphore;
+
+use super::file;
+use super::row::{self, channel};
+use super::shared::{Shared, UNAVAILABLE, is_busy};
+use crate::journal::entry::JournalError;
+use crate::journal::page::{Channels, Page, PageBuilder, PageLimit};
+use crate::message::{Epoch, MessageId};
+
+/// Reads of the file at once. More would not make the disk faster, and each holds a page.
+const READERS: usize = 4;
+
+/// The connections that read.
+#[derive(Debug)]
+pub(super) struct Readers {
+    epoch: Epoch,
+    shared: Arc<Shared>,
+    /// One for each slot that is not taken.
+    idle: Mutex<Vec<Connection>>,
+    slots: Arc<Semaphore>,
+    /// The last field to be dropped, and the readers are the last to have the file open: closing any
+    /// descriptor of it ends the locks that SQLite holds on it in this process.
+    _lock: File,
+}
+
+impl Readers {
+    /// Opens all connections at once: later, a hub out of descriptors could not read, or the path may
+    /// lead elsewhere.
+    pub(super) fn open(path: &Path, epoch: Epoch, shared: Arc<Shared>, lock: File) -> rusqlite::Result<Self> {
+        let idle = (0..READERS).map(|_| file::connect(path)).collect::<rusqlite::Result<_>>()?;
+        let slots = Arc::new(Semaphore::new(READERS));
+        Ok(Readers { epoch, shared, idle: Mutex::new(idle), slots, _lock: lock })
+    }
+
+    /// The page after `position`.
+    pub(super) async fn page(
+        self: &Arc<Self>,
+        position: u64,
+        channels: &Channels,
+        limit: PageLimit,
+    ) -> Result<Page, JournalError> {
+        let channels = channels.clone();
+        self.query(move |readers, db| readers.read_page(db, position, &channels, limit)).await
+    }
+
+    /// See [`Journal::position_before_newest`](crate::journal::Journal::position_before_newest).
+    pub(super) async fn position_before_newest(
+        self: &Arc<Self>,
+        count: usize,
+        channels: &Channels,
+    ) -> Result<u64, JournalError> {
+        let channels = channels.clone();
+        self.query(move |readers, db| readers.read_position(db, count, &channels)).await
+    }
+
+    /// Runs a query off the runtime, on a connection of its own. If the query fails, so has the journal,
+    /// unless another program has the file.
+    async fn query<T: Send + 'static>(
+        self: &Arc<Self>,
+        query: impl FnOnce(&Readers, &Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, JournalError> {
+        let slots = Arc::clone(&self.slots);
+        let slot = slots.acquire_owned().await.expect("the semaphore is never closed");
+        let readers = Arc::clone(self);
+        let result = tokio::task::spawn_blocking(move || {
+            // Held by the query, which goes on when nobody waits for it any more.
+            let _slot = slot;
+            let db = readers.idle().pop().expect("there is a connection for each slot");
+            let result = query(&readers, &db);
+            readers.idle().push(db);
+            result
+        });
+        match result.await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) if is_busy(&error) => {
+                tracing::error!(%error, "another program keeps the journal from being read");
+                Err(UNAVAILABLE)
+            }
+            Ok(Err(error)) => Err(self.shared.fail(format!("can't read the journal: {error}"))),
+            Err(panic) => Err(self.shared.fail(format!("can't read the journal: {panic}"))),
+        }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read_page(
+        &self,
+        db: &Connection,
+        position: u64,
+        channels: &Channels,
+        limit: PageLimit,
+    ) -> rusqlite::Result<Page> {
+        // Taken before the query, which then sees every message up to `head`; a later message may be
+        // committed, but is not acknowledged yet.
+        let head = self.shared.recent().head();
+        let mut page = PageBuilder::new(position, limit);
+        let mut select = db.prepare_cached(
+            "SELECT sequence, channel, event, data, time_ms, \"except\" FROM messages
+             WHERE sequence > ?1 AND sequence >= ?2 AND sequence <= ?3 AND data IS NOT NULL ORDER BY sequence",
+        )?;
+        let mut rows = select.query([position, self.shared.earliest(), head])?;
+        let complete = loop {
+            let Some(row) = rows.next()? else { break true };
+            let id = MessageId { epoch: self.epoch, sequence: row.get(0)? };
+            let channel = channel(row, 1)?;
+            let entry = channels.contains(&channel).then(|| row::entry(row, id, channel)).transpose()?;
+            if !page.take(id.sequence, entry.map(Arc::new)) {
+                break false;
+            }
+        };
+        if complete {
+            page.reached(head);
+        }
+        // Read after the rows: retention may have deleted some of them meanwhile.
+        Ok(page.finish(head, self.shared.earliest()))
+    }
+
+    fn read_position(&self, db: &Connection, count: usize, channels: &Channels) -> rusqlite::Result<u64> {
+        let mut position = self.shared.recent().head();
+        let mut select = db.prepare_cached(
+            "SELECT sequence, channel FROM messages
+             WHERE sequence >= ?1 AND data IS NOT NULL ORDER BY sequence DESC",
+        )?;
+        let mut rows = select.query([self.shared.earliest()])?;
+        let mut left = count;
+        while left > 0
+            && let Some(row) = rows.next()?
+        {
+            if channels.contains(&channel(row, 1)?) {
+                position = row.get::<_, u64>(0)? - 1;
+                left -= 1;
+            }
+        }
+        Ok(position)
+    }
+}

@@ -1,0 +1,59 @@
+//! A row of the table `messages`, read back into the types it was written from.
+
+use rusqlite::types::Type;
+use rusqlite::{Connection, OptionalExtension, Row};
+
+use crate::journal::entry::Entry;
+use crate::message::{
+    ChannelName, Data, Epoch, EventName, Fingerprint, Message, MessageId, Receipt, SubscriberId, Time,
+};
+
+/// The entry in a row of `sequence, channel, event, data, time_ms, except`, whose channel was read
+/// before.
+pub(super) fn entry(row: &Row<'_>, id: MessageId, channel: ChannelName) -> rusqlite::Result<Entry> {
+    Ok(Entry::new(Message {
+        id,
+        channel,
+        event: event(row, 2)?,
+        data: Data::stored(row.get(3)?).map_err(|error| damaged(3, error))?,
+        time: Time::from_ms(row.get(4)?),
+        except: match row.get_ref(5)?.as_str_or_null().map_err(|error| damaged(5, error))? {
+            Some(text) => Some(SubscriberId::parse(text).map_err(|error| damaged(5, error))?),
+            None => None,
+        },
+    }))
+}
+
+pub(super) fn channel(row: &Row<'_>, column: usize) -> rusqlite::Result<ChannelName> {
+    ChannelName::stored(row.get_ref(column)?.as_str()?).map_err(|error| damaged(column, error))
+}
+
+fn event(row: &Row<'_>, column: usize) -> rusqlite::Result<EventName> {
+    EventName::stored(row.get_ref(column)?.as_str()?).map_err(|error| damaged(column, error))
+}
+
+/// The answer that an idempotency key was given, and the request it came with.
+pub(super) fn answer(
+    db: &Connection,
+    epoch: Epoch,
+    key: &str,
+) -> rusqlite::Result<Option<(Fingerprint, Receipt)>> {
+    let mut select =
+        db.prepare_cached("SELECT request, sequence, channel, event, time_ms FROM messages WHERE key = ?1")?;
+    select
+        .query_row([key], |row| {
+            let answer = Receipt {
+                id: MessageId { epoch, sequence: row.get(1)? },
+                channel: channel(row, 2)?,
+                event: event(row, 3)?,
+                time: Time::from_ms(row.get(4)?),
+            };
+            Ok((Fingerprint(row.get(0)?), answer))
+        })
+        .optional()
+}
+
+/// The column holds what the journal never wrote.
+fn damaged(column: usize, error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error))
+}

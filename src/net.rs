@@ -1,0 +1,145 @@
+//! The net: accepts connections on every listener, within their limit, and ends them all at shutdown. A
+//! connection that asks for nothing, or takes nothing, is cut off.
+
+mod handover;
+mod http1;
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::api::Api;
+use crate::delivery::{Groups, Socket};
+use crate::value::{at_least_one, duration};
+
+/// The settings of every connection.
+#[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
+pub struct Options {
+    /// The most connections; further ones wait to be accepted
+    #[arg(long, value_name = "COUNT", default_value_t = 15_000, value_parser = at_least_one)]
+    pub max_connections: usize,
+
+    /// How long a request's head may take, from connecting or from the answer before it
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub header_timeout: Duration,
+
+    /// How long the other side may take none of what it is sent before it is cut off
+    #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = duration)]
+    pub stall_timeout: Duration,
+}
+
+/// Accepts connections on all listeners until `shutdown` is ready, then ends them all.
+pub(crate) async fn serve(
+    listeners: Vec<TcpListener>,
+    api: Api,
+    options: Options,
+    shutdown: impl Future<Output = ()>,
+) {
+    let permits = Arc::new(Semaphore::new(options.max_connections.min(Semaphore::MAX_PERMITS)));
+    let (open, stopping) = (TaskTracker::new(), CancellationToken::new());
+    let groups = Arc::new(Groups::new(open.clone(), stopping.clone()));
+    let net = Arc::new(Net { api, options, permits, groups, open, stopping });
+    let accepting = TaskTracker::new();
+    let closing = CancellationToken::new();
+    for listener in listeners {
+        let (net, closing) = (Arc::clone(&net), closing.clone());
+        accepting.spawn(async move {
+            tokio::select! {
+                biased;
+                () = closing.cancelled() => {}
+                () = net.accept_all(&listener) => {}
+            }
+        });
+    }
+    shutdown.await;
+    closing.cancel();
+    accepting.close();
+    accepting.wait().await;
+    net.api.end_streams();
+    net.stopping.cancel();
+    net.open.close();
+    net.open.wait().await;
+}
+
+/// What all connections share.
+struct Net {
+    api: Api,
+    options: Options,
+    /// One for each connection there may be.
+    permits: Arc<Semaphore>,
+    groups: Arc<Groups>,
+    /// The tasks of connections, and of their groups.
+    open: TaskTracker,
+    stopping: CancellationToken,
+}
+
+impl Net {
+    /// Accepts connections, for ever.
+    async fn accept_all(self: &Arc<Self>, listener: &TcpListener) {
+        loop {
+            let permit = Arc::clone(&self.permits).acquire_owned().await;
+            let permit = permit.expect("the semaphore is never closed");
+            let (stream, address) = accept(listener).await;
+            if let Err(error) = self.prepare(&stream) {
+                tracing::debug!(%address, %error, "connection can't be set up");
+                continue;
+            }
+            self.open.spawn(Arc::clone(self).connection(stream, address, permit));
+        }
+    }
+
+    fn prepare(&self, stream: &TcpStream) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        // Covers a cut network and a reader that stopped: what was sent stays unacknowledged, or unsent.
+        #[cfg(target_os = "linux")]
+        socket2::SockRef::from(stream).set_tcp_user_timeout(Some(self.options.stall_timeout))?;
+        Ok(())
+    }
+
+    async fn connection(
+        self: Arc<Self>,
+        stream: TcpStream,
+        address: SocketAddr,
+        permit: OwnedSemaphorePermit,
+    ) {
+        let header_timeout = self.options.header_timeout;
+        let left = http1::serve(stream, address, &self.api, header_timeout, &self.stopping).await;
+        let Some((stream, delivery)) = left else { return };
+        match Socket::new(stream, permit) {
+            Ok(socket) => self.groups.deliver(socket, *delivery),
+            Err(error) => tracing::error!(%address, %error, "a subscriber is lost"),
+        }
+    }
+}
+
+/// The next connection, and where it is from.
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, address)) => {
+                return (stream, SocketAddr::new(address.ip().to_canonical(), address.port()));
+            }
+            // The other side was gone before it was accepted.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
+                ) => {}
+            Err(error) => {
+                tracing::error!(%error, "can't accept a connection");
+                // Most likely out of descriptors: the connection stays in the backlog, and asking again at
+                // once would spin.
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Every setting, flattened from the modules that own them; and where its value is read from: its flag,
+//! else its environment variable, else the settings file, else its default.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::builder::OsStr;
+use clap::error::ErrorKind;
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
+
+use crate::{api, delivery, hub, journal, net};
+
+/// The settings of a [`Server`](crate::Server).
+#[derive(Clone, Debug, Args)]
+#[group(skip)]
+pub struct Options {
+    /// The journal's.
+    #[command(flatten, next_help_heading = "Journal")]
+    pub journal: journal::Options,
+    /// The API's.
+    #[command(flatten, next_help_heading = "Requests")]
+    pub api: api::Options,
+    /// The hub's.
+    #[command(flatten, next_help_heading = "Subscribers")]
+    pub hub: hub::Options,
+    /// Of streams.
+    #[command(flatten, next_help_heading = "Subscribers")]
+    pub delivery: delivery::Options,
+    /// Of connections.
+    #[command(flatten, next_help_heading = "Connections")]
+    pub net: net::Options,
+}
+
+impl Default for Options {
+    /// What is so if no setting is given.
+    fn default() -> Self {
+        let command = Options::augment_args(Command::new("tabcast").no_binary_name(true));
+        let matches = command.try_get_matches_from([] as [&str; 0]);
+        matches.and_then(|matches| Options::from_arg_matches(&matches)).expect("every setting has a default")
+    }
+}
+
+impl Options {
+    /// What one setting asks of another.
+    ///
+    /// # Errors
+    /// Which two don't go together.
+    pub fn check(&self) -> Result<(), &'static str> {
+        if self.delivery.retry_min > self.delivery.retry_max {
+            return Err("--retry-min must not be more than --retry-max");
+        }
+        if self.api.max_body > self.api.max_in_flight {
+            return Err(
+                "--max-body must not be more than --max-in-flight, or the longest bodies would never be taken",
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Where the settings file is.
+#[derive(Clone, Debug, Args)]
+#[group(skip)]
+pub struct SettingsFile {
+    /// A TOML file of settings, whose keys are the flags' names: max-body = "2MiB". A flag or environment
+    /// variable wins over it
+    #[arg(long, value_name = "PATH")]
+    pub config: Option<PathBuf>,
+}
+
+/// The values of a command's settings.
+///
+/// # Errors
+/// What is wrong with the arguments, the environment or the settings file; or what `--help` and
+/// `--version` show.
+pub fn read(command: Command, arguments: Vec<OsString>) -> Result<ArgMatches, clap::Error> {
+    // Errors come later, when all of the settings are known.
+    let probe = with_environment(command.clone()).ignore_errors(true);
+    let file = probe.try_get_matches_from(&arguments).ok();
+    let file = file.and_then(|matches| matches.get_one::<PathBuf>("config").cloned());
+    let command = match &file {
+        Some(path) => with_file(command, path)?,
+        None => command,
+    };
+    with_environment(command).try_get_matches_from(arguments)
+}
+
+/// Each setting has an environment variable of its name: `--max-body` is `TABCAST_MAX_BODY`.
+fn with_environment(command: Command) -> Command {
+    command.mut_args(|arg| {
+        let variable = format!("TABCAST_{}", arg.get_id().as_str().to_ascii_uppercase());
+        arg.env(variable).hide_env_values(true)
+    })
+}
+
+/// The command with the values of a settings file as its defaults.
+fn with_file(mut command: Command, path: &Path) -> Result<Command, clap::Error> {
+    let fails = |command: &mut Command, kind, what: &dyn std::fmt::Display| {
+        command.error(kind, format!("the settings file {}: {what}", path.display()))
+    };
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) => return Err(fails(&mut command, ErrorKind::Io, &error)),
+    };
+    let table: toml::Table = match text.parse() {
+        Ok(table) => table,
+        Err(error) => return Err(fails(&mut command, ErrorKind::InvalidValue, &error)),
+    };
+    for (key, value) in table {
+        let is_key = |arg: &&Arg| arg.get_long() == Some(&key) && arg.get_id() != "config";
+        let Some(arg) = command.get_arguments().find(is_key).cloned() else {
+            let what = format!("the key `{key}` is unknown: keys are the flags' names, without `--`");
+            return Err(fails(&mut command, ErrorKind::UnknownArgument, &what));
+        };
+        let Some(values) = texts(&value) else {
+            let what = format!("`{key}` must be a string, a whole number, a boolean, or a list of those");
+            return Err(fails(&mut command, ErrorKind::InvalidValue, &what));
+        };
+        let (id, arg) = (arg.get_id().clone(), arg.default_values(values));
+        // Alone, so that a bad value is known to be the file's.
+        if let Err(error) = Command::new("tabcast").arg(arg.clone()).try_get_matches_from(["tabcast"]) {
+            let what = error.to_string();
+            let what = what.trim_start_matches("error: ").lines().next().unwrap_or_default();
+            return Err(fails(&mut command, ErrorKind::ValueValidation, &what));
+        }
+        command = command.mut_arg(id, |_| arg);
+    }
+    Ok(command)
+}
+
+/// A value as a flag would have it; several of a list. `None` if a flag can't have it.
+fn texts(value: &toml::Value) -> Option<Vec<OsStr>> {
+    match value {
+        toml::Value::String(text) => Some(vec![text.into()]),
+        toml::Value::Integer(number) => Some(vec![number.to_string().into()]),
+        toml::Value::Boolean(is_on) => Some(vec![is_on.to_string().into()]),
+        toml::Value::Array(values) => {
+            let values = values.iter().map(|value| texts(value).filter(|_| !value.is_array()));
+            values.collect::<Option<Vec<_>>>().map(|values| values.concat())
+        }
+        toml::Value::Float(_) | toml::Value::Datetime(_) | toml::Value::Table(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_flags_are_well_formed() {
+        with_environment(Options::augment_args(Command::new("tabcast"))).debug_assert();
+    }
+
+    #[test]
+    fn the_defaults_go_together() {
+        assert_eq!(Options::default().check(), Ok(()));
+    }
+}
