@@ -378,7 +378,7 @@ fn what_emit_was_given_is_what_on_gets() {
 }
 
 #[test]
-fn what_has_no_form_of_its_own_arrives_as_the_readme_says_or_is_refused() {
+fn what_has_no_form_of_its_own_arrives_as_documented_or_is_refused() {
     let (hub, browser) = (Hub::start(&[]), Browser::start());
     let tab = open(&browser, &hub, "connect()");
     let got = |given: &str, as_text: &str| {

@@ -219,7 +219,7 @@ fn a_quiet_channels_newest_are_found_far_back_and_replay_passes_over_the_rest() 
 }
 
 #[test]
-fn a_hub_stops_cleanly_to_one_file_that_sqlite3_reads_as_the_readme_says() {
+fn a_hub_stops_cleanly_to_one_file_that_sqlite3_reads_as_documented() {
     let folder = Folder::new();
     let mut hub = hub(&folder, &[]);
     let receipt = hub.post("?event=e", "text/plain", "Hello World!").json();
@@ -228,7 +228,7 @@ fn a_hub_stops_cleanly_to_one_file_that_sqlite3_reads_as_the_readme_says() {
     let files: Vec<_> = fs::read_dir(&folder.path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(files, ["tabcast.db"]);
     let query = "SELECT id, channel, event, data, time FROM messages";
-    assert!(readme().contains(query));
+    assert!(operations().contains(query));
     let row = sqlite3(&folder.file("tabcast.db"), query);
     let (id, time) = (receipt["id"].as_str().unwrap(), receipt["time"].as_str().unwrap());
     assert_eq!(row.trim_end(), format!("{id}|main|e|\"Hello World!\"|{time}"));
@@ -236,12 +236,12 @@ fn a_hub_stops_cleanly_to_one_file_that_sqlite3_reads_as_the_readme_says() {
 }
 
 #[test]
-fn the_readmes_backup_command_copies_a_journal_in_use() {
+fn the_documented_backup_command_copies_a_journal_in_use() {
     let folder = Folder::new();
     let hub = hub(&folder, &[]);
     let id = hub.publish("kept");
     let command = "sqlite3 tabcast.db \"VACUUM INTO 'backup.db'\"";
-    assert!(readme().contains(command));
+    assert!(operations().contains(command));
     assert!(Command::new("sh").args(["-c", command]).current_dir(&folder.path).status().unwrap().success());
     hub.publish("after the backup");
     let copy = Hub::start(&["--journal", &folder.file("backup.db")]);
@@ -249,8 +249,9 @@ fn the_readmes_backup_command_copies_a_journal_in_use() {
     assert_eq!(copy.publish("goes on").split_once('-').unwrap().0, id.split_once('-').unwrap().0);
 }
 
-fn readme() -> String {
-    fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap()
+/// What an operator is advised to do.
+fn operations() -> String {
+    fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md")).unwrap()
 }
 
 #[test]

@@ -144,10 +144,10 @@ fn version_and_help_are_enough_to_run_it() {
     }
 }
 
-/// Every setting stands in the README's table with its flag, variable and default, as `--help` has
-/// it; and no other does.
+/// Every setting stands in a table of docs/configuration.md with its flag, variable and default, as
+/// `--help` has it; and no other does.
 #[test]
-fn the_readme_has_every_setting() {
+fn the_documents_have_every_setting() {
     let (_, help, _) = tabcast(&["--help"]);
     let one_line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let mut settings = Vec::new();
@@ -162,8 +162,9 @@ fn the_readme_has_every_setting() {
         settings.push((format!("--{name}"), variable.to_owned(), default.to_owned()));
     }
     assert!(settings.len() > 20, "{help}");
-    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
-    let rows: Vec<Vec<_>> = readme
+    let document = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md");
+    let document = std::fs::read_to_string(document).unwrap();
+    let rows: Vec<Vec<_>> = document
         .lines()
         .filter(|line| line.starts_with("| `--"))
         .map(|line| line.split('|').map(|cell| cell.trim().trim_matches('`').to_owned()).collect())
@@ -172,7 +173,7 @@ fn the_readme_has_every_setting() {
         let row = rows
             .iter()
             .find(|row| row[1].split(' ').next() == Some(flag))
-            .unwrap_or_else(|| panic!("{flag} is missing in the README"));
+            .unwrap_or_else(|| panic!("{flag} is missing in docs/configuration.md"));
         assert_eq!((&row[2], &row[3]), (variable, default), "{flag}");
     }
     assert_eq!(rows.len(), settings.len());
