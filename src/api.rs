@@ -96,9 +96,7 @@ impl Api {
         body: &mut Body,
     ) -> Result<Response<Reply>, Problem> {
         match (head.uri.path(), &head.method) {
-            ("/messages", &Method::POST) => {
-                publish::publish(&self.state, head, body).await.map(|response| response.map(Reply::Body))
-            }
+            ("/messages", &Method::POST) => publish::publish(&self.state, head, body).await,
             ("/events", &Method::GET) => events::subscribe(&self.state, address, &head).await,
             _ => {
                 let request = Request::from_parts(head, Body::empty());

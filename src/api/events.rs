@@ -27,7 +27,7 @@ pub(super) async fn subscribe(
     state: &State,
     address: SocketAddr,
     head: &Parts,
-) -> Result<axum::http::Response<Reply>, Problem> {
+) -> Result<Response<Reply>, Problem> {
     let (request, format) = parse(&head.uri, &head.headers, &state.options)?;
     let streams = &state.streams;
     let reply = match state.hub.subscribe(address, request).await {

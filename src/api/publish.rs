@@ -4,8 +4,8 @@ use std::mem;
 
 use axum::body::Body;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Redirect, Response};
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use axum::response::{IntoResponse, Redirect};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
@@ -14,12 +14,17 @@ use super::fields::{Fields, MOST, channel_name, is_form, subscriber_id};
 use super::headers::{IDEMPOTENCY_KEY, accepts};
 use super::options::Options;
 use super::problem::Problem;
+use super::reply::Reply;
 use super::state::State;
 use crate::hub::Published;
 use crate::message::{ChannelName, Data, Draft, EventName, IdempotencyKey, Receipt};
 
 /// Answers 201 with the message's id once the journal keeps it.
-pub(super) async fn publish(state: &State, mut head: Parts, body: &mut Body) -> Result<Response, Problem> {
+pub(super) async fn publish(
+    state: &State,
+    mut head: Parts,
+    body: &mut Body,
+) -> Result<Response<Reply>, Problem> {
     let options = &state.options;
     let key = idempotency_key(&head.headers)?;
     let kind = Kind::of(&head.headers)?;
@@ -43,11 +48,11 @@ pub(super) async fn publish(state: &State, mut head: Parts, body: &mut Body) -> 
         Published::Repeated(receipt) => receipt,
     };
     if is_browser {
-        return Ok(Redirect::to("/").into_response());
+        return Ok(Redirect::to("/").into_response().map(Reply::Body));
     }
     let json = serde_json::to_vec(&receipt).expect("a receipt is JSON");
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    let mut response = Response::new(Body::from(json));
+    let mut response = Response::new(Reply::from(json));
     *response.status_mut() = StatusCode::CREATED;
     *response.headers_mut() = headers;
     Ok(response)

@@ -75,7 +75,8 @@ pub(super) async fn run(core: Arc<Core>, mut committed: Committed, mut requests:
     let mut waiting = Vec::with_capacity(BATCH);
     loop {
         tokio::select! {
-            batch = committed.next() => core.live.announce(&batch),
+            // Publishes first: `append` announces what is committed as well.
+            biased;
             count = requests.recv_many(&mut waiting, BATCH) => {
                 if count == 0 {
                     return;
@@ -90,6 +91,7 @@ pub(super) async fn run(core: Arc<Core>, mut committed: Committed, mut requests:
                 }
                 append(&core, &mut committed, &mut waiting).await;
             }
+            batch = committed.next() => core.live.announce(&batch),
         }
     }
 }
