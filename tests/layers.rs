@@ -115,9 +115,9 @@ fn paths(code: &str) -> Vec<Vec<String>> {
 /// The modules that the code declares: whoever declares one uses it.
 fn children(code: &str) -> impl Iterator<Item = &str> {
     let declared = |line: &str| line.trim_start().starts_with("mod ") || line.contains("pub mod ");
-    code.lines().filter(move |line| declared(line)).filter_map(|line| {
-        line.trim_end().strip_suffix(';').and_then(|line| line.rsplit(' ').next())
-    })
+    code.lines()
+        .filter(move |line| declared(line))
+        .filter_map(|line| line.trim_end().strip_suffix(';').and_then(|line| line.rsplit(' ').next()))
 }
 
 /// Adds each path of the tree that `text` begins with, below `prefix`. Returns what is left of the text.

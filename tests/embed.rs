@@ -1,0 +1,126 @@
+//! The hub in a program of one's own, as the documentation of the library has it: here, this one.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use tabcast::journal::Place;
+use tabcast::{Options, ServeError, Server};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, spawn_blocking};
+
+/// A hub of this process, on a port of its own.
+struct Embedded {
+    addresses: Vec<SocketAddr>,
+    stop: oneshot::Sender<()>,
+    serving: JoinHandle<Result<(), ServeError>>,
+}
+
+async fn start(options: Options, listeners: usize) -> Embedded {
+    let mut bound = Vec::new();
+    for _ in 0..listeners {
+        bound.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
+    }
+    let addresses = bound.iter().map(|listener| listener.local_addr().unwrap()).collect();
+    let (stop, stopped) = oneshot::channel();
+    let shutdown = async move {
+        let _ = stopped.await;
+    };
+    Embedded { addresses, stop, serving: tokio::spawn(Server::new(options).serve(bound, shutdown)) }
+}
+
+fn in_memory() -> Options {
+    let mut options = Options::default();
+    options.journal.journal = Place::Memory;
+    options
+}
+
+fn connect(address: SocketAddr, request: &str) -> BufReader<TcpStream> {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    BufReader::new(stream)
+}
+
+/// Reads lines up to the one that contains this text.
+fn read_until(reader: &mut impl BufRead, text: &str) {
+    let mut line = String::new();
+    while !line.contains(text) {
+        line.clear();
+        assert_ne!(reader.read_line(&mut line).unwrap(), 0, "the end, without {text}");
+    }
+}
+
+const GET_EVENTS: &str = "GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n";
+const POST_HELLO: &str = "POST /messages HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n\
+                          Content-Length: 5\r\nConnection: close\r\n\r\nHello";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_posted_on_one_listener_is_streamed_on_another_until_the_hub_is_stopped() {
+    let hub = start(in_memory(), 2).await;
+    let addresses = hub.addresses.clone();
+    let mut stream = spawn_blocking(move || {
+        let mut stream = connect(addresses[1], GET_EVENTS);
+        read_until(&mut stream, "retry:");
+        read_until(&mut connect(addresses[0], POST_HELLO), "201 Created");
+        read_until(&mut stream, "data: Hello");
+        stream
+    })
+    .await
+    .unwrap();
+    hub.stop.send(()).unwrap();
+    hub.serving.await.unwrap().unwrap();
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).unwrap();
+    assert!(rest.ends_with("0\r\n\r\n"), "{rest:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_is_served() {
+    let hub = start(in_memory(), 1).await;
+    let address = hub.addresses[0];
+    let page = spawn_blocking(move || {
+        let mut page = String::new();
+        let request = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        connect(address, request).read_to_string(&mut page).unwrap();
+        page
+    });
+    let page = page.await.unwrap();
+    assert!(page.starts_with("HTTP/1.1 200 OK\r\n") && page.contains("<title>tabcast</title>"), "{page}");
+    drop(hub.stop);
+    hub.serving.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hub_that_has_stopped_has_closed_its_journal_for_the_next() {
+    let folder = std::env::temp_dir().join(format!("tabcast-embed-{}", std::process::id()));
+    std::fs::create_dir(&folder).unwrap();
+    let mut options = in_memory();
+    options.journal.journal = Place::File(folder.join("tabcast.db"));
+    for messages in 1..=3 {
+        let hub = start(options.clone(), 1).await;
+        let address = hub.addresses[0];
+        spawn_blocking(move || {
+            read_until(&mut connect(address, POST_HELLO), "201 Created");
+            let request = "GET /messages HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+            let mut history = String::new();
+            connect(address, request).read_to_string(&mut history).unwrap();
+            assert_eq!(history.matches("\"data\":\"Hello\"").count(), messages, "{history}");
+        })
+        .await
+        .unwrap();
+        drop(hub.stop);
+        hub.serving.await.unwrap().unwrap();
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_that_cannot_be_opened_is_told_by_name() {
+    let mut options = in_memory();
+    options.journal.journal = Place::File("/nowhere/tabcast.db".into());
+    let hub = start(options, 1).await;
+    let error = hub.serving.await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("/nowhere/tabcast.db"), "{error}");
+}

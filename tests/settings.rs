@@ -1,0 +1,142 @@
+//! Where a setting's value is read from: its flag, else its environment variable, else the settings
+//! file, else its default.
+
+mod common;
+
+use std::process::{Command, Stdio};
+
+use common::{Folder, Hub};
+
+/// A hub with this settings file, these variables and these flags.
+fn hub(file: &str, variables: &[(&str, &str)], flags: &[&str]) -> Hub {
+    let folder = Folder::new();
+    let path = folder.file("tabcast.toml");
+    std::fs::write(&path, file).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tabcast"));
+    command.env("TABCAST_CONFIG", path).envs(variables.iter().copied()).args(flags);
+    // The file has been read once the hub listens.
+    Hub::start_with(&mut command)
+}
+
+/// Exit code, stdout and stderr of a hub that does not start, with this settings file.
+fn refused(file: &str) -> (Option<i32>, String) {
+    let folder = Folder::new();
+    let path = folder.file("tabcast.toml");
+    std::fs::write(&path, file).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_tabcast"))
+        .args(["--config", &path, "--listen", "127.0.0.1:0", "--journal", "memory"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains(&path), "the file is not named in {stderr}");
+    (output.status.code(), stderr)
+}
+
+const ANYWHERE: &str = "listen = '127.0.0.1:0'\njournal = 'memory'\n";
+
+/// The longest body that this hub takes.
+fn max_body(hub: &Hub) -> usize {
+    let problem = hub.post("", "text/plain", vec![b'x'; 5_000]).problem(413);
+    usize::try_from(problem["limit"].as_u64().unwrap()).unwrap()
+}
+
+#[test]
+fn a_flag_wins_over_the_environment_which_wins_over_the_file() {
+    let file = format!("{ANYWHERE}max-body = '1KiB'");
+    assert_eq!(max_body(&hub(&file, &[], &[])), 1024);
+    let variables = [("TABCAST_MAX_BODY", "2KiB")];
+    assert_eq!(max_body(&hub(&file, &variables, &[])), 2048);
+    assert_eq!(max_body(&hub(&file, &variables, &["--max-body", "3KiB"])), 3072);
+}
+
+#[test]
+fn a_setting_is_a_string_a_number_a_boolean_or_a_list() {
+    let file = format!(
+        "{ANYWHERE}# As in any TOML file.\nmax-event-name = 3\nhide-data = true\n\
+         allow-origin = ['https://a.example', 'https://b.example']\n"
+    );
+    let hub = hub(&file, &[], &["--max-channel-name", "4"]);
+    assert_eq!(hub.post("?event=long", "text/plain", "x").problem(422)["limit"], 3);
+    for origin in ["https://a.example", "https://b.example"] {
+        let headers = ["Content-Type: text/plain", &format!("Origin: {origin}")];
+        assert_eq!(hub.send("POST", "/messages", &headers, b"a secret").status, 201);
+    }
+    let lines = hub.wait_for_logs(&["message published"], 2);
+    assert!(lines.iter().all(|line| !line.contains("secret")), "{lines:?}");
+}
+
+#[test]
+fn an_unknown_key_is_named_and_the_hub_does_not_start() {
+    let (code, stderr) = refused("max-bdy = '1KiB'");
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("`max-bdy` is unknown"), "{stderr}");
+    for own in ["config", "help", "version"] {
+        assert!(refused(&format!("{own} = 'x'")).1.contains(&format!("`{own}` is unknown")));
+    }
+}
+
+#[test]
+fn a_bad_value_is_named_with_its_flag_and_the_file() {
+    for (file, what) in [
+        ("max-body = 'much'", "'much' for '--max-body <SIZE>'"),
+        ("max-channels = -1", "'-1' for '--max-channels <COUNT>'"),
+        ("hide-data = 7", "'7' for '--hide-data'"),
+        ("max-body = 1.5", "`max-body` must be"),
+        ("max-body = [['1KiB']]", "`max-body` must be"),
+        ("[max-body]\nx = 1", "`max-body` must be"),
+        ("max-body = ", "line 1, column 12"),
+        ("max-body = '1KiB'\nmax-body = '2KiB'", "line 2"),
+    ] {
+        let (code, stderr) = refused(file);
+        assert_eq!(code, Some(2), "{file}: {stderr}");
+        assert!(stderr.contains(what), "{file}: {stderr}");
+    }
+}
+
+#[test]
+fn a_settings_file_that_is_not_there_is_named() {
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_tabcast")).args(["--config", "nowhere.toml"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("nowhere.toml: No such file"), "{stderr}");
+}
+
+#[test]
+fn settings_that_do_not_go_together_are_refused_wherever_they_are_from() {
+    let folder = Folder::new();
+    let path = folder.file("tabcast.toml");
+    std::fs::write(&path, "retry-min = '3s'").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_tabcast"))
+        .args(["--config", &path, "--journal", "memory", "--retry-max", "2s"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("--retry-min must not be more"));
+}
+
+#[test]
+fn the_log_filter_names_parts_of_the_program_and_how_much_of_each_is_logged() {
+    let journal = ["--listen", "127.0.0.1:0", "--journal", "memory"];
+    // The hub says that it listens in `tabcast`, that a message was published in `tabcast::api::publish`.
+    let hub = hub("", &[("TABCAST_LOG", "warn,tabcast=info,tabcast::api=off,tabcast::net=debug")], &journal);
+    hub.publish("not in the log");
+    let mut stream = hub.watch("/events?last=1", &[]);
+    assert_eq!(stream.data(), "not in the log");
+    hub.wait_for_log(&["subscriber connected"]);
+    // A debug line of `tabcast::net`.
+    drop(hub.raw("no HTTP\r\n\r\n"));
+    hub.wait_for_log(&["DEBUG connection failed"]);
+    assert!(!hub.log().iter().any(|line| line.contains("message published")), "{:?}", hub.log());
+}
+
+#[test]
+fn parts_that_the_log_filter_does_not_name_go_by_the_log_level() {
+    let flags = ["--listen", "127.0.0.1:0", "--journal", "memory", "--log", "tabcast::net=debug"];
+    let hub = hub("", &[], &flags);
+    hub.publish("in the log");
+    hub.wait_for_log(&["INFO message published"]);
+    drop(hub.raw("no HTTP\r\n\r\n"));
+    hub.wait_for_log(&["DEBUG connection failed"]);
+}
