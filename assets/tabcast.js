@@ -1,101 +1,192 @@
-// tabcast in a browser: one file, nothing to install or build.
+// The browser client of tabcast: one file, nothing to install or to build.
 //
 //   import { connect } from '/tabcast.js';
 //   const hub = connect();
 //   hub.on('chat message', (text, message) => { … });
 //   hub.emit('chat message', 'Hello World!');
 //
-// Hub     what a page uses
-// Outbox  what was emitted, until the hub keeps it
-// Feed    what arrives: each message once, in order, what is missing fetched from the hub
-// Stream  an EventSource that is made anew whenever it is dead
-// Peer    which tabs hold a stream, and how the others get what it brings
+// Hub             what a page uses: `on`, `emit`, the state
+// Outbox          keeps emitted messages until the hub has them
+// Feed            delivers each message once, in order, and fetches what is missing
+// Retry           sends a request again until the hub answers
+// Stream          an EventSource that is replaced whenever it is dead
+// Peer            shares streams with other tabs; its role decides who holds one:
+//   LockHolder      the tabs that have one of two Web Locks
+//   WorkerHolder    a shared worker, where there are no Web Locks
+//   InWorker        the peer in that worker
+//   Alone           each tab, where nothing can be shared or nothing need be
 
-// Of what tabs tell each other. It changes with that.
-const PROTOCOL = 'tabcast/1';
-// For a stream to open, or a request to be answered; twice as long after each failure. After an outage the browser tries
-// old connections first, which may be dead, and what is stuck on them blocks the rest; but a slow network is no outage.
-const FIRST_TIMEOUT_MS = 3_000;
-const LONGEST_TIMEOUT_MS = 60_000;
-// Besides, a body is given the time that the hub gives it.
-const BODY_BYTES_PER_MS = 35;
-const FIRST_BACKOFF_MS = 2_000;
-const LONGEST_BACKOFF_MS = 10_000;
-// Beyond these, emit refuses.
-const OUTBOX_MESSAGES = 1_000;
-const OUTBOX_BYTES = 32 << 20;
-// Kept of what arrives during a fetch. What is dropped is fetched as well.
-const WAITING = 1_000;
-const TICK_MS = 1_000;
-// Holders of a stream that are silent for so long are asked for a sign of life, and without one replaced: soon if
-// both are silent, and the first alone only if it is no passing fault, for its hung tab keeps a connection.
-const QUIET_MS = 2_500;
-const ANSWER_MS = 1_000;
-const REPLACE_MS = 10_000;
-// The second holder passes on what the first hasn't in this time.
-const SECOND_MS = 150;
+// --- Types ---
 
 /**
  * @typedef {object} Options
- * @property {string | string[]} [channel] `main` if left out; of several, `emit` publishes on the first
- * @property {number} [last] how many of the newest kept messages come first; 0 if left out
- * @property {string} [id] the page's own, for `broadcast`; random if left out
- *
- * @typedef {{ id: string, channel: string, event: string, data: any, time: string, except?: string }} Message
- * `data` is what was emitted, `time` when the hub took it, `except` the page that doesn't get it
- *
- * @typedef {'connecting' | 'live' | 'shared' | 'offline'} State by a stream of its own, or through another tab
- *
- * @typedef {Error & { status: number, detail?: string, field?: string, limit?: number }} Refusal
- * the hub's problem, with its title as `message`
+ * @property {string | string[]} [channel] Where to listen, `main` by default. `emit` publishes on the first.
+ * @property {number} [last] How many of the newest kept messages come first, 0 by default.
+ * @property {string} [id] The page's own id, for `broadcast`; random by default.
  */
 
 /**
- * Connects to a hub: the one this script comes from, if no URL is given.
+ * `data` is what was emitted, and `time` when the hub took it. `except` is the id of the page that is not to
+ * get it.
+ * @template [Data=any]
+ * @template {string} [Name=string]
+ * @typedef {{ id: string, channel: string, event: Name, data: Data, time: string, except?: string }} Message
+ */
+
+/**
+ * `live`: messages arrive by a stream of this tab's own. `shared`: they arrive through another tab.
+ * @typedef {'connecting' | 'live' | 'shared' | 'offline'} State
+ */
+
+/**
+ * `recovered` is how many messages an outage had held back.
+ * @typedef {{ state: State, recovered: number, reason?: string }} StateChange
+ */
+
+/**
+ * Messages after `asked` are no longer kept. `earliest` is the earliest that is kept, null if none is.
+ * @typedef {{ asked: string, earliest: string | null }} Gap
+ */
+
+/**
+ * Why the hub refused a message. `message` is the title of the hub's problem.
+ * @typedef {Error & { status: number, detail?: string, field?: string, limit?: number }} Refusal
+ */
+
+/**
+ * The client's own events, which nobody can publish, and the arguments of their listeners.
+ * @typedef {{
+ *   connect: [],
+ *   disconnect: [reason: string],
+ *   'tabcast:state': [change: StateChange],
+ *   'tabcast:gap': [gap: Gap],
+ * }} OwnEvents
+ */
+
+/**
+ * The names of the events that `on` takes.
+ * @template Events
+ * @typedef {(keyof Events & string) | keyof OwnEvents} Names
+ */
+
+/**
+ * The arguments of a listener.
+ * @template Events, Name
+ * @typedef {Name extends keyof OwnEvents ? OwnEvents[Name]
+ *   : Name extends keyof Events & string ? [data: Events[Name], message: Message<Events[Name], Name>]
+ *   : never} ListenerArguments
+ */
+
+/** @typedef {{ channel?: string }} EmitOptions */
+
+/**
+ * The arguments of `emit` after an event's name. `data` may be left out if it may be undefined.
+ * @template Data
+ * @typedef {undefined extends Data ? [data?: Data, options?: EmitOptions]
+ *   : [data: Data, options?: EmitOptions]} DataArguments
+ */
+
+/**
+ * The arguments of `emit` after this event's name. Of the client's own events, none can be emitted.
+ * @template Events, Name
+ * @typedef {Name extends keyof OwnEvents | `tabcast:${string}` ? [ownEvent: never]
+ *   : Name extends keyof Events ? DataArguments<Events[Name]>
+ *   : never} EmitArguments
+ */
+
+// --- Limits ---
+
+// The version of the messages between peers. It is part of the names of their channel, locks and worker, so
+// that tabs with another version of this file are no peers.
+const PROTOCOL = 'tabcast/1';
+// How long a stream may take to open, and the hub to answer a request: the first time, and at most. It
+// doubles with each failure. The first is short: after an outage a browser tries its old connections, which
+// may be dead, and requests that wait on these block all others. The last is long: a slow network is no
+// outage.
+const TIMEOUT_MS = [3_000, 60_000];
+// A request with a body may take longer. By default, a hub allows 30 s for 1 MiB.
+const BODY_BYTES_PER_MS = 35;
+// The pause after a failure: the first, and the longest. It doubles with each failure.
+const BACKOFF_MS = [2_000, 10_000];
+// An outbox that holds more refuses messages.
+const OUTBOX_MESSAGES = 1_000;
+const OUTBOX_BYTES = 32 << 20;
+// How many items a feed keeps while it fetches. It fetches the others, too.
+const WAITING_ITEMS = 1_000;
+// How often a peer checks its own stream, and the holders it depends on.
+const TICK_MS = 1_000;
+// A peer that hears nothing from holders for QUIET_MS asks them for a sign of life. It replaces them if none
+// comes within ANSWER_MS. The second holder replaces a silent first one only after REPLACE_MS: messages
+// arrive meanwhile, the fault may pass, and a tab that hangs keeps its connection.
+const QUIET_MS = 2_500;
+const ANSWER_MS = 1_000;
+const REPLACE_MS = 10_000;
+// How long the second holder waits for the first to send an item.
+const SECOND_MS = 150;
+
+// --- Connect ---
+
+/**
+ * Connects to a hub: without a URL, to the hub that this script comes from.
+ *
+ * In TypeScript, `connect<{ 'chat message': string }>()` gives the data of each event its type.
+ * @template {Record<string, any>} [Events=Record<string, any>]
  * @param {string | URL | Options} [url]
  * @param {Options} [options]
+ * @returns {Hub<Events>}
  */
 export function connect(url, options) {
-  const isUrl = !url || typeof url === 'string' || url instanceof URL;
-  return isUrl ? new Hub(url, options) : new Hub(undefined, url);
+  if (typeof url === 'string' || url instanceof URL) return new Hub(url, options);
+  return new Hub(undefined, url || options);
 }
 
 // --- Hub ---
 
-// Events that nobody can publish to `on`.
-const OWN = /^(connect$|disconnect$|tabcast:)/;
+const OWN_EVENTS = /^(connect$|disconnect$|tabcast:)/;
 
+/** @template {Record<string, any>} [Events=Record<string, any>] */
 class Hub {
-  /** The page's own. @type {string} */
+  /**
+   * The page's own id.
+   * @type {string}
+   */
   id;
   /** @type {State} */
   state = 'connecting';
   /** Publishes to everyone but this page. */
   broadcast = {
-    /** @type {Hub['emit']} */
-    emit: (event, data, options) => this.#publish(event, data, options, this.id),
+    /** @type {Hub<Events>['emit']} */
+    emit: (event, ...rest) => this.#publish(this.id, event, ...rest),
   };
+  #base;
   #channels;
   #outbox;
   #feed;
   #peer;
   #listeners = [];
-  // Ends the watch over the page; undefined while disconnected.
-  #watch;
-  // It was connected, and is not; and how many messages have come since.
-  #isAway = false;
+  // An AbortController that removes the listeners of `#followPage`. Undefined while disconnected.
+  #pageListeners;
+  // Whether messages arrived once, and do not arrive now.
+  #isInterrupted = false;
+  // How many messages the last interruption held back.
   #recovered = 0;
 
-  /** @param {string | URL} [url] @param {Options} [options] */
+  /**
+   * @param {string | URL} [url]
+   * @param {Options} [options]
+   */
   constructor(url, { channel = 'main', last = 0, id = randomId() } = {}) {
     this.id = id;
     this.#channels = [channel].flat();
-    const { href } = url ? new URL(url, location) : new URL('.', import.meta.url);
-    const base = href.replace(/\/*$/, '/');
+    const { href } = url ? new URL(url, location.href) : new URL('.', import.meta.url);
+    const base = this.#base = href.replace(/\/*$/, '/');
     const channels = [...new Set(this.#channels)].sort();
     this.#outbox = new Outbox(base);
-    this.#feed = new Feed(base, channels, last, (message) => this.#deliver(message), (gap) => this.#tell('tabcast:gap', gap));
-    this.#peer = new Peer(base, channels, this.#feed, (state, reason) => this.#become(state, reason));
+    this.#feed = new Feed(base, channels, last);
+    this.#feed.onmessage = (message) => this.#deliver(message);
+    this.#feed.ongap = (gap) => this.#call('tabcast:gap', gap);
+    this.#peer = new Peer(base, channels, this.#feed);
+    this.#peer.onstate = (state, reason) => this.#become(state, reason);
     this.connect();
   }
 
@@ -104,74 +195,89 @@ class Hub {
     return this.state === 'live' || this.state === 'shared';
   }
 
-  /** The id up to which all was delivered. @returns {string | undefined} */
+  /**
+   * The id up to which all messages were delivered.
+   * @returns {string | undefined}
+   */
   get position() {
     return this.#feed.position;
   }
 
   /**
-   * Calls the listener with each message of this event, or with what the client tells: `connect`, `disconnect` (why),
-   * `tabcast:state` ({ state, recovered, reason? }), `tabcast:gap` ({ asked, earliest }).
-   * @param {string} event
-   * @param {(data: any, message: Message) => void} listener
+   * Calls the listener with the data of each message of this event, and with the message. The client's own
+   * events are `connect`, `disconnect` (why), `tabcast:state` ({ state, recovered, reason? }) and
+   * `tabcast:gap` ({ asked, earliest }).
+   * @template {Names<Events>} Name
+   * @param {Name} event
+   * @param {(...values: ListenerArguments<Events, Name>) => void} listener
    */
   on(event, listener) {
-    this.#listeners.push({ event, listener });
-    return this;
-  }
-
-  /** `on`, for the next one only. @type {Hub['on']} */
-  once(event, listener) {
-    this.#listeners.push({ event, listener, once: true });
-    return this;
+    return this.#add({ event, listener });
   }
 
   /**
-   * Forgets a listener; or all of an event; or all but those of `onAny`.
-   * @param {string} [event]
+   * Like `on`, but for the next event only.
+   * @template {Names<Events>} Name
+   * @param {Name} event
+   * @param {(...values: ListenerArguments<Events, Name>) => void} listener
+   */
+  once(event, listener) {
+    return this.#add({ event, listener, once: true });
+  }
+
+  /**
+   * Removes a listener of an event, or all listeners of the event, or all listeners but those of `onAny`.
+   * @param {Names<Events>} [event]
    * @param {Function} [listener]
    */
   off(event, listener) {
-    return this.#forget((entry) => entry.event !== undefined && entry.event === (event ?? entry.event), listener);
-  }
-
-  /** Calls the listener with each message. @param {(event: string, data: any, message: Message) => void} listener */
-  onAny(listener) {
-    this.#listeners.push({ listener });
-    return this;
-  }
-
-  /** Forgets one listener of `onAny`, or all. @param {Function} [listener] */
-  offAny(listener) {
-    return this.#forget((entry) => entry.event === undefined, listener);
+    const isOfEvent = (entry) => entry.event !== undefined && entry.event === (event ?? entry.event);
+    return this.#remove(isOfEvent, listener);
   }
 
   /**
-   * Publishes, and resolves with the message's id once it is kept, however often it has to be sent for that. Rejects with a
-   * {@link Refusal}, or if too much is waiting.
-   * @param {string} event
-   * @param {any} [data] JSON or a Blob; an ArrayBuffer or a view of one arrives as a Uint8Array
-   * @param {{ channel?: string }} [options]
-   * @returns {Promise<string>}
+   * Calls the listener with each message. Its event may be none of `Events`: anyone can publish any event.
+   * @param {(event: string, data: any, message: Message) => void} listener
    */
-  emit(event, data, options) {
-    return this.#publish(event, data, options);
+  onAny(listener) {
+    return this.#add({ listener });
   }
 
-  /** Listens again, from where it was. */
+  /**
+   * Removes a listener of `onAny`, or all of them.
+   * @param {Function} [listener]
+   */
+  offAny(listener) {
+    return this.#remove((entry) => entry.event === undefined, listener);
+  }
+
+  /**
+   * Publishes a message. Sends it as often as it takes; the hub keeps it once. Resolves with the message's id
+   * once the hub keeps it. Rejects with a {@link Refusal}, or if too many messages wait. The data is JSON, a
+   * Blob, an ArrayBuffer or a view of one. An ArrayBuffer and a view arrive as a Uint8Array.
+   * @template {keyof Events & string} Name
+   * @param {Name} event
+   * @param {EmitArguments<Events, Name>} rest
+   * @returns {Promise<string>}
+   */
+  emit(event, ...rest) {
+    return this.#publish(undefined, event, ...rest);
+  }
+
+  /** Listens again after `disconnect`, from `position` on. */
   connect() {
-    if (!this.#watch) {
-      this.#watch = new AbortController();
-      this.#watchOver(this.#watch);
+    if (!this.#pageListeners) {
+      this.#pageListeners = new AbortController();
+      this.#followPage(this.#pageListeners);
       this.#join();
     }
     return this;
   }
 
-  /** Stops listening. What was emitted is still sent. */
+  /** Stops listening. Emitted messages are still sent. */
   disconnect() {
-    this.#watch?.abort();
-    this.#watch = undefined;
+    this.#pageListeners?.abort();
+    this.#pageListeners = undefined;
     this.#peer.leave();
     this.#become('offline', 'disconnect');
     return this;
@@ -179,59 +285,67 @@ class Hub {
 
   #join(reason) {
     this.#become('connecting', reason);
-    this.#peer.join();
+    this.#peer.join(chooseRole(this.#base));
   }
 
-  // A page that is left or frozen may come back: then it goes on from where it was.
-  #watchOver({ signal }) {
-    const when = (names, act) => {
-      for (const name of names) {
-        const target = name.startsWith('page') || name === 'online' ? globalThis : globalThis.document;
-        target?.addEventListener(name, act, { signal });
-      }
-    };
-    let away = false;
-    when(['pagehide', 'freeze'], ({ persisted }) => {
-      away = true;
+  // A page that is left or frozen may come back. Then the feed goes on from `position`.
+  #followPage({ signal }) {
+    // Undefined in a worker.
+    const { document } = globalThis;
+    let isAway = false;
+    const on = (target, name, act) => target?.addEventListener(name, act, { signal });
+    const leave = ({ persisted }) => {
+      isAway = true;
       this.#peer.leave(persisted);
-    });
-    when(['pageshow', 'resume', 'visibilitychange'], ({ type }) => {
-      if (type === 'visibilitychange' && document.hidden) return;
-      if (away) this.#join('away');
+    };
+    const comeBack = () => {
+      if (isAway) this.#join('away');
       else this.#peer.wake();
-      away = false;
-    });
-    when(['online'], () => {
+      isAway = false;
+    };
+    on(globalThis, 'pagehide', leave);
+    on(document, 'freeze', leave);
+    on(globalThis, 'pageshow', comeBack);
+    on(document, 'resume', comeBack);
+    on(document, 'visibilitychange', () => document.hidden || comeBack());
+    on(globalThis, 'online', () => {
       this.#outbox.wake();
       this.#peer.wake(true);
     });
   }
 
-  #forget(isMeant, listener) {
-    this.#listeners = this.#listeners.filter((entry) => !isMeant(entry) || (listener && entry.listener !== listener));
+  #add(entry) {
+    this.#listeners.push(entry);
     return this;
   }
 
-  async #publish(event, data, { channel = this.#channels[0] } = {}, except) {
-    if (OWN.test(event)) throw new TypeError(`"${event}" is an event of the client's own`);
+  #remove(isMeant, listener) {
+    const isKept = (entry) => !isMeant(entry) || (listener && entry.listener !== listener);
+    this.#listeners = this.#listeners.filter(isKept);
+    return this;
+  }
+
+  async #publish(except, event, data, { channel = this.#channels[0] } = {}) {
+    if (OWN_EVENTS.test(event)) throw new TypeError(`"${event}" is an event of the client's own`);
     return this.#outbox.send(encode({ event, channel, ...except && { except } }, data));
   }
 
   #deliver(message) {
     if (message.except === this.id) return;
     const { event, data } = message = { ...message, data: decode(message.data) };
-    if (this.#isAway) this.#recovered += 1;
-    this.#tell(undefined, event, data, message);
-    if (!OWN.test(event)) this.#tell(event, data, message);
+    if (this.#isInterrupted) this.#recovered += 1;
+    this.#call(undefined, event, data, message);
+    if (!OWN_EVENTS.test(event)) this.#call(event, data, message);
   }
 
-  #tell(event, ...values) {
+  // Calls the listeners of the event, or without an event those of `onAny`.
+  #call(event, ...values) {
     for (const entry of this.#listeners.filter((entry) => entry.event === event)) {
-      if (entry.once) this.#listeners = this.#listeners.filter((other) => other !== entry);
+      if (entry.once) this.#remove((other) => other === entry);
       try {
         entry.listener(...values);
       } catch (error) {
-        // Its own problem, not the next listener's.
+        // Reported and not thrown: the other listeners get the message all the same.
         reportError(error);
       }
     }
@@ -239,43 +353,56 @@ class Hub {
 
   #become(state, reason) {
     if (state === this.state) return;
-    const was = this.connected;
+    const wasConnected = this.connected;
     this.state = state;
-    this.#isAway = !this.connected && (was || this.#isAway);
-    // What is emitted while it is not known where to begin might not come back.
+    this.#isInterrupted = !this.connected && (wasConnected || this.#isInterrupted);
+    // Not while `connecting`: the feed may not know yet where to begin, and might begin after a message that
+    // the outbox sends now.
     if (state !== 'connecting') this.#outbox.open();
     if (this.connected) this.#outbox.wake();
-    this.#tell('tabcast:state', { state, recovered: this.#recovered, ...reason && { reason } });
+    this.#call('tabcast:state', { state, recovered: this.#recovered, ...reason && { reason } });
     if (this.connected) this.#recovered = 0;
-    if (was && !this.connected) this.#tell('disconnect', reason ?? state);
-    if (!was && this.connected) this.#tell('connect');
+    if (wasConnected && !this.connected) this.#call('disconnect', reason ?? state);
+    if (!wasConnected && this.connected) this.#call('connect');
   }
 }
 
-// `crypto.randomUUID` is there in secure contexts only.
+// Not `crypto.randomUUID`, which only secure contexts have.
 function randomId() {
-  return crypto.getRandomValues(new Uint8Array(16)).reduce((id, byte) => id + byte.toString(16).padStart(2, '0'), '');
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('');
 }
 
 // --- Data ---
 
-// The hub keeps JSON to the letter, and any other body as a `data:` URL of its type. What that can't tell is a parameter
-// of BYTES: `as=uint8array`; `as=string`, of one that looks like such a URL; or `as=` a Blob's type that the hub would
-// read or rewrite, with `_` and two digits for each character that can't stand there.
+// The hub keeps JSON to the letter, and any other body as a `data:` URL of the body's type. A parameter `as`
+// of BYTES says what else the data was: `uint8array`; `string`, for a string that looks like such a URL; or
+// the type of a Blob, if the hub would read a body of that type as something else, or rewrite the type. In
+// that type, `_` and two hexadecimal digits stand for a character that a parameter can't have.
 const BYTES = 'application/octet-stream';
-const KEPT = /^(?!multipart\/|(text\/plain|application\/(json|x-www-form-urlencoded))$)[\w!#$&^.+-]+\/[\w!#$&^.+-]+$/;
+// The types of which the hub keeps a body and its type as they are.
+const KEPT_TYPE =
+  /^(?!multipart\/|(text\/plain|application\/(json|x-www-form-urlencoded))$)[\w!#$&^.+-]+\/[\w!#$&^.+-]+$/;
 
+/** @type {(data: any) => data is BlobPart} */
 const isBinary = (data) => data instanceof Blob || data instanceof ArrayBuffer || ArrayBuffer.isView(data);
 
-// What to POST: the body as a Blob, its type, the query.
+/**
+ * Returns a POST's body as a Blob, its type, and its query.
+ * @param {Record<string, string>} fields
+ * @param {any} [data]
+ */
 function encode(fields, data = null) {
   const query = `?${new URLSearchParams(fields)}`;
   if (data instanceof Blob) {
-    const escaped = data.type.replace(/[^a-z0-9.+-]/g, (char) => `_${char.charCodeAt().toString(16)}`);
-    return { body: data, type: KEPT.test(data.type) ? data.type : BYTES + (escaped && `;as=${escaped}`), query };
+    const escaped = data.type.replace(/[^a-z0-9.+-]/g, (char) => `_${char.charCodeAt(0).toString(16)}`);
+    const type = KEPT_TYPE.test(data.type) ? data.type : BYTES + (escaped && `;as=${escaped}`);
+    return { body: data, type, query };
   }
   if (isBinary(data)) return { body: new Blob([data]), type: `${BYTES};as=uint8array`, query };
-  if (typeof data === 'string' && decode(data) !== data) return { body: new Blob([data]), type: `${BYTES};as=string`, query };
+  if (typeof data === 'string' && decode(data) !== data) {
+    return { body: new Blob([data]), type: `${BYTES};as=string`, query };
+  }
   const json = JSON.stringify({ ...fields, data }, (key, value) => {
     if (isBinary(value)) throw new TypeError('binary data is emitted by itself, not in an object');
     return value;
@@ -284,72 +411,75 @@ function encode(fields, data = null) {
 }
 
 function decode(data) {
-  const [url, type] = (typeof data === 'string' && data.slice(0, 400).match(/^data:([^,;/]+\/[^,]+);base64,/)) || [];
-  if (!url) return data;
+  const match = typeof data === 'string' && data.slice(0, 400).match(/^data:([^,;/]+\/[^,]+);base64,/);
+  if (!match) return data;
+  const [url, type] = match;
   let bytes;
   try {
-    bytes = Uint8Array.from(atob(data.slice(url.length)), (char) => char.charCodeAt());
+    bytes = Uint8Array.from(atob(data.slice(url.length)), (char) => char.charCodeAt(0));
   } catch {
     return data;
   }
   const [, as] = type.split(`${BYTES};as=`);
   if (as === 'uint8array') return bytes;
   if (as === 'string') return new TextDecoder('utf-8', { ignoreBOM: true }).decode(bytes);
-  return new Blob([bytes], { type: as?.replace(/_(..)/g, (_, hex) => String.fromCharCode(`0x${hex}`)) ?? type });
+  const unescaped = as?.replace(/_(..)/g, (_, hex) => String.fromCharCode(Number(`0x${hex}`)));
+  return new Blob([bytes], { type: unescaped ?? type });
 }
 
 // --- Requests ---
 
-// Jitter, so that a restart of the hub doesn't bring everyone back in the same instant.
-function backoff(failures) {
-  return Math.min(FIRST_BACKOFF_MS * 2 ** failures, LONGEST_BACKOFF_MS) * (0.25 + 0.75 * Math.random());
-}
+/** @type {(range: number[], failures: number) => number} */
+const doubled = ([first, longest], failures) => Math.min(first * 2 ** failures, longest);
 
-function patience(failures) {
-  return Math.min(FIRST_TIMEOUT_MS * 2 ** failures, LONGEST_TIMEOUT_MS);
-}
+// With jitter, so that not all tabs come back in the same instant after a restart of the hub.
+const backoff = (failures) => doubled(BACKOFF_MS, failures) * (0.25 + 0.75 * Math.random());
 
-// What asks the hub until it answers.
-class Asker extends EventTarget {
-  // The JSON of an answer. Throws if the hub refuses; if it can be over, and is then undefined, asks on.
-  async ask(url, init, isOver) {
+const channelQuery = (channels) => channels.map((name) => `channel=${encodeURIComponent(name)}`).join('&');
+
+class Retry {
+  #pauses = new EventTarget();
+
+  // Resolves with the JSON of the hub's answer. Rejects with a Refusal if the hub refuses the request. With
+  // `isOver`, a refusal is only reported, and the request sent again, until `isOver` returns true.
+  async fetch(url, init, isOver) {
     for (let failures = 0; !isOver?.(); failures += 1) {
-      const timeout = patience(failures) + (init.body?.byteLength ?? 0) / BODY_BYTES_PER_MS;
-      const answer = await fetch(url, { cache: 'no-store', ...init, signal: AbortSignal.timeout(timeout) }).catch(() => null);
+      const bodyMs = (init.body?.byteLength ?? 0) / BODY_BYTES_PER_MS;
+      const signal = AbortSignal.timeout(doubled(TIMEOUT_MS, failures) + bodyMs);
+      const answer = await fetch(url, { cache: 'no-store', ...init, signal }).catch(() => null);
       const body = await answer?.json().catch(() => null);
       if (answer?.ok && body) return body;
-      const status = answer?.status;
+      const status = answer?.status ?? 0;
       if (status >= 400 && status < 500 && status !== 408 && status !== 429) {
         const { title = `HTTP ${status}`, detail, field, limit } = body ?? {};
         const refusal = Object.assign(new Error(title), { name: 'Refusal', status, detail, field, limit });
         if (!isOver) throw refusal;
         reportError(refusal);
       }
-      const after = Number(answer?.headers.get('Retry-After')) * 1_000 || 0;
+      const retryAfter = Number(answer?.headers.get('Retry-After')) * 1_000 || 0;
       await new Promise((resolve) => {
-        setTimeout(resolve, Math.max(after, backoff(failures)));
-        // What the hub has said counts more than a sign that it is back.
-        if (!after) this.addEventListener('wake', resolve, { once: true });
+        setTimeout(resolve, Math.max(retryAfter, backoff(failures)));
+        // A pause that the hub asks for is never cut short.
+        if (!retryAfter) this.#pauses.addEventListener('end', resolve, { once: true });
       });
     }
-    return undefined;
   }
 
-  // Asks again now.
-  wake() {
-    this.dispatchEvent(new Event('wake'));
+  // Ends the pauses.
+  now() {
+    this.#pauses.dispatchEvent(new Event('end'));
   }
 }
 
-class Outbox extends Asker {
+class Outbox {
   #url;
+  #retry = new Retry();
   #queue = [];
   #bytes = 0;
   #isOpen = false;
   #isSending = false;
 
   constructor(base) {
-    super();
     this.#url = `${base}messages`;
   }
 
@@ -369,20 +499,26 @@ class Outbox extends Asker {
     this.#run();
   }
 
-  // One at a time, so that they are kept in order.
+  wake() {
+    this.#retry.now();
+  }
+
+  // Sends one message at a time, so that the hub keeps the messages in order.
   async #run() {
     if (!this.#isOpen || this.#isSending) return;
     this.#isSending = true;
     for (; this.#queue.length; this.#queue.shift()) {
-      const { body, type, query, key, resolve, reject } = this.#queue[0];
+      const { body: blob, type, query, key, resolve, reject } = this.#queue[0];
       try {
-        // Read first: a file that is gone would seem to be the network's fault.
-        const init = { method: 'POST', headers: { 'Content-Type': type, 'Idempotency-Key': key }, body: await body.arrayBuffer() };
-        resolve((await this.ask(this.#url + query, init)).id);
+        // Read here: if `fetch` read the Blob of a deleted file, its error would look like one of the
+        // network.
+        const body = await blob.arrayBuffer();
+        const headers = { 'Content-Type': type, 'Idempotency-Key': key };
+        resolve((await this.#retry.fetch(this.#url + query, { method: 'POST', headers, body })).id);
       } catch (error) {
         reject(error);
       }
-      this.#bytes -= body.size;
+      this.#bytes -= blob.size;
     }
     this.#isSending = false;
   }
@@ -390,64 +526,75 @@ class Outbox extends Asker {
 
 // --- Feed ---
 
-// How far an id is beyond another. NaN, of which every comparison is false, if they are of different journals, or one is missing.
+// How far `id` is beyond `from`. NaN, with which every comparison is false, if one is missing or their epochs
+// differ.
 function distance(id = '', from = '-') {
   const [epoch, sequence] = id.split('-');
   const [fromEpoch, fromSequence] = from.split('-');
-  return epoch === fromEpoch ? sequence - fromSequence : NaN;
+  return epoch === fromEpoch ? Number(sequence) - Number(fromSequence) : NaN;
 }
 
-// It takes items: { prev?, id?, message?, isEnd? }. Between `prev` and `id` is nothing; without `prev`, something may be. Ids
-// alone can't tell, for sequences have holes: other channels' messages. `isEnd` is where the hub says that the journal
-// ends, now. Without `id`, the journal may be another one.
-class Feed extends Asker {
-  // The id up to which all was delivered; undefined until it is known where to begin.
+// A feed takes items from its stream and from other peers: { prev?, id?, message?, isEnd? }.
+// - `id` is the id of `message`; without `message`, the id that the journal has reached.
+// - `prev`: no message lies between `prev` and `id`. Without `prev`, there may be some. Ids alone don't tell,
+//   because the messages of other channels leave holes in the sequence.
+// - `isEnd`: the hub says that the journal now ends at `id`.
+// - An item without `id` says that the journal may be another one.
+class Feed {
+  // The id up to which all messages were delivered. Undefined until the feed knows where to begin.
   position;
-  // Called with each item, in order; and when nothing is missing any more.
+  // Called with each message.
+  onmessage;
+  // Called with each gap.
+  ongap;
+  // Called with each item, in order.
   onstep;
+  // Called when no message is missing any more.
   oncurrent;
-  // The last message's id, or where it began: from there to `position` is nothing.
-  #quiet;
+  // The id of the last message, or where the feed began. No message lies between that and `position`.
+  #lastMessage;
   #url;
   #last;
-  #deliver;
-  #gap;
-  // What has arrived since a fetch began; undefined if there is none.
+  #retry = new Retry();
+  // The items that came since a fetch began. Undefined while nothing is fetched.
   #waiting;
 
-  constructor(base, channels, last, deliver, gap) {
-    super();
-    this.#url = `${base}messages?${channels.map((name) => `channel=${encodeURIComponent(name)}&`).join('')}`;
+  constructor(base, channels, last) {
+    this.#url = `${base}messages?${channelQuery(channels)}&`;
     this.#last = last;
-    this.#deliver = deliver;
-    this.#gap = gap;
   }
 
+  // Whether messages are missing.
   get isBehind() {
-    return Boolean(this.#waiting);
+    return this.#waiting !== undefined;
   }
 
-  // Its position, as an item for others.
+  // The position, as an item for other peers.
   get item() {
-    return this.position && { prev: this.#quiet, id: this.position };
+    return this.position && { prev: this.#lastMessage, id: this.position };
   }
 
+  /** @param {{ prev?: string, id?: string, message?: Message, isEnd?: boolean }} item */
   take(item) {
     const { prev, id, message, isEnd } = item;
     if (this.#waiting) {
-      if (this.#waiting.push(item) > WAITING) this.#waiting.shift();
+      if (this.#waiting.push(item) > WAITING_ITEMS) this.#waiting.shift();
       return;
     }
-    if (!this.position && !this.#last) this.#quiet = this.position = prev ?? id;
+    if (!this.position && !this.#last) this.#lastMessage = this.position = prev ?? id;
     const { position } = this;
     if (position && distance(id, position) <= 0) {
-      // An end that is behind may be an older journal's, from a backup.
+      // A journal that ends before `position` may be an older one, restored from a backup.
       if (isEnd && id !== position) this.#catchUp({});
     } else if (position && distance(position, prev) >= 0) {
       this.#step(id, message);
     } else if (position || id) {
       this.#catchUp(item);
     }
+  }
+
+  wake() {
+    this.#retry.now();
   }
 
   stop() {
@@ -457,33 +604,36 @@ class Feed extends Asker {
 
   #step(id, message) {
     const prev = this.position ?? id;
-    if (message || !this.position) this.#quiet = id;
+    if (message || !this.position) this.#lastMessage = id;
     this.position = id;
     this.onstep({ prev, id, message });
-    if (message) this.#deliver(message);
+    if (message) this.onmessage(message);
   }
 
-  // Fetches what is missing up to this item, and with it what else there is.
+  /**
+   * Fetches the messages up to the item, and what else the hub sends with them.
+   * @param {{ id?: string, isEnd?: boolean }} item
+   */
   async #catchUp({ id, isEnd }) {
     const waiting = this.#waiting = [];
-    // A listener may stop it, too.
+    // Checked after each message, because a listener may disconnect.
     const isOver = () => this.#waiting !== waiting;
     let from;
     do {
       from = this.position;
       const query = from ? `after=${from}` : `last=${this.#last}`;
-      const answer = await this.ask(this.#url + query, {}, isOver);
+      const answer = await this.#retry.fetch(this.#url + query, {}, isOver);
       if (isOver()) return;
       if (answer.gap) {
         this.position = undefined;
         this.onstep({});
-        this.#gap(answer.gap);
+        this.ongap(answer.gap);
       }
       for (const message of answer.messages) {
         if (isOver()) return;
         this.#step(message.id, message);
       }
-      // The hub gives a page at a time: until the target is reached, or there is no more.
+      // An answer is one page of messages. The last page reaches `id`, or is empty.
     } while (from && this.position && this.position !== from && !(distance(this.position, id) >= 0));
     if (isOver()) return;
     if (id && (!this.position || (isEnd && distance(id, this.position) > 0))) this.#step(id);
@@ -495,25 +645,29 @@ class Feed extends Asker {
 
 // --- Stream ---
 
-// A native EventSource gives up on any answer but 200, and can sit on a dead connection for ever.
+// An EventSource alone gives up on any answer but 200, and can wait on a dead connection for ever.
 class Stream {
-  // Whether it is open; undefined until the first try is decided. And why not, where the hub says so.
+  // Whether the stream is open. Undefined until the first try has succeeded or failed.
   live;
+  // Why the stream is not open, if the hub says why.
   reason;
   #url;
   #feed;
-  #changed;
+  #onchange;
   #source;
+  // Of the next try to open the stream.
   #timer;
-  // Since it was last open.
+  // The number of tries since the stream was last open.
   #tries = 0;
-  #heard;
-  #silence;
+  // When the last event came, or the last try began.
+  #lastEventAt;
+  // The stream is dead if nothing came for longer.
+  #longestSilenceMs;
 
-  constructor(base, channels, feed, changed) {
-    this.#url = `${base}events?format=message${channels.map((name) => `&channel=${encodeURIComponent(name)}`).join('')}`;
+  constructor(base, channels, feed, onchange) {
+    this.#url = `${base}events?format=message&${channelQuery(channels)}`;
     this.#feed = feed;
-    this.#changed = changed;
+    this.#onchange = onchange;
     this.#open();
   }
 
@@ -523,14 +677,15 @@ class Stream {
     this.#source = undefined;
   }
 
+  // Closes the stream if it is dead.
   check() {
-    if (this.#source && Date.now() - this.#heard > this.#silence) this.#lose();
+    if (this.#source && Date.now() - this.#lastEventAt > this.#longestSilenceMs) this.#lose();
   }
 
-  // Tries now; `anew` even if it is open, for the network may be another.
-  wake(anew) {
+  // Opens the stream now. With `isNetworkNew`, opens it anew: a new network may not carry the old connection.
+  wake(isNetworkNew) {
     this.check();
-    if (anew || !this.#source) this.#open();
+    if (isNetworkNew || !this.#source) this.#open();
   }
 
   #open() {
@@ -538,24 +693,24 @@ class Stream {
     const source = this.#source = new EventSource(this.#url);
     let prev;
     const on = (name, act) => source.addEventListener(name, (event) => {
-      this.#heard = Date.now();
+      this.#lastEventAt = Date.now();
       if (source === this.#source) act(event, event.data && JSON.parse(event.data));
     });
     const take = ({ lastEventId: id }, message) => {
       this.#feed.take({ prev, id, message });
       prev = id;
     };
-    this.#heard = Date.now();
-    this.#silence = patience(this.#tries);
+    this.#lastEventAt = Date.now();
+    this.#longestSilenceMs = doubled(TIMEOUT_MS, this.#tries);
     this.#tries += 1;
     on('tabcast:open', (event, { keep_alive_ms }) => {
-      this.#silence = keep_alive_ms * 1.5 + 5_000;
+      this.#longestSilenceMs = keep_alive_ms * 1.5 + 5_000;
       this.#tries = 0;
       this.live = true;
       this.reason = undefined;
       prev = event.lastEventId;
       this.#feed.take({ id: prev, isEnd: true });
-      this.#changed();
+      this.#onchange();
     });
     on('message', take);
     on('tabcast:keep-alive', (event) => take(event));
@@ -566,276 +721,374 @@ class Stream {
 
   #lose(reason) {
     this.close();
-    // To have waited for nothing is a pause as well.
-    const waited = this.live ? 0 : Date.now() - this.#heard;
+    // The time that a failed try has taken counts towards the pause.
+    const waited = this.live ? 0 : Date.now() - this.#lastEventAt;
     this.#timer = setTimeout(() => this.#open(), backoff(this.#tries) - waited);
     this.live = false;
     this.reason = reason;
-    this.#changed();
+    this.#onchange();
   }
 }
 
 // --- Peer ---
 
-// Over HTTP/1.1 a browser opens six connections to a host, for all its tabs together. So two tabs hold a stream: those that
-// have one of two Web Locks. What arrives, the first passes on over a BroadcastChannel, and the second what the first
-// doesn't. A lock goes to the next tab when its holder is closed or crashes; one that hangs is robbed of it. Where there are
-// no Web Locks (http on a LAN address), the holder is a shared worker that runs this file, or its next generation.
+// Over HTTP/1.1, a browser opens six connections to a host, for all its tabs together. So tabs share streams.
+// The tabs with the same hub and channels are peers, and so is a shared worker among them. One or two peers
+// are holders: they hold a stream, and send its items to the others over a BroadcastChannel. A holder has a
+// slot: the first has 0. The second has 1, and sends only what the first does not.
+//
+// A peer has a role, which decides when the peer holds a stream. A role has `start(peer)`, and may have:
+// - stop(), when the peer leaves
+// - onholder(generation), when a holder has sent something; the generation is that of InWorker
+// - onask(), when another peer asks for a sign of life; without it, a holder gives one
+// - onleave(isKept), when another peer leaves, whose page may be kept for the way back
+// - replace(silentMs), when no holder has answered for so long; without it, the peer depends on no other
 class Peer {
+  // Called with the state, and if it is `offline` with the reason.
+  onstate;
+  // The holder's slot. Undefined if the peer is no holder.
+  slot;
   #base;
   #channels;
   #feed;
-  #changed;
-  // The shared worker's; undefined where there is none.
-  #generation;
-  #isWorker;
+  #role;
   #state;
   #channel;
   #stream;
-  // 0 or 1 if it holds a stream for others.
-  #slot;
-  // For each slot, what lets go of it, or stops waiting for it.
-  #letGo = [];
-  // What the holder of each slot last told of its stream: { live, reason }.
+  // What the holder of each slot has last said of its stream: { live, reason }.
   #holders = {};
-  // What it last told the others of its own.
-  #told;
-  // How far the other holder has got.
-  #spoken;
-  // When a holder was last heard; when they were asked for a sign of life, undefined once one came.
-  #heard;
-  #asked;
+  // The `live` that this peer has last sent.
+  #sentLive;
+  // The id of the last item from another holder.
+  #receivedId;
+  // When a holder last gave a sign of life.
+  #lastSignAt;
+  // When this peer asked the holders for a sign of life. Undefined once there was one.
+  #askedAt;
   #ticker;
 
-  constructor(base, channels, feed, changed, generation) {
+  constructor(base, channels, feed) {
     this.#base = base;
     this.#channels = channels;
     this.#feed = feed;
-    this.#changed = changed;
-    this.#generation = generation;
-    this.#isWorker = generation !== undefined;
-    feed.onstep = (item) => this.#share(item);
-    feed.oncurrent = () => this.#update();
+    feed.onstep = (item) => this.#pass(item);
+    feed.oncurrent = () => this.#settle();
   }
 
-  join() {
-    this.#heard = Date.now();
+  join(role) {
+    this.resetSilence();
     this.#ticker = setInterval(() => this.#tick(), TICK_MS);
-    if (isMultiplexed(this.#base)) return this.#hold();
-    this.#channel = new BroadcastChannel(this.#name());
-    this.#channel.onmessage = ({ data }) => this.#hear(data);
-    if (this.#isWorker) return this.#hold(0);
-    this.#ask();
-    if (navigator.locks) return this.#queue();
-    // Which generation it is, the tabs that are there know.
-    this.#generation = -1;
-    setTimeout(() => { if (this.#generation < 0) this.#attach(0); }, SECOND_MS);
+    this.#play(role);
   }
 
   leave(isKept) {
     clearInterval(this.#ticker);
-    this.#drop();
-    this.#letGo.forEach((letGo) => letGo());
+    this.drop();
+    this.#role.stop?.();
     this.#channel?.postMessage({ leave: true, isKept });
     this.#channel?.close();
-    this.#channel = this.#asked = this.#state = undefined;
+    this.#channel = this.#askedAt = this.#state = undefined;
     this.#holders = {};
     this.#feed.stop();
   }
 
-  wake(anew) {
+  wake(isNetworkNew) {
     this.#feed.wake();
-    this.#stream?.wake(anew);
-    if (this.#channel) this.#ask();
+    this.#stream?.wake(isNetworkNew);
+    if (this.#channel) this.ask();
   }
 
-  #name(...more) {
+  // For roles:
+
+  // The name of the channel, of a slot's lock, or of a generation's worker.
+  name(...more) {
     return `${PROTOCOL} ${JSON.stringify([this.#base, this.#channels, ...more])}`;
   }
 
-  // Holds a stream; for the others, too, if there is a slot.
-  #hold(slot) {
-    this.#slot = slot;
-    this.#told = undefined;
+  // Opens the channel to other peers. Without the channel, nothing is shared.
+  open() {
+    this.#channel = new BroadcastChannel(this.name());
+    this.#channel.onmessage = ({ data }) => this.#receive(data);
+  }
+
+  // Holds a stream. With a slot, the peer is a holder for the others.
+  hold(slot) {
+    this.slot = slot;
     delete this.#holders[slot];
     this.#stream ??= new Stream(this.#base, this.#channels, this.#feed, () => {
       if (this.#stream.live) this.#feed.wake();
-      this.#update();
+      this.#settle();
     });
-    this.#say();
+    this.say();
   }
 
-  #drop() {
+  drop() {
     this.#stream?.close();
-    this.#stream = this.#slot = undefined;
+    this.#stream = this.slot = undefined;
   }
 
-  // A stream for each tab: up to six work.
-  #alone(why) {
+  // Shares nothing any more, because sharing does not work here.
+  fallBack(why) {
     if (!this.#channel) return;
     console.warn(`tabcast: each tab needs a connection of its own, of which a browser has six: ${why}`);
+    this.#role.stop();
     this.#channel.close();
     this.#channel = undefined;
-    this.#hold();
+    this.#play(new Alone());
   }
 
-  // --- what peers tell each other ---
-
-  #say(item = this.#feed.item) {
-    if (this.#slot === undefined) return;
-    const { reason } = this.#stream;
-    this.#channel.postMessage({ slot: this.#slot, generation: this.#generation, live: this.#live, reason, item });
-  }
-
-  #share(item) {
-    if (this.#slot === 1 && item.id) {
-      setTimeout(() => { if (!(distance(this.#spoken, item.id) >= 0)) this.#say(item); }, SECOND_MS);
-    } else {
-      this.#say(item);
-    }
-  }
-
-  #ask() {
-    this.#asked = Date.now();
+  // Asks the holders for a sign of life.
+  ask() {
+    this.#askedAt = Date.now();
     this.#channel.postMessage({ ask: true });
   }
 
-  #hear({ ask, leave, isKept, slot, generation, live, reason, item }) {
-    if (leave) {
-      // At once: a worker whose last page is kept for the way back is frozen, soon or already. If there are others, they ask;
-      // and for the next worker, since that page could keep this one, frozen with its stream, when they are gone.
-      if (this.#isWorker) this.#drop();
-      else if (this.#generation >= 0 && isKept) this.#attach(this.#generation + 1);
-      else if (this.#generation >= 0) this.#ask();
-      return;
+  // Gives the other peers a sign of life, with an item. Only a holder does.
+  say(item = this.#feed.item) {
+    if (this.slot === undefined) return;
+    const live = this.#sentLive = this.#live;
+    const { reason } = this.#stream;
+    this.#channel.postMessage({ slot: this.slot, generation: this.#role.generation, live, reason, item });
+  }
+
+  // After a sign of life, and to give a new holder time for one.
+  resetSilence() {
+    this.#lastSignAt = Date.now();
+    this.#askedAt = undefined;
+  }
+
+  // For the peer itself:
+
+  #play(role) {
+    this.#role = role;
+    role.start(this);
+  }
+
+  #pass(item) {
+    if (this.slot === 1 && item.id) {
+      setTimeout(() => { if (!(distance(this.#receivedId, item.id) >= 0)) this.say(item); }, SECOND_MS);
+    } else {
+      this.say(item);
     }
-    if (ask) {
-      if (this.#isWorker && !this.#stream) this.#hold(0);
-      else this.#say();
-      return;
-    }
-    if (generation > this.#generation) {
-      if (this.#isWorker) return this.#end();
-      this.#attach(generation);
-    }
-    this.#heard = Date.now();
-    this.#asked = undefined;
+  }
+
+  #receive({ ask, leave, isKept, slot, generation, live, reason, item }) {
+    if (leave) return this.#role.onleave?.(isKept);
+    if (ask) return this.#role.onask ? this.#role.onask() : this.say();
+    this.#role.onholder?.(generation);
+    if (!this.#channel) return;
+    this.resetSilence();
     if (live && !this.#holders[slot]?.live) this.#feed.wake();
     this.#holders[slot] = { live, reason };
     if (item) {
-      this.#spoken = item.id;
+      this.#receivedId = item.id;
       this.#feed.take(item);
     }
-    this.#update();
+    this.#settle();
   }
 
-  // Whether its own stream brings everything; undefined if that is not known, or there is none.
+  // Whether the peer's own stream brings every message. Undefined if that is unknown, or if there is no
+  // stream.
   get #live() {
     const live = this.#stream?.live;
     return live && this.#feed.isBehind ? undefined : live;
   }
 
-  #update() {
-    const own = this.#live;
+  // Derives the state from the peer's own stream, and from those of the holders.
+  #settle() {
+    const live = this.#live;
     const holders = Object.values(this.#holders);
-    const all = [own, ...holders.map(({ live }) => live)];
+    const all = [live, ...holders.map((holder) => holder.live)];
     if (!all.includes(true)) this.#state = all.includes(false) ? 'offline' : this.#state;
-    else if (!this.#feed.isBehind) this.#state = own ? 'live' : 'shared';
-    if (own !== this.#told) {
-      this.#told = own;
-      this.#say();
-    }
+    else if (!this.#feed.isBehind) this.#state = live ? 'live' : 'shared';
+    if (live !== this.#sentLive) this.say();
     const reason = this.#state === 'offline' ? this.#stream?.reason ?? holders[0]?.reason : undefined;
-    if (this.#state) this.#changed(this.#state, reason);
+    if (this.#state) this.onstate?.(this.#state, reason);
   }
 
   #tick() {
-    const now = Date.now();
-    const asked = this.#asked;
     this.#stream?.check();
-    if (!this.#channel || this.#isWorker || (this.#slot === 0 && this.#stream.live)) {
-      // There is nobody it depends on.
-    } else if (!asked) {
-      if (now - this.#heard > QUIET_MS) this.#ask();
-    } else if (now - asked > ANSWER_MS) {
-      // Later: an answer may be in line behind this, for this tab may have hung itself. At random: one is enough.
-      setTimeout(() => { if (asked === this.#asked) this.#unanswered(now - asked); }, 50 + 450 * Math.random());
+    if (!this.#role.replace || (this.slot === 0 && this.#stream.live)) return;
+    const now = Date.now();
+    const askedAt = this.#askedAt;
+    if (!askedAt) {
+      if (now - this.#lastSignAt > QUIET_MS) this.ask();
+    } else if (now - askedAt > ANSWER_MS) {
+      // Later, because an answer may be queued behind this call, if this tab itself has hung. At a random
+      // time, so that one peer replaces the holders for all.
+      setTimeout(() => {
+        if (askedAt !== this.#askedAt) return;
+        this.#holders = {};
+        this.#settle();
+        this.#role.replace?.(now - askedAt);
+      }, 50 + 450 * Math.random());
     }
   }
+}
 
-  #unanswered(since) {
-    this.#holders = {};
-    this.#update();
-    if (this.#slot === 0 || (this.#slot === 1 && since < REPLACE_MS)) return;
-    this.#heard = Date.now();
-    this.#asked = undefined;
-    if (this.#generation === undefined) this.#request(0, { steal: true });
-    else this.#attach(this.#generation + 1);
+function chooseRole(base) {
+  // Over HTTP/2 and later, all streams share one connection.
+  /** @type {(entry: any) => boolean} */
+  const isMultiplexed = (entry) => entry.name.startsWith(base) && /^h[23]/.test(entry.nextHopProtocol);
+  const types = ['navigation', 'resource'];
+  if (types.some((type) => performance.getEntriesByType(type).some(isMultiplexed))) return new Alone();
+  return navigator.locks ? new LockHolder() : new WorkerHolder();
+}
+
+// A tab. It holds a stream while it has one of two Web Locks: there is one for each slot. If a holder is
+// closed or crashes, the lock goes to the next tab. If the holders hang, a tab steals the first lock.
+class LockHolder {
+  #peer;
+  // For each slot, a function that releases the lock, or ends the wait for it.
+  #release = [];
+
+  start(peer) {
+    this.#peer = peer;
+    peer.open();
+    peer.ask();
+    this.#request();
   }
 
-  // --- Web Locks ---
-
-  #queue() {
-    this.#request(0);
-    this.#request(1);
+  stop() {
+    this.#release.forEach((release) => release());
   }
 
-  async #request(slot, how) {
-    this.#letGo[slot]?.();
+  replace(silentMs) {
+    const { slot } = this.#peer;
+    if (slot === 0 || (slot === 1 && silentMs < REPLACE_MS)) return;
+    this.#peer.resetSilence();
+    this.#lock(0, { steal: true });
+  }
+
+  #request() {
+    this.#lock(0);
+    this.#lock(1);
+  }
+
+  async #lock(slot, how) {
+    this.#release[slot]?.();
     const waiting = new AbortController();
     let isOver, release;
-    this.#letGo[slot] = () => {
+    this.#release[slot] = () => {
       isOver = true;
       waiting.abort();
       release?.();
     };
     try {
-      await navigator.locks.request(this.#name(slot), how ?? { signal: waiting.signal }, () => {
-        if (isOver) return undefined;
-        // Who has the first needs no other. Who has the second still waits for the first.
-        if (slot === 0) this.#letGo[1]?.();
-        this.#hold(slot);
+      await navigator.locks.request(this.#peer.name(slot), how ?? { signal: waiting.signal }, () => {
+        if (isOver) return;
+        // The first holder does not wait for the second lock. The second still waits for the first.
+        if (slot === 0) this.#release[1]?.();
+        this.#peer.hold(slot);
         return new Promise((resolve) => { release = resolve; });
       });
     } catch (error) {
       if (isOver) return;
-      if (!release) return this.#alone(error.message);
-      // Robbed, for it seemed dead. Its stream would be one too many.
-      this.#drop();
-      this.#queue();
+      if (!release) return this.#peer.fallBack(error.message);
+      // Another tab stole the lock, because this one seemed dead, and holds a stream instead.
+      this.#peer.drop();
+      this.#request();
     }
   }
+}
 
-  // --- shared worker ---
+// A tab where there are no Web Locks, as over plain http on a LAN address. It keeps a shared worker alive,
+// which runs this file and holds the stream. If the worker hangs, the tabs go on to a worker of the next
+// generation.
+class WorkerHolder {
+  #peer;
+  // The generation of the worker: 0 for the first, -1 while it is unknown.
+  #generation = -1;
+  #timer;
+
+  start(peer) {
+    this.#peer = peer;
+    peer.open();
+    // A worker that is there already answers with its generation.
+    peer.ask();
+    this.#timer = setTimeout(() => this.#attach(0), SECOND_MS);
+  }
+
+  stop() {
+    clearTimeout(this.#timer);
+  }
+
+  onholder(generation) {
+    if (generation > this.#generation) this.#attach(generation);
+  }
+
+  // Whenever a tab leaves, InWorker drops its stream until it is asked for a sign of life. A page that leaves
+  // but is kept still counts as the worker's. If it became the last one, the worker would be frozen with its
+  // stream. So the other tabs go on to the next generation, which that page does not have.
+  onleave(isKept) {
+    if (this.#generation < 0) return;
+    if (isKept) this.replace();
+    else this.#peer.ask();
+  }
+
+  replace() {
+    this.#attach(this.#generation + 1);
+  }
 
   #attach(generation) {
+    clearTimeout(this.#timer);
     this.#generation = generation;
-    this.#heard = Date.now();
-    this.#asked = undefined;
+    this.#peer.resetSilence();
     try {
-      const worker = new SharedWorker(import.meta.url, { type: 'module', name: this.#name(generation) });
-      worker.onerror = () => this.#alone('the shared worker failed');
+      const worker = new SharedWorker(import.meta.url, { type: 'module', name: this.#peer.name(generation) });
+      worker.onerror = () => this.#peer.fallBack('the shared worker failed');
     } catch (error) {
-      this.#alone(error.message);
+      this.#peer.fallBack(error.message);
     }
   }
+}
 
-  #end() {
-    this.leave();
-    close();
+// The shared worker of WorkerHolder. It holds the stream for all tabs.
+class InWorker {
+  generation;
+  #peer;
+
+  constructor(generation) {
+    this.generation = generation;
+  }
+
+  start(peer) {
+    this.#peer = peer;
+    peer.open();
+    peer.hold(0);
+  }
+
+  onask() {
+    this.#peer.hold(0);
+  }
+
+  // The stream is dropped at once: a worker whose last page is kept for the way back is frozen, soon or
+  // already. If there are other pages, they ask for a sign of life, and the worker holds a stream again.
+  onleave() {
+    this.#peer.drop();
+  }
+
+  // The worker ends when there is a newer one.
+  onholder(generation) {
+    if (generation > this.generation) {
+      this.#peer.leave();
+      close();
+    }
   }
 }
 
-// Over HTTP/2 and later, all streams share one connection.
-function isMultiplexed(base) {
-  const entries = ['navigation', 'resource'].flatMap((type) => performance.getEntriesByType(type));
-  return entries.some(({ name, nextHopProtocol }) => name.startsWith(base) && /^h[23]/.test(nextHopProtocol));
+// A tab that holds a stream for itself. Over HTTP/2 any number of tabs can, over HTTP/1.1 six.
+class Alone {
+  start(peer) {
+    peer.hold();
+  }
 }
 
-if (globalThis.SharedWorkerGlobalScope && name.startsWith(PROTOCOL)) {
-  const [base, channels, generation] = JSON.parse(name.slice(PROTOCOL.length));
-  const ignore = () => {};
-  const peer = new Peer(base, channels, new Feed(base, channels, 0, ignore, ignore), ignore, generation);
-  peer.join();
+if (globalThis.SharedWorkerGlobalScope && self.name.startsWith(PROTOCOL)) {
+  const [base, channels, generation] = JSON.parse(self.name.slice(PROTOCOL.length));
+  const feed = new Feed(base, channels, 0);
+  feed.onmessage = feed.ongap = () => {};
+  const peer = new Peer(base, channels, feed);
+  peer.join(new InWorker(generation));
   addEventListener('online', () => peer.wake(true));
 }
