@@ -1,14 +1,14 @@
-// The page: what the hub sends fills the list, and the form sends.
+// The page: messages from the hub fill the list, and the form sends messages.
 
 import { connect } from './tabcast.js';
 
-// How much a newcomer is shown of what was said before.
+// How many of the latest messages the page shows at first.
 const HISTORY = 50;
-// Rows kept. More would slow the page, and the hub keeps history better.
+// The most rows in the list. More would slow the page, and the hub has the history.
 const ROWS = 500;
-// Longer text is cut, so that one message can't push away all others.
+// The most characters of a row's text. It is cut so that one message can't push away all others.
 const CHARACTERS = 2_000;
-// A batch above this is history or a burst, and is not read out row by row.
+// The most rows that are read out. More rows at once are history, or a burst.
 const SPOKEN_ROWS = 5;
 
 const element = (id) => document.getElementById(id);
@@ -26,13 +26,14 @@ const STATES = {
 
 function show(state, reason) {
   status.dataset.state = state;
-  // The one reason a hub gives is that it is full.
+  // The only reason that a hub gives is that it is full.
   status.textContent = state === 'offline' && reason ? 'The hub is full, trying again' : STATES[state];
 }
 
 hub.on('tabcast:state', ({ state, reason, recovered }) => {
   show(state, reason);
-  if (hub.connected && recovered) receive({ note: `${recovered === 1 ? '1 message' : `${recovered} messages`} recovered` });
+  const messages = recovered === 1 ? '1 message' : `${recovered} messages`;
+  if (hub.connected && recovered) receive({ note: `${messages} recovered` });
 });
 hub.on('tabcast:gap', () => receive({ note: 'Some messages were no longer kept' }));
 hub.onAny((event, data, message) => receive(message));
@@ -49,7 +50,7 @@ let leaving = [];
 let frame, timer;
 let following = true;
 
-// A message, or a note that belongs in its place among them.
+// Takes a message, or a note that belongs between messages.
 function receive(entry) {
   arrived.push(entry);
   const own = takePending(entry);
@@ -57,7 +58,7 @@ function receive(entry) {
   if (arrived.length >= 2 * ROWS) arrived = arrived.slice(-ROWS);
   if (frame) return;
   frame = requestAnimationFrame(flush);
-  // A hidden tab has no animation frames.
+  // In case of a hidden tab, which has no animation frames.
   timer = setTimeout(flush, 250);
 }
 
@@ -114,7 +115,7 @@ function size(bytes) {
 
 function cut(text) {
   if (text.length <= CHARACTERS) return text;
-  // Never between the halves of a surrogate pair.
+  // Not between the two halves of a surrogate pair.
   const start = text.slice(0, CHARACTERS).replace(/[\uD800-\uDBFF]$/, '');
   return `${start}… (${text.length.toLocaleString('en')} characters)`;
 }
@@ -124,12 +125,12 @@ function toEnd() {
 }
 
 log.addEventListener('scroll', () => {
-  // Within about a row of the end, the reader is at the end.
+  // The reader is at the end if there is less than about a row below.
   following = log.scrollHeight - log.scrollTop - log.clientHeight < 48;
   if (following) newer.hidden = true;
 });
 newer.addEventListener('click', () => { toEnd(); log.focus(); });
-// A keyboard that slides in, or a turned phone, must not push the newest out of sight.
+// Keeps the newest row in sight when a keyboard slides in, or a phone is turned.
 new ResizeObserver(() => { if (following) toEnd(); }).observe(log);
 
 // --- Form ---
@@ -137,23 +138,23 @@ new ResizeObserver(() => { if (following) toEnd(); }).observe(log);
 const field = element('data');
 const button = element('send');
 const problem = element('problem');
-// Sent, but not in the list yet: below it, until they take their place. { data, row, id? }
+// The messages that were sent and are not in the list yet: { data, row, id? }. Their rows are below the list.
 const pending = new Set();
 let latest;
 
 element('form').addEventListener('submit', (event) => {
   event.preventDefault();
-  // One press too many: it is on its way already.
+  // After one press too many: the message is on its way already.
   if (!field.value.trim() || (pending.has(latest) && latest.data === field.value)) return;
   const typing = document.activeElement === field;
   send(field.value);
-  // On a touch screen, focus would bring up the keyboard: there it only stays where it is.
+  // On a touch screen, focus brings up the keyboard. There the field only keeps a focus that it has.
   if (!typing && !matchMedia('(hover: hover)').matches) return;
-  // Kept but selected: Enter sends it again, typing replaces it.
+  // The text stays, but is selected: Enter sends it again, typing replaces it.
   field.focus();
   field.select();
 });
-// Focus, and with it a phone's keyboard, stays in the field.
+// A press of the button does not take the focus, and a phone's keyboard, from the field.
 button.addEventListener('mousedown', (event) => event.preventDefault());
 
 async function send(data) {
@@ -172,7 +173,7 @@ async function send(data) {
     pending.delete(own);
     const reason = error.detail ?? error.message;
     if (field.value === data) {
-      // Where it can be put right.
+      // The text is in the field, where it can be put right.
       problem.textContent = reason;
       row.remove();
     } else {
@@ -182,7 +183,8 @@ async function send(data) {
   }
 }
 
-// A message that has arrived is no longer pending. Its id may not be known yet: the hub tells everyone at once.
+// Finds the pending message that has arrived, and removes it from `pending`. Its id may be unknown yet: the
+// message may arrive before the answer to its request.
 function takePending({ id, event, data }) {
   const own = [...pending].find((own) => (own.id ? own.id === id : event === 'message' && own.data === data));
   pending.delete(own);
@@ -197,7 +199,7 @@ try {
   field.value = sessionStorage.getItem('data') ?? field.value;
   field.addEventListener('input', () => sessionStorage.setItem('data', field.value));
 } catch {
-  // A browser that stores nothing: what was typed doesn't outlive the page.
+  // This browser stores nothing. The text of the field does not outlive the page.
 }
 
 // --- Commands ---
@@ -205,7 +207,7 @@ try {
 for (const button of document.querySelectorAll('.copy')) {
   const command = element(button.dataset.copies);
   command.textContent = command.textContent.replace('http://127.0.0.1:3000', location.origin);
-  // Plain http on another machine's address has no clipboard.
+  // Over plain http on another machine's address, there is no clipboard.
   button.hidden = !navigator.clipboard;
   button.addEventListener('click', async () => {
     try {
