@@ -679,20 +679,27 @@ fn a_page_of_another_origin_imports_the_client_and_uses_it_where_the_hub_lets_it
 #[test]
 fn the_client_is_served_to_any_page_once_and_anew_when_it_changed() {
     let allowed = "https://example.org";
+    let files = [
+        ("/tabcast.js", "text/javascript; charset=utf-8"),
+        ("/tabcast.d.ts", "application/typescript; charset=utf-8"),
+    ];
     for flags in [&[][..], &["--allow-origin", allowed]] {
         let hub = Hub::start(flags);
-        for origin in [allowed, "https://example.net"] {
-            let response = hub.send("GET", "/tabcast.js", &[&format!("Origin: {origin}")], b"");
-            assert_eq!(response.status, 200);
+        for (path, origin, content_type) in files
+            .iter()
+            .flat_map(|(path, kind)| [allowed, "https://example.net"].map(|origin| (path, origin, kind)))
+        {
+            let response = hub.send("GET", path, &[&format!("Origin: {origin}")], b"");
+            assert_eq!(response.status, 200, "{path}");
             let expected = if flags.len() == 2 && origin == allowed { allowed } else { "*" };
             let allow: Vec<_> =
                 response.headers.iter().filter(|(name, _)| name == "access-control-allow-origin").collect();
             assert_eq!(allow, [&("access-control-allow-origin".to_owned(), expected.to_owned())]);
             assert_eq!(response.header("cross-origin-resource-policy"), Some("cross-origin"));
-            assert_eq!(response.header("content-type"), Some("text/javascript; charset=utf-8"));
+            assert_eq!(response.header("content-type"), Some(*content_type));
             assert_eq!(response.header("cache-control"), Some("no-cache"));
             let tag = format!("If-None-Match: {}", response.header("etag").unwrap());
-            assert_eq!(hub.send("GET", "/tabcast.js", &[&tag], b"").status, 304);
+            assert_eq!(hub.send("GET", path, &[&tag], b"").status, 304);
         }
         // The rest of the page is nobody else's.
         let page = hub.send("GET", "/app.js", &["Origin: https://example.net"], b"");

@@ -20,6 +20,7 @@ struct Asset {
 }
 
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
+const TYPESCRIPT: &str = "application/typescript; charset=utf-8";
 const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
 /// What the page may do is written here in full: no inline code, nothing from elsewhere. The worker is
@@ -27,16 +28,17 @@ const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self'; \
     img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
-/// The pages of any origin may import it.
-const CLIENT: &str = "/tabcast.js";
+/// The browser client and its types. The pages of any origin may import and read these.
+const CLIENT: [&str; 2] = ["/tabcast.js", "/tabcast.d.ts"];
 
-static ASSETS: LazyLock<[Asset; 5]> = LazyLock::new(|| {
+static ASSETS: LazyLock<[Asset; 6]> = LazyLock::new(|| {
     [
         Asset::new("/", "text/html; charset=utf-8", include_str!("../../assets/index.html")),
         Asset::new("/app.css", "text/css; charset=utf-8", include_str!("../../assets/app.css")),
         Asset::new("/app.js", JAVASCRIPT, include_str!("../../assets/app.js")),
         Asset::new("/icon.svg", "image/svg+xml", include_str!("../../assets/icon.svg")),
-        Asset::new(CLIENT, JAVASCRIPT, include_str!("../../assets/tabcast.js")),
+        Asset::new(CLIENT[0], JAVASCRIPT, include_str!("../../assets/tabcast.js")),
+        Asset::new(CLIENT[1], TYPESCRIPT, include_str!("../../assets/tabcast.d.ts")),
     ]
 });
 
@@ -57,7 +59,7 @@ impl Asset {
     /// The file, or 304 if the request's headers say that it is there already.
     fn answer(&self, request: &HeaderMap) -> Response {
         let mut response = self.for_own_pages(request);
-        if self.path == CLIENT {
+        if CLIENT.contains(&self.path) {
             // What pages of other origins may then do here is `--allow-origin`'s to say. A policy sent with it
             // would bind its shared worker to this hub.
             let headers = response.headers_mut();

@@ -1,0 +1,167 @@
+/**
+ * Connects to a hub: without a URL, to the hub that this script comes from.
+ *
+ * In TypeScript, `connect<{ 'chat message': string }>()` gives the data of each event its type.
+ * @template {Record<string, any>} [Events=Record<string, any>]
+ * @param {string | URL | Options} [url]
+ * @param {Options} [options]
+ * @returns {Hub<Events>}
+ */
+export function connect<Events extends Record<string, any> = Record<string, any>>(url?: string | URL | Options, options?: Options): Hub<Events>;
+export type Options = {
+    /**
+     * Where to listen, `main` by default. `emit` publishes on the first.
+     */
+    channel?: string | string[] | undefined;
+    /**
+     * How many of the newest kept messages come first, 0 by default.
+     */
+    last?: number | undefined;
+    /**
+     * The page's own id, for `broadcast`; random by default.
+     */
+    id?: string | undefined;
+};
+/**
+ * `data` is what was emitted, and `time` when the hub took it. `except` is the id of the page that is not to
+ * get it.
+ */
+export type Message<Data = any, Name extends string = string> = {
+    id: string;
+    channel: string;
+    event: Name;
+    data: Data;
+    time: string;
+    except?: string;
+};
+/**
+ * `live`: messages arrive by a stream of this tab's own. `shared`: they arrive through another tab.
+ */
+export type State = "connecting" | "live" | "shared" | "offline";
+/**
+ * `recovered` is how many messages an outage had held back.
+ */
+export type StateChange = {
+    state: State;
+    recovered: number;
+    reason?: string;
+};
+/**
+ * Messages after `asked` are no longer kept. `earliest` is the earliest that is kept, null if none is.
+ */
+export type Gap = {
+    asked: string;
+    earliest: string | null;
+};
+/**
+ * Why the hub refused a message. `message` is the title of the hub's problem.
+ */
+export type Refusal = Error & {
+    status: number;
+    detail?: string;
+    field?: string;
+    limit?: number;
+};
+/**
+ * The client's own events, which nobody can publish, and the arguments of their listeners.
+ */
+export type OwnEvents = {
+    connect: [];
+    disconnect: [reason: string];
+    "tabcast:state": [change: StateChange];
+    "tabcast:gap": [gap: Gap];
+};
+/**
+ * The names of the events that `on` takes.
+ */
+export type Names<Events> = (keyof Events & string) | keyof OwnEvents;
+/**
+ * The arguments of a listener.
+ */
+export type ListenerArguments<Events, Name> = Name extends keyof OwnEvents ? OwnEvents[Name] : Name extends keyof Events & string ? [data: Events[Name], message: Message<Events[Name], Name>] : never;
+export type EmitOptions = {
+    channel?: string;
+};
+/**
+ * The arguments of `emit` after an event's name. `data` may be left out if it may be undefined.
+ */
+export type DataArguments<Data> = undefined extends Data ? [data?: Data, options?: EmitOptions] : [data: Data, options?: EmitOptions];
+/**
+ * The arguments of `emit` after this event's name. Of the client's own events, none can be emitted.
+ */
+export type EmitArguments<Events, Name> = Name extends keyof OwnEvents | `tabcast:${string}` ? [ownEvent: never] : Name extends keyof Events ? DataArguments<Events[Name]> : never;
+/** @template {Record<string, any>} [Events=Record<string, any>] */
+declare class Hub<Events extends Record<string, any> = Record<string, any>> {
+    /**
+     * @param {string | URL} [url]
+     * @param {Options} [options]
+     */
+    constructor(url?: string | URL, { channel, last, id }?: Options);
+    /**
+     * The page's own id.
+     * @type {string}
+     */
+    id: string;
+    /** @type {State} */
+    state: State;
+    /** Publishes to everyone but this page. */
+    broadcast: {
+        /** @type {Hub<Events>['emit']} */
+        emit: Hub<Events>["emit"];
+    };
+    /** Whether messages arrive. */
+    get connected(): boolean;
+    /**
+     * The id up to which all messages were delivered.
+     * @returns {string | undefined}
+     */
+    get position(): string | undefined;
+    /**
+     * Calls the listener with the data of each message of this event, and with the message. The client's own
+     * events are `connect`, `disconnect` (why), `tabcast:state` ({ state, recovered, reason? }) and
+     * `tabcast:gap` ({ asked, earliest }).
+     * @template {Names<Events>} Name
+     * @param {Name} event
+     * @param {(...values: ListenerArguments<Events, Name>) => void} listener
+     */
+    on<Name extends Names<Events>>(event: Name, listener: (...values: ListenerArguments<Events, Name>) => void): this;
+    /**
+     * Like `on`, but for the next event only.
+     * @template {Names<Events>} Name
+     * @param {Name} event
+     * @param {(...values: ListenerArguments<Events, Name>) => void} listener
+     */
+    once<Name extends Names<Events>>(event: Name, listener: (...values: ListenerArguments<Events, Name>) => void): this;
+    /**
+     * Removes a listener of an event, or all listeners of the event, or all listeners but those of `onAny`.
+     * @param {Names<Events>} [event]
+     * @param {Function} [listener]
+     */
+    off(event?: Names<Events>, listener?: Function): this;
+    /**
+     * Calls the listener with each message. Its event may be none of `Events`: anyone can publish any event.
+     * @param {(event: string, data: any, message: Message) => void} listener
+     */
+    onAny(listener: (event: string, data: any, message: Message) => void): this;
+    /**
+     * Removes a listener of `onAny`, or all of them.
+     * @param {Function} [listener]
+     */
+    offAny(listener?: Function): this;
+    /**
+     * Publishes a message. Sends it as often as it takes; the hub keeps it once. Resolves with the message's id
+     * once the hub keeps it. Rejects with a {@link Refusal}, or if too many messages wait. The data is JSON, a
+     * Blob, an ArrayBuffer or a view of one. An ArrayBuffer and a view arrive as a Uint8Array.
+     * @template {keyof Events & string} Name
+     * @param {Name} event
+     * @param {EmitArguments<Events, Name>} rest
+     * @returns {Promise<string>}
+     */
+    emit<Name extends keyof Events & string>(event: Name, ...rest: EmitArguments<Events, Name>): Promise<string>;
+    /** Listens again after `disconnect`, from `position` on. */
+    connect(): this;
+    /** Stops listening. Emitted messages are still sent. */
+    disconnect(): this;
+    #private;
+}
+export {};
