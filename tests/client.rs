@@ -4,6 +4,8 @@
 mod browser;
 mod common;
 
+use std::process::Command;
+
 use browser::{Browser, Tab};
 use common::{Folder, Hub};
 use serde_json::{Value, json};
@@ -679,8 +681,10 @@ fn a_page_of_another_origin_imports_the_client_and_uses_it_where_the_hub_lets_it
 #[test]
 fn the_client_is_served_to_any_page_once_and_anew_when_it_changed() {
     let allowed = "https://example.org";
+    let javascript = "text/javascript; charset=utf-8";
     let files = [
-        ("/tabcast.js", "text/javascript; charset=utf-8"),
+        ("/tabcast.js", javascript),
+        ("/tabcast.src.js", javascript),
         ("/tabcast.d.ts", "application/typescript; charset=utf-8"),
     ];
     for flags in [&[][..], &["--allow-origin", allowed]] {
@@ -706,4 +710,26 @@ fn the_client_is_served_to_any_page_once_and_anew_when_it_changed() {
         assert_eq!(page.header("cross-origin-resource-policy"), Some("same-origin"));
         assert_eq!(page.header("access-control-allow-origin"), None);
     }
+}
+
+#[test]
+fn the_client_is_small_and_its_first_line_leads_to_its_source_and_its_types() {
+    let (hub, folder) = (Hub::start(&[]), Folder::new());
+    let client = String::from_utf8(hub.get("/tabcast.js").body).unwrap();
+    let (first, rest) = client.split_once('\n').unwrap();
+    assert!(first.starts_with("// ") && !rest.contains("// "), "{first}");
+    let words = first.split([' ', ',']);
+    let links: Vec<_> = words.filter_map(|word| word.strip_prefix('.')).collect();
+    assert_eq!(links, ["/tabcast.src.js", "/tabcast.d.ts"]);
+    let [source, _types] = [links[0], links[1]].map(|link| hub.get(link).body);
+    let [client, source] =
+        [("client.mjs", client.as_bytes()), ("source.mjs", &source)].map(|(name, code)| {
+            let file = folder.file(name);
+            std::fs::write(&file, code).unwrap();
+            assert!(Command::new("node").args(["--check", &file]).status().unwrap().success(), "{name}");
+            let zipped = Command::new("gzip").args(["-9", "--stdout", &file]).output().unwrap();
+            assert!(zipped.status.success());
+            zipped.stdout.len()
+        });
+    assert!(client < 6_000 && client < source, "{client} bytes of {source}");
 }

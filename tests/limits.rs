@@ -963,7 +963,7 @@ fn a_body_of_a_type_that_is_not_taken_is_415() {
 #[test]
 fn a_method_that_a_path_does_not_have_is_405_and_told_which_it_has() {
     let hub = Hub::start(&[]);
-    let files = ["/", "/app.css", "/app.js", "/icon.svg", "/tabcast.js", "/tabcast.d.ts"];
+    let files = ["/", "/app.css", "/app.js", "/icon.svg", "/tabcast.js", "/tabcast.src.js", "/tabcast.d.ts"];
     let files = files.map(|path| (path, "GET,HEAD"));
     for (path, allowed) in files.into_iter().chain([("/messages", "GET,HEAD,POST"), ("/events", "GET,HEAD")])
     {

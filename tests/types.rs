@@ -1,5 +1,5 @@
-//! The browser client as TypeScript sees it: its own types, and those that it gives a page. `tests/run` installs
-//! TypeScript.
+//! The browser client as TypeScript sees it: its own types, those that it gives a page, and what the hub
+//! serves of it. `tests/run` installs TypeScript.
 
 mod common;
 
@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::{Folder, Hub};
+use serde_json::Value;
 
 const SOURCE: &str = "assets/tabcast.js";
 const DECLARATIONS: &str = "assets/tabcast.d.ts";
@@ -66,4 +67,30 @@ fn the_hub_serves_the_declarations_that_tsc_makes_of_the_client() {
 #[test]
 fn a_page_with_right_types_compiles_and_each_mistake_is_an_error() {
     tsc(&["--project", "tests/types"]);
+}
+
+#[test]
+fn the_hub_serves_the_client_without_comments_and_its_source_with_them() {
+    let (folder, hub) = (Folder::new(), Hub::start(&[]));
+    let typescript = typescript();
+    let parse = |path: &str| -> Value {
+        let file = folder.file(&path.replace('/', ""));
+        std::fs::write(&file, hub.get(path).body).unwrap();
+        let program = Path::new("tests/types/parse.mjs");
+        serde_json::from_str(&node(&[program, &typescript, Path::new(&file)])).unwrap()
+    };
+    let [served, source] = ["/tabcast.js", "/tabcast.src.js"].map(parse);
+    let first = "// Stripped. The source: ./tabcast.src.js, the types: ./tabcast.d.ts";
+    assert_eq!(served["comments"], serde_json::json!([first]));
+    assert!(source["comments"].as_array().unwrap().len() > 100);
+    for parsed in [&served, &source] {
+        assert_eq!(parsed["errors"], serde_json::json!([]));
+        assert!(parsed["nodes"].as_array().unwrap().len() > 5_000);
+    }
+    // Not `assert_eq`, which would print both.
+    assert!(
+        served["nodes"] == source["nodes"],
+        "the client is stripped of more than comments and white space"
+    );
+    assert_eq!(String::from_utf8(hub.get("/tabcast.src.js").body).unwrap(), text(SOURCE));
 }

@@ -28,17 +28,19 @@ const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self'; \
     img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
-/// The browser client and its types. The pages of any origin may import and read these.
-const CLIENT: [&str; 2] = ["/tabcast.js", "/tabcast.d.ts"];
+/// The browser client, its source and its types. The pages of any origin may import and read these.
+const CLIENT: [&str; 3] = ["/tabcast.js", "/tabcast.src.js", "/tabcast.d.ts"];
 
-static ASSETS: LazyLock<[Asset; 6]> = LazyLock::new(|| {
+static ASSETS: LazyLock<[Asset; 7]> = LazyLock::new(|| {
     [
         Asset::new("/", "text/html; charset=utf-8", include_str!("../../assets/index.html")),
         Asset::new("/app.css", "text/css; charset=utf-8", include_str!("../../assets/app.css")),
         Asset::new("/app.js", JAVASCRIPT, include_str!("../../assets/app.js")),
         Asset::new("/icon.svg", "image/svg+xml", include_str!("../../assets/icon.svg")),
-        Asset::new(CLIENT[0], JAVASCRIPT, include_str!("../../assets/tabcast.js")),
-        Asset::new(CLIENT[1], TYPESCRIPT, include_str!("../../assets/tabcast.d.ts")),
+        // Stripped of its comments by build.rs.
+        Asset::new(CLIENT[0], JAVASCRIPT, include_str!(concat!(env!("OUT_DIR"), "/tabcast.js"))),
+        Asset::new(CLIENT[1], JAVASCRIPT, include_str!("../../assets/tabcast.js")),
+        Asset::new(CLIENT[2], TYPESCRIPT, include_str!("../../assets/tabcast.d.ts")),
     ]
 });
 
