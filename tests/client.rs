@@ -623,6 +623,20 @@ fn without_web_locks_a_shared_worker_holds_the_stream_as_long_as_a_tab_wants_it(
 }
 
 #[test]
+fn a_tab_that_disconnects_before_it_has_a_shared_worker_makes_none() {
+    let (hub, browser) = (Hub::start(&[]), Browser::start());
+    let tab = browser.open(&format!("http://{}/messages?last=0", hub.address));
+    let counted = "window.made = [], window.SharedWorker = class { constructor(...all) { made.push(all); } }";
+    start(&tab, &format!("({NO_LOCKS}, {counted}, connect().disconnect())"));
+    tab.wait_for("window.hub");
+    // Timers end in the order of their times, and the client's is shorter.
+    let made = "new Promise((resolve) => setTimeout(() => resolve(made.length), 500))";
+    assert_eq!(settled(&tab, made), 0);
+    tab.run("hub.connect();");
+    tab.wait_for("made.length === 1");
+}
+
+#[test]
 fn a_page_that_is_kept_for_the_way_back_keeps_no_stream_of_a_shared_worker() {
     let (hub, browser) = (Hub::start(&[]), Browser::start());
     // A browser keeps no page that is `no-store`.
