@@ -1,7 +1,7 @@
-//! `build/strip.rs`, which makes what the hub serves as `/tabcast.js`: what it takes away, what it leaves,
+//! `assets/strip.rs`, which makes what the hub serves as `/tabcast.js`: what it takes away, what it leaves,
 //! and what it refuses.
 
-#[path = "../build/strip.rs"]
+#[path = "../assets/strip.rs"]
 mod strip;
 
 use std::process::Command;

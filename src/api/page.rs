@@ -1,6 +1,6 @@
 //! The page and what it is made of, and the browser client; embedded in the binary.
 
-use std::sync::LazyLock;
+use std::sync::OnceLock;
 
 use axum::Router;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -15,8 +15,9 @@ struct Asset {
     path: &'static str,
     content_type: &'static str,
     body: &'static str,
-    /// Of its content, so that a new version is fetched at once and an old one never again.
-    etag: String,
+    /// The hash of `body`, made when it is first asked for: a new version is fetched at once, and an old
+    /// one never again.
+    etag: OnceLock<String>,
 }
 
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
@@ -25,24 +26,23 @@ const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-
 
 /// What the page may do is written here in full: no inline code, nothing from elsewhere. The worker is
 /// the client's, where it can't share a stream among tabs in another way.
-const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self'; \
-    img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; worker-src 'self'; \
+    style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; \
+    frame-ancestors 'none'";
 
 /// The browser client, its source and its types. The pages of any origin may import and read these.
 const CLIENT: [&str; 3] = ["/tabcast.js", "/tabcast.src.js", "/tabcast.d.ts"];
 
-static ASSETS: LazyLock<[Asset; 7]> = LazyLock::new(|| {
-    [
-        Asset::new("/", "text/html; charset=utf-8", include_str!("../../assets/index.html")),
-        Asset::new("/app.css", "text/css; charset=utf-8", include_str!("../../assets/app.css")),
-        Asset::new("/app.js", JAVASCRIPT, include_str!("../../assets/app.js")),
-        Asset::new("/icon.svg", "image/svg+xml", include_str!("../../assets/icon.svg")),
-        // Stripped of its comments by build.rs.
-        Asset::new(CLIENT[0], JAVASCRIPT, include_str!(concat!(env!("OUT_DIR"), "/tabcast.js"))),
-        Asset::new(CLIENT[1], JAVASCRIPT, include_str!("../../assets/tabcast.js")),
-        Asset::new(CLIENT[2], TYPESCRIPT, include_str!("../../assets/tabcast.d.ts")),
-    ]
-});
+static ASSETS: [Asset; 7] = [
+    Asset::new("/", "text/html; charset=utf-8", include_str!("../../assets/index.html")),
+    Asset::new("/app.css", "text/css; charset=utf-8", include_str!("../../assets/app.css")),
+    Asset::new("/app.js", JAVASCRIPT, include_str!("../../assets/app.js")),
+    Asset::new("/icon.svg", "image/svg+xml", include_str!("../../assets/icon.svg")),
+    // Stripped of its comments by build.rs.
+    Asset::new(CLIENT[0], JAVASCRIPT, include_str!(concat!(env!("OUT_DIR"), "/tabcast.js"))),
+    Asset::new(CLIENT[1], JAVASCRIPT, include_str!("../../assets/tabcast.js")),
+    Asset::new(CLIENT[2], TYPESCRIPT, include_str!("../../assets/tabcast.d.ts")),
+];
 
 /// Serves each file at its path.
 pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
@@ -53,9 +53,16 @@ pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
 }
 
 impl Asset {
-    fn new(path: &'static str, content_type: &'static str, body: &'static str) -> Self {
-        let hash: String = Sha256::digest(body).iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-        Asset { path, content_type, body, etag: format!("\"{hash}\"") }
+    const fn new(path: &'static str, content_type: &'static str, body: &'static str) -> Self {
+        Asset { path, content_type, body, etag: OnceLock::new() }
+    }
+
+    fn etag(&self) -> &str {
+        self.etag.get_or_init(|| {
+            let hash = Sha256::digest(self.body);
+            let hash: String = hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+            format!("\"{hash}\"")
+        })
     }
 
     /// The file, or 304 if the request's headers say that it is there already.
@@ -74,7 +81,7 @@ impl Asset {
 
     fn for_own_pages(&self, request: &HeaderMap) -> Response {
         let headers: [(HeaderName, &str); 7] = [
-            (header::ETAG, &self.etag),
+            (header::ETAG, self.etag()),
             // Kept, but asked after each time: 304 unless the hub has another version.
             (header::CACHE_CONTROL, "no-cache"),
             (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
@@ -84,7 +91,7 @@ impl Asset {
             (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
             (CROSS_ORIGIN_RESOURCE_POLICY, "same-origin"),
         ];
-        let matches = |tag: &str| tag == "*" || tag.trim_start_matches("W/") == self.etag;
+        let matches = |tag: &str| tag == "*" || tag.trim_start_matches("W/") == self.etag();
         let known = request.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
         if known.flat_map(|value| value.split(',')).any(|tag| matches(tag.trim())) {
             return (StatusCode::NOT_MODIFIED, headers).into_response();
