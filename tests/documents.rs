@@ -214,3 +214,79 @@ fn a_word_to_avoid_is_found() {
     let document = "A Room's\nmushroom\n`room`\n```text\nroom\n```\nand two rooms.";
     assert_eq!(avoided_words(document, &words), ["line 1 says room", "line 7 says rooms"]);
 }
+
+// Files.
+
+/// The files below this folder of the root whose names have one of these extensions, by their paths
+/// below the root.
+fn files(folder: &str, extensions: &[&str]) -> Vec<String> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(root().join(folder)).unwrap() {
+        let entry = entry.unwrap();
+        let path = format!("{folder}/{}", entry.file_name().to_str().unwrap());
+        if entry.file_type().unwrap().is_dir() {
+            files.extend(self::files(&path, extensions));
+        } else if path.rsplit_once('.').is_some_and(|(_, extension)| extensions.contains(&extension)) {
+            files.push(path);
+        }
+    }
+    files
+}
+
+/// Where the architecture does not have each of these files of `src` in one row, with a sentence, or
+/// has or draws one that is not among them.
+fn faults_of_the_map(architecture: &str, files: &[String]) -> Vec<String> {
+    let mut faults = Vec::new();
+    let is_file = |path: &str| files.iter().any(|file| file == path);
+    let mut mapped = HashSet::new();
+    let rows = architecture.lines().filter_map(|line| line.strip_prefix("| `")?.split_once(".rs` | "));
+    for (path, sentence) in rows {
+        let path = format!("src/{path}.rs");
+        if !is_file(&path) {
+            faults.push(format!("there is no {path}"));
+        }
+        if sentence.trim_end_matches(" |").len() < 10 {
+            faults.push(format!("{path} has no sentence"));
+        }
+        if !mapped.insert(path.clone()) {
+            faults.push(format!("{path} stands there twice"));
+        }
+    }
+    faults
+        .extend(files.iter().filter(|file| !mapped.contains(*file)).map(|file| format!("{file} is missing")));
+    for drawing in architecture.split("```").skip(1).step_by(2) {
+        let names = drawing.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '/'));
+        for name in
+            names.filter(|name| name.contains('/') && name.starts_with(|c: char| c.is_ascii_lowercase()))
+        {
+            if !is_file(&format!("src/{name}.rs")) {
+                faults.push(format!("{name} is drawn, and there is no src/{name}.rs"));
+            }
+        }
+    }
+    faults
+}
+
+#[test]
+fn the_architecture_has_a_sentence_for_each_file_of_src_and_no_other() {
+    let faults = faults_of_the_map(&read(ARCHITECTURE), &files("src", &["rs"]));
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+}
+
+#[test]
+fn a_fault_of_the_map_is_found() {
+    let files = ["src/a.rs", "src/a/b.rs", "src/c.rs"].map(str::to_owned);
+    let architecture = "```text\nGET /events in HTTP/1.1\na/b ──▶ a/drawn\n```\n\
+        | `a.rs` | What it is, and why. |\n| `a.rs` | What it is, again. |\n| `gone.rs` | What it was. |\n\
+        | `c.rs` |  |\n";
+    assert_eq!(
+        faults_of_the_map(architecture, &files),
+        [
+            "src/a.rs stands there twice",
+            "there is no src/gone.rs",
+            "src/c.rs has no sentence",
+            "src/a/b.rs is missing",
+            "a/drawn is drawn, and there is no src/a/drawn.rs",
+        ]
+    );
+}
