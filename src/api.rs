@@ -19,7 +19,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::{Request, State as Extract};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, Response, StatusCode, Uri, header};
@@ -34,7 +33,7 @@ use problem::{Problem, only};
 use state::State;
 
 pub(crate) use options::Options;
-pub(crate) use reply::Reply;
+pub(crate) use reply::{Body, Reply};
 
 /// Answers every request to a hub.
 #[derive(Debug)]

@@ -1,10 +1,12 @@
 //! What a request is answered with: bytes, or a subscriber's stream. How either leaves is decided by the
 //! connection.
 
-use axum::body::Body;
 use bytes::Bytes;
 
 use crate::delivery::Delivery;
+
+/// The bytes of a request or a response.
+pub(crate) use axum::body::Body;
 
 /// The body of a response.
 #[derive(Debug)]

@@ -26,12 +26,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use axum::body::Body;
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::api::Body;
 use crate::delivery::{self, Delivery, Unasked, reason};
 use crate::hub::Reason;
 
@@ -110,12 +110,12 @@ pub(super) struct Leaving {
 
 impl HttpBody for ReplyBody {
     type Data = Bytes;
-    type Error = axum::Error;
+    type Error = <Body as HttpBody>::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match &mut *self {
             ReplyBody::Bytes(body) => Pin::new(body).poll_frame(cx),
             ReplyBody::Delivery(Leaving { handover, delivery }) => {

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use axum::body::Body;
 use hyper::Version;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -19,7 +18,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::handover::{Handover, Io, ReplyBody};
-use crate::api::{Api, Reply};
+use crate::api::{Api, Body, Reply};
 use crate::delivery::{Delivery, GRACE};
 
 /// The longest request head, and about what hyper holds for a subscriber that stops reading. Its
