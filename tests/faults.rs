@@ -5,6 +5,7 @@
 
 mod checker;
 mod common;
+mod seeded;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -498,11 +499,11 @@ fn on_a_full_disk_streams_stay_open_and_publishing_goes_on_when_space_is_made() 
     assert!(evidence.subscribers[0].streams <= 3, "{} streams of 3 hubs", evidence.subscribers[0].streams);
 }
 
-/// That the trace would show it. With `--features seeded-bugs`.
-#[cfg(feature = "seeded-bugs")]
+// That the trace would show it.
+
 #[test]
 fn acknowledging_before_the_commit_is_seen_in_the_trace() {
-    let site = Site::with_bug(Some("AcknowledgeBeforeCommit"));
+    let site = Site::of(seeded::hub("acknowledge-before-commit"));
     let mut traced = Traced::start(&site, &WITH_BYTES);
     let published = publish(&traced.hub, 1, 20);
     traced.kill();

@@ -1,8 +1,9 @@
 //! kill -9 at any moment: nothing acknowledged is lost, nothing is there twice, and everybody sees
-//! the same. And the checker that says so notices each seeded bug.
+//! the same. And the checker that says so notices each bug that a hub has on purpose.
 
 mod checker;
 mod common;
+mod seeded;
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -58,14 +59,13 @@ fn moment(rng: &mut Rng, most_ms: u64) {
 
 /// The load with a subscriber that stalls while more goes past it than its sockets and its live
 /// feed can hold.
-fn stalled(bug: Option<&'static str>, seed: u64) -> Evidence {
+fn stalled(site: &Site, seed: u64) -> Evidence {
     const MESSAGES: usize = 1_000;
     const STALLED: usize = 1;
-    let site = Site::with_bug(bug);
     let subscribers = vec![Reading::Steady, Reading::Stalls { until: MESSAGES }];
     // The sockets' buffers hold some 4 MB: a quarter of it at most.
     let workload = Workload { publishers: 6, subscribers, padding: 16_000, seed };
-    run(&site, site.start(), &workload, |hub, load| {
+    run(site, site.start(), &workload, |hub, load| {
         assert!(load.wait_until(|evidence| evidence.acknowledged.len() >= MESSAGES));
         // On the stream it has: after another hub's start it would come back and be given all.
         assert!(load.wait_until_received_by(STALLED));
@@ -97,7 +97,7 @@ fn it_is_so_while_old_messages_are_dropped_too() {
 
 #[test]
 fn a_subscriber_that_stalls_while_all_others_go_on_sees_the_same() {
-    assert_kept(&stalled(None, seed()));
+    assert_kept(&stalled(&Site::new(), seed()));
 }
 
 /// Two messages, of which `b` is asked for again, and two subscribers that have seen them.
@@ -165,51 +165,48 @@ fn the_checker_tells_each_broken_promise() {
     }
 }
 
-/// That the load brings out what the checker is to see. With `--features seeded-bugs`.
-#[cfg(feature = "seeded-bugs")]
-mod seeded {
-    use super::*;
+// That the load brings out what the checker is to see.
 
-    /// Few: each of these bugs shows at once, or at the first kill.
-    const KILLS: usize = 5;
+/// Few: each of these bugs shows at once, or at the first kill.
+const KILLS: usize = 5;
 
-    fn is_lost_by(violation: &Violation, name: &str) -> bool {
-        matches!(violation, Violation::Lost { subscriber, .. } if subscriber == name)
-    }
+fn is_lost_by(violation: &Violation, name: &str) -> bool {
+    matches!(violation, Violation::Lost { subscriber, .. } if subscriber == name)
+}
 
-    #[test]
-    fn acknowledging_before_the_commit_is_noticed_as_a_loss() {
-        // Whether a kill falls between an answer and its commit is chance; it does in almost every try.
-        const TRIES: usize = 10;
-        let noticed = || {
-            let violations = check(&killed(&Site::with_bug(Some("AcknowledgeBeforeCommit")), KILLS, seed()));
-            violations.iter().any(|violation| is_lost_by(violation, "newcomer"))
-        };
-        assert!((0..TRIES).any(|_| noticed()));
-    }
+#[test]
+fn acknowledging_before_the_commit_is_noticed_as_a_loss() {
+    // Whether a kill falls between an answer and its commit is chance; it does in almost every try.
+    const TRIES: usize = 10;
+    let hub = seeded::hub("acknowledge-before-commit");
+    let noticed = || {
+        let violations = check(&killed(&Site::of(hub.clone()), KILLS, seed()));
+        violations.iter().any(|violation| is_lost_by(violation, "newcomer"))
+    };
+    assert!((0..TRIES).any(|_| noticed()));
+}
 
-    #[test]
-    fn skipping_a_lag_is_noticed_as_a_loss_by_the_one_that_stalled() {
-        let violations = check(&stalled(Some("SkipALag"), seed()));
-        assert!(violations.iter().any(|violation| is_lost_by(violation, "subscriber 1")), "{violations:?}");
-    }
+#[test]
+fn skipping_a_lag_is_noticed_as_a_loss_by_the_one_that_stalled() {
+    let violations = check(&stalled(&Site::of(seeded::hub("skip-a-lag")), seed()));
+    assert!(violations.iter().any(|violation| is_lost_by(violation, "subscriber 1")), "{violations:?}");
+}
 
-    #[test]
-    fn resuming_one_too_late_is_noticed_as_a_loss_by_one_that_comes_back() {
-        let violations = check(&killed(&Site::with_bug(Some("ResumeOffByOne")), KILLS, seed()));
-        assert!(violations.iter().any(|violation| is_lost_by(violation, "subscriber 1")), "{violations:?}");
-    }
+#[test]
+fn resuming_one_too_late_is_noticed_as_a_loss_by_one_that_comes_back() {
+    let violations = check(&killed(&Site::of(seeded::hub("resume-off-by-one")), KILLS, seed()));
+    assert!(violations.iter().any(|violation| is_lost_by(violation, "subscriber 1")), "{violations:?}");
+}
 
-    #[test]
-    fn publishing_a_retry_again_is_noticed_as_a_double_and_as_two_answers() {
-        let violations = check(&killed(&Site::with_bug(Some("NoDedupe")), KILLS, seed()));
-        assert!(
-            violations.iter().any(|violation| matches!(violation, Violation::Doubled { .. })),
-            "{violations:?}"
-        );
-        assert!(
-            violations.iter().any(|violation| matches!(violation, Violation::Reassigned { .. })),
-            "{violations:?}"
-        );
-    }
+#[test]
+fn publishing_a_retry_again_is_noticed_as_a_double_and_as_two_answers() {
+    let violations = check(&killed(&Site::of(seeded::hub("no-dedupe")), KILLS, seed()));
+    assert!(
+        violations.iter().any(|violation| matches!(violation, Violation::Doubled { .. })),
+        "{violations:?}"
+    );
+    assert!(
+        violations.iter().any(|violation| matches!(violation, Violation::Reassigned { .. })),
+        "{violations:?}"
+    );
 }

@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -25,8 +26,8 @@ pub struct Site {
     pub address: SocketAddr,
     /// Messages its hubs keep; [`EVERYTHING`], unless a test is about less.
     pub retention: usize,
-    /// The seeded bug its hubs have, if any: see `src/seeded.rs`.
-    bug: Option<&'static str>,
+    /// Its hubs' binary.
+    binary: PathBuf,
 }
 
 /// More messages than any test publishes.
@@ -34,16 +35,17 @@ const EVERYTHING: usize = 100_000_000;
 
 impl Site {
     pub fn new() -> Site {
-        Site::with_bug(None)
+        Site::of(env!("CARGO_BIN_EXE_tabcast").into())
     }
 
-    pub fn with_bug(bug: Option<&'static str>) -> Site {
+    /// A site whose hubs run this binary.
+    pub fn of(binary: PathBuf) -> Site {
         // Below the ports that the kernel gives to outgoing connections: one of those, retried while
         // no hub listens, could take the hub's port, or even connect to itself.
         let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
         let port = std::iter::repeat_with(|| fastrand::u16(10_000..32_768)).find(free).unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], port));
-        Site { folder: Folder::new(), address, retention: EVERYTHING, bug }
+        Site { folder: Folder::new(), address, retention: EVERYTHING, binary }
     }
 
     /// The journal's path.
@@ -57,7 +59,7 @@ impl Site {
         let journal = self.journal();
         let retention = self.retention.to_string();
         let hub = [
-            env!("CARGO_BIN_EXE_tabcast"),
+            self.binary.to_str().unwrap(),
             "--listen",
             &address,
             "--journal",
@@ -70,10 +72,6 @@ impl Site {
         let mut words = prefix.iter().chain(&hub);
         let mut command = Command::new(words.next().unwrap());
         command.args(words);
-        command.env_remove("TABCAST_SEEDED_BUG");
-        if let Some(bug) = self.bug {
-            command.env("TABCAST_SEEDED_BUG", bug);
-        }
         command
     }
 
