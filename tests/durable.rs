@@ -331,6 +331,42 @@ fn a_damaged_journal_is_left_as_it_is_with_what_a_crash_left_beside_it() {
 }
 
 #[test]
+fn an_event_of_the_hubs_own_in_a_row_is_a_message_like_any_other() {
+    let folder = Folder::new();
+    let file = folder.file("tabcast.db");
+    let mut first = Hub::start(&["--journal", &file]);
+    let id = first.publish("before");
+    first.signal("TERM");
+    assert!(first.wait().success());
+    sqlite3(
+        &file,
+        "INSERT INTO messages (channel, event, data, time_ms)
+         VALUES ('main', 'tabcast:join', '\"x\"', 1764000000000)",
+    );
+
+    let second = Hub::start(&["--journal", &file]);
+    let history = second.get("/messages?last=10");
+    assert_eq!(history.status, 200);
+    let messages = history.json()["messages"].clone();
+    let expected = [("message", "before"), ("tabcast:join", "x")];
+    assert_eq!(messages.as_array().unwrap().len(), expected.len(), "{messages}");
+    for (at, (event, data)) in expected.into_iter().enumerate() {
+        assert_eq!(
+            (&messages[at]["event"], &messages[at]["data"]),
+            (&event.into(), &data.into()),
+            "{messages}"
+        );
+    }
+
+    let mut stream = second.watch("/events?last=1", &[]);
+    let replayed = stream.event().unwrap();
+    assert_eq!((&*replayed.event, &*replayed.data), ("tabcast:join", "x"));
+    assert_eq!(replayed.id, id.replace("-1", "-2"));
+    assert_eq!(second.publish("after"), id.replace("-1", "-3"));
+    assert_eq!(stream.data(), "after");
+}
+
+#[test]
 fn while_another_program_writes_a_publish_is_503_and_the_hub_goes_on() {
     let folder = Folder::new();
     let hub = hub(&folder, &[]);
