@@ -3,9 +3,9 @@
 
 #![cfg(target_os = "linux")]
 
+mod bugs;
 mod checker;
 mod common;
-mod seeded;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -503,7 +503,7 @@ fn on_a_full_disk_streams_stay_open_and_publishing_goes_on_when_space_is_made() 
 
 #[test]
 fn acknowledging_before_the_commit_is_seen_in_the_trace() {
-    let site = Site::of(seeded::hub("acknowledge-before-commit"));
+    let site = Site::of(bugs::hub("acknowledge-before-commit"));
     let mut traced = Traced::start(&site, &WITH_BYTES);
     let published = publish(&traced.hub, 1, 20);
     traced.kill();

@@ -1,9 +1,9 @@
 //! kill -9 at any moment: nothing acknowledged is lost, nothing is there twice, and everybody sees
 //! the same. And the checker that says so notices each bug that a hub has on purpose.
 
+mod bugs;
 mod checker;
 mod common;
-mod seeded;
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -178,7 +178,7 @@ fn is_lost_by(violation: &Violation, name: &str) -> bool {
 fn acknowledging_before_the_commit_is_noticed_as_a_loss() {
     // Whether a kill falls between an answer and its commit is chance; it does in almost every try.
     const TRIES: usize = 10;
-    let hub = seeded::hub("acknowledge-before-commit");
+    let hub = bugs::hub("acknowledge-before-commit");
     let noticed = || {
         let violations = check(&killed(&Site::of(hub.clone()), KILLS, seed()));
         violations.iter().any(|violation| is_lost_by(violation, "newcomer"))
@@ -188,19 +188,19 @@ fn acknowledging_before_the_commit_is_noticed_as_a_loss() {
 
 #[test]
 fn skipping_a_lag_is_noticed_as_a_loss_by_the_one_that_stalled() {
-    let violations = check(&stalled(&Site::of(seeded::hub("skip-a-lag")), seed()));
+    let violations = check(&stalled(&Site::of(bugs::hub("skip-a-lag")), seed()));
     assert!(violations.iter().any(|violation| is_lost_by(violation, "subscriber 1")), "{violations:?}");
 }
 
 #[test]
 fn resuming_one_too_late_is_noticed_as_a_loss_by_one_that_comes_back() {
-    let violations = check(&killed(&Site::of(seeded::hub("resume-off-by-one")), KILLS, seed()));
+    let violations = check(&killed(&Site::of(bugs::hub("resume-off-by-one")), KILLS, seed()));
     assert!(violations.iter().any(|violation| is_lost_by(violation, "subscriber 1")), "{violations:?}");
 }
 
 #[test]
 fn publishing_a_retry_again_is_noticed_as_a_double_and_as_two_answers() {
-    let violations = check(&killed(&Site::of(seeded::hub("no-dedupe")), KILLS, seed()));
+    let violations = check(&killed(&Site::of(bugs::hub("no-dedupe")), KILLS, seed()));
     assert!(
         violations.iter().any(|violation| matches!(violation, Violation::Doubled { .. })),
         "{violations:?}"

@@ -10,14 +10,14 @@ use std::process::Command;
 
 /// What is copied, if it is there: all that the binary is built from, and the benches, which the manifest
 /// names.
-const SOURCE: [&str; 7] = ["Cargo.toml", "Cargo.lock", "build.rs", "build", "src", "assets", "benches"];
+const SOURCE: [&str; 6] = ["Cargo.toml", "Cargo.lock", "build.rs", "src", "assets", "benches"];
 
-/// The path of a hub's binary with the bug of `tests/seeded/{bug}.patch`. It is built if the source or the
+/// The path of a hub's binary with the bug of `tests/bugs/{bug}.patch`. It is built if the source or the
 /// patch has changed since it was last built.
 pub(crate) fn hub(bug: &str) -> PathBuf {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let patch = package.join(format!("tests/seeded/{bug}.patch"));
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("seeded");
+    let patch = package.join(format!("tests/bugs/{bug}.patch"));
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bugs");
     fs::create_dir_all(&folder).unwrap();
     // All threads and processes build in the same copy, one after the other: until `lock` is dropped.
     let lock = File::create(folder.join("lock")).unwrap();
