@@ -1,5 +1,5 @@
-//! A frame: the bytes of one event, as they go to a subscriber. Each message is encoded at most
-//! once in each format, however many subscribers it has, and shared.
+//! A frame: the bytes of one event in one format. A message's frames are encoded once, and shared by all
+//! its subscribers.
 
 use std::fmt::Write as _;
 use std::sync::OnceLock;
@@ -12,18 +12,18 @@ use crate::message::{
     ChannelName, DEFAULT_EVENT, Data, EventName, Message, MessageId, RESERVED_PREFIX, SubscriberId, Time,
 };
 
-/// How a subscriber wants its events.
+/// The format in which a subscriber gets its events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Format {
-    /// `text/event-stream` with the bare data: for any EventSource user, as it is.
+    /// `text/event-stream` with the bare data, for any EventSource.
     Bare,
-    /// `text/event-stream` with the whole message as one JSON object: for programs.
+    /// `text/event-stream` with the whole message as one JSON object, for programs.
     Message,
-    /// `application/x-ndjson`: the same object, one a line.
+    /// `application/x-ndjson`: the whole message as one JSON object a line.
     Ndjson,
 }
 
-/// The frames of one message, encoded when first asked for.
+/// The frames of one message, each encoded on first use.
 #[derive(Debug, Default)]
 pub struct Frames {
     bare: OnceLock<Bytes>,
@@ -31,7 +31,7 @@ pub struct Frames {
 }
 
 impl Frames {
-    /// The frame of `message` in `format`. Always ask with the same message.
+    /// The frame of `message` in `format`. Every call must give the same message: the frames are cached.
     pub fn get(&self, message: &Message, format: Format) -> Bytes {
         match format {
             Format::Bare => self.bare.get_or_init(|| bare(message)).clone(),
@@ -43,14 +43,14 @@ impl Frames {
         }
     }
 
-    /// The message as a JSON object: `id`, `channel`, `event`, `data`, `time`; and `except` where it
-    /// has one, for those who listen for several subscribers.
+    /// The message as a JSON object: `id`, `channel`, `event`, `data`, `time`, and `except` if the message
+    /// has one, for a program that passes events on to several subscribers.
     pub fn json(&self, message: &Message) -> Bytes {
         let frame = self.message(message);
         frame.slice(json_start(frame)..frame.len() - 2)
     }
 
-    /// `id: …\ndata: {…}\n\n`. The other forms of the same object are parts of it.
+    /// `id: …\ndata: {…}\n\n`. The bare JSON object and the NDJSON line are slices of these bytes.
     fn message(&self, message: &Message) -> &Bytes {
         self.message.get_or_init(|| format!("id: {}\ndata: {}\n\n", message.id, json(message)).into())
     }
@@ -76,13 +76,14 @@ fn json(message: &Message) -> String {
     serde_json::to_string(&object).expect("a message is JSON")
 }
 
-/// `id:`, `event:` unless it is `message`, and the data's text on as many `data:` lines as it has.
+/// The frame in [`Format::Bare`]: `id:`, `event:` unless the name is [`DEFAULT_EVENT`], and a `data:` for
+/// each line of the data. A string is its text, any other JSON its JSON text.
 fn bare(message: &Message) -> Bytes {
     let text = message.data.as_text();
     let text = text.as_deref().unwrap_or(message.data.as_json());
     let event = Some(message.event.as_str()).filter(|event| *event != DEFAULT_EVENT);
-    // Exact where the text is one line: what is kept as long as the message then has no room to spare, nor a note
-    // of it beside it.
+    // Exact if the text is one line. Spare capacity would be held as long as the message, and `Bytes` would
+    // allocate a record of it.
     let of_event = event.map_or(0, |event| "event: \n".len() + event.len());
     let length =
         "id: \n".len() + message.id.text_length() + of_event + "data: \n".len() + text.len() + "\n".len();
@@ -102,8 +103,8 @@ fn bare(message: &Message) -> Bytes {
     frame.into()
 }
 
-/// Splits on CR, LF and CRLF, each of which ends a line for an EventSource (WHATWG HTML 9.2.5). At
-/// least one line, of which any may be empty.
+/// Splits at CR, LF and CRLF, each of which ends a line for an EventSource (WHATWG HTML 9.2.5). At least
+/// one line; any line may be empty.
 fn lines(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = Some(text);
     std::iter::from_fn(move || {
@@ -117,18 +118,18 @@ fn lines(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// A subscriber's place, told as its stream begins.
+/// The event that opens a stream: the subscriber's position, and the stream's keep-alive.
 #[derive(Clone, Copy, Debug)]
 pub struct Open {
-    /// Where it is, so that one which loses its connection before the first message misses nothing.
-    /// `None` if that is not known before a gap is told.
+    /// The subscriber's position, so that it misses nothing if its connection is lost before the first
+    /// message. `None` if the stream begins with a gap, whose id is the position.
     pub position: Option<MessageId>,
-    /// How long its stream is silent at most, in ms.
+    /// The longest silence on the stream, in ms.
     pub keep_alive_ms: u128,
 }
 
-/// A stream's first bytes: a comment, the reconnection time in ms, and the subscriber's place if it
-/// has one. Nothing in NDJSON.
+/// A stream's first bytes: a comment, the reconnection time in ms, and `open` unless the subscriber is
+/// turned away. Empty in NDJSON.
 pub fn opening(format: Format, retry_ms: u128, open: Option<Open>) -> Bytes {
     if format == Format::Ndjson {
         return Bytes::new();
@@ -138,7 +139,7 @@ pub fn opening(format: Format, retry_ms: u128, open: Option<Open>) -> Bytes {
         if let Some(id) = open.position {
             let _ = writeln!(frame, "id: {id}");
         }
-        // Scripts can't see a bare id, and have to know when silence is none any more.
+        // A script sees an id only on an event, and needs `keep_alive_ms` to notice a dead connection.
         if format == Format::Message {
             let keep_alive_ms = open.keep_alive_ms;
             let _ =
@@ -149,9 +150,10 @@ pub fn opening(format: Format, retry_ms: u128, open: Option<Open>) -> Bytes {
     frame.into()
 }
 
-/// What an idle stream is sent: a comment; or, where the subscriber's position has moved without
-/// an event (messages of other channels), that position, which an EventSource keeps silently. A script
-/// sees neither, so where every event is for a program, it is one: `tabcast:keep-alive`.
+/// The keep-alive of an idle stream. `position` is given if the subscriber's position has moved without an
+/// event, as by messages of other channels. In [`Format::Bare`] it is a comment, or an id alone, which an
+/// EventSource remembers without an event. In [`Format::Message`] it is the event `tabcast:keep-alive`,
+/// because a script sees neither comments nor ids alone.
 pub fn keep_alive(format: Format, position: Option<MessageId>) -> Bytes {
     match (format, position) {
         (Format::Ndjson, _) => Bytes::from_static(b"\n"),
@@ -161,36 +163,36 @@ pub fn keep_alive(format: Format, position: Option<MessageId>) -> Bytes {
     }
 }
 
-/// That messages somebody asked for are not kept.
+/// A gap: messages that a subscriber asked for are not kept.
 #[derive(Debug, Serialize)]
 pub struct Gap<'a> {
-    /// The last event ID it asked to go on from; at most its first 64 bytes.
-    #[serde(serialize_with = "id_length")]
+    /// The last event ID that was asked for. Serialized as at most its first 64 bytes.
+    #[serde(serialize_with = "first_64_bytes")]
     pub asked: &'a str,
-    /// The earliest message kept; `None` if none is.
+    /// The earliest kept message, `None` if none is kept.
     pub earliest: Option<MessageId>,
 }
 
-/// No id is longer, so that of a longer text the beginning tells enough.
-fn id_length<S: serde::Serializer>(asked: &str, serializer: S) -> Result<S::Ok, S::Error> {
+/// Ids are at most 64 bytes, so the first 64 identify any longer text.
+fn first_64_bytes<S: serde::Serializer>(asked: &str, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&asked[..asked.floor_char_boundary(64)])
 }
 
-/// The event `tabcast:gap`. Its id moves the subscriber on: a reconnect goes on behind the gap.
+/// The event `tabcast:gap`. Its id is `position`, so that a reconnect resumes after the gap.
 pub fn gap(format: Format, gap: &Gap<'_>, position: MessageId) -> Bytes {
     own(format, "gap", gap, Some(position))
 }
 
-/// The event `tabcast:full`: why there is no place for this subscriber. It comes back later.
+/// The event `tabcast:full`: the subscriber is turned away, and `detail` says by which limit.
 pub fn full(format: Format, detail: &str) -> Bytes {
     #[derive(Serialize)]
-    struct Full<'a> {
+    struct Detail<'a> {
         detail: &'a str,
     }
-    own(format, "full", &Full { detail }, None)
+    own(format, "full", &Detail { detail }, None)
 }
 
-/// An event of the hub's own.
+/// The hub's own event `tabcast:<name>`.
 fn own(format: Format, name: &str, data: &impl Serialize, id: Option<MessageId>) -> Bytes {
     let data = serde_json::to_string(data).expect("the hub's own data is JSON");
     let id = id.map(|id| format!("id: {id}\n")).unwrap_or_default();
@@ -214,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_encoded_once_and_the_line_is_a_part_of_the_event() {
+    fn a_message_is_encoded_once_and_its_ndjson_line_is_a_slice_of_its_event() {
         let (frames, message) = (Frames::default(), message("x", Data::text("1\n2")));
         for format in [Format::Bare, Format::Message, Format::Ndjson] {
             let (first, second) = (frames.get(&message, format), frames.get(&message, format));

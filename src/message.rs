@@ -1,7 +1,7 @@
-//! A message: what is published and kept. It has an id, a channel, an event name, data and a time.
+//! A message: an id, a channel, an event name, data and a time.
 //!
-//! Raw input is parsed once into the types of this module; what is inside them is valid. How a
-//! message looks on the wire is not here but in [`frame`](crate::frame).
+//! Raw input is parsed once into the types of this module; a value of these types is always valid. The
+//! bytes of a message on the wire are made in [`frame`](crate::frame).
 
 mod data;
 mod id;
@@ -24,53 +24,53 @@ pub use name::{
 /// One published message.
 #[derive(Debug)]
 pub struct Message {
-    /// Its place in the journal, and what a subscriber resumes from.
+    /// The message's place in the journal, from which a subscriber can resume.
     pub id: MessageId,
-    /// The fan-out scope it was published to.
+    /// The channel the message was published to.
     pub channel: ChannelName,
-    /// The name it carries.
+    /// The event name, [`DEFAULT_EVENT`] if the publisher gave none.
     pub event: EventName,
-    /// What was published.
+    /// The published JSON value.
     pub data: Data,
-    /// The subscriber that is not to get it, on replay neither.
+    /// The subscriber that does not get the message, neither live nor on replay.
     pub except: Option<SubscriberId>,
-    /// When the journal took it.
+    /// When the message was appended to the journal.
     pub time: Time,
 }
 
 impl Message {
-    /// Whether the message is for a subscriber with this id of its own.
+    /// Whether a subscriber that chose this id gets the message.
     pub fn is_for(&self, subscriber: Option<&SubscriberId>) -> bool {
         self.except.is_none() || self.except.as_ref() != subscriber
     }
 }
 
-/// A message before it is published: it has no id and no time yet.
+/// A message before it is appended: the journal gives the id and the time.
 #[derive(Debug)]
 pub struct Draft {
-    /// The fan-out scope it goes to.
+    /// The channel to publish to.
     pub channel: ChannelName,
-    /// The name it carries.
+    /// The event name.
     pub event: EventName,
-    /// What is published.
+    /// The JSON value to publish.
     pub data: Data,
-    /// The subscriber that is not to get it.
+    /// The subscriber that will not get the message.
     pub except: Option<SubscriberId>,
 }
 
 impl Draft {
-    /// Becomes the message with this id and time.
+    /// The draft's message, with this id and time.
     pub fn into_message(self, id: MessageId, time: Time) -> Message {
         let Draft { channel, event, data, except } = self;
         Message { id, channel, event, data, except, time }
     }
 
-    /// SHA-256 over every field: two drafts with the same one are the same request.
+    /// SHA-256 over every field. Drafts with equal fingerprints are the same request.
     pub fn fingerprint(&self) -> Fingerprint {
         let except = self.except.as_ref().map_or("", |id| id.as_str());
         let mut hash = Sha256::new();
         for field in [self.channel.as_str(), self.event.as_str(), self.data.as_json(), except] {
-            // The length goes in front, so that no two lists of fields run together to the same bytes.
+            // Each field follows its length, so that ("ab", "c") and ("a", "bc") hash differently.
             hash.update((field.len() as u64).to_be_bytes());
             hash.update(field);
         }
@@ -78,16 +78,16 @@ impl Draft {
     }
 }
 
-/// What a publisher is told of its message once the journal keeps it.
+/// The answer to a publish, once the message is stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Receipt {
     /// The message's id.
     pub id: MessageId,
-    /// The channel it went to.
+    /// The message's channel.
     pub channel: ChannelName,
-    /// The name it carries.
+    /// The message's event name.
     pub event: EventName,
-    /// When the journal took it.
+    /// When the message was appended to the journal.
     pub time: Time,
 }
 
@@ -102,11 +102,11 @@ impl From<&Message> for Receipt {
     }
 }
 
-/// Identifies the content of a [`Draft`].
+/// The SHA-256 hash of a [`Draft`]'s fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint(pub [u8; 32]);
 
-/// A point in time, to the millisecond: milliseconds since 1970 UTC. Shown as RFC 3339.
+/// A point in time, in milliseconds since 1970 UTC. Displayed as RFC 3339.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Time(u64);
 
@@ -117,7 +117,7 @@ impl Time {
         Time(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
 
-    /// This many milliseconds since 1970 UTC.
+    /// The time that many milliseconds after 1970 UTC.
     pub fn from_ms(ms: u64) -> Self {
         Time(ms)
     }
@@ -127,7 +127,7 @@ impl Time {
         self.0
     }
 
-    /// Whether so much time has gone by since then, at `now`.
+    /// Whether `now` is at least `duration` after this time.
     pub fn has_passed(self, duration: Duration, now: Time) -> bool {
         u128::from(now.0.saturating_sub(self.0)) >= duration.as_millis()
     }
@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_fingerprint_tells_where_a_field_ends() {
+    fn drafts_whose_fields_join_to_the_same_text_have_different_fingerprints() {
         let draft = |event: &str, data: &str| Draft {
             channel: ChannelName::default(),
             event: EventName::parse(event, 32).unwrap(),

@@ -1,4 +1,4 @@
-//! Data: what a message says, one JSON value.
+//! Data: the JSON value that a message carries.
 
 use std::borrow::Cow;
 
@@ -6,22 +6,22 @@ use memchr::memchr2;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
-/// What was published: one JSON value, kept as its compact text exactly as it was sent (no number
-/// is rounded, no key reordered).
+/// One JSON value, as the publisher wrote it but for white space between tokens: no number is rounded
+/// and no key is reordered.
 #[derive(Debug)]
 pub struct Data(Box<RawValue>);
 
 impl Data {
-    /// The JSON string of this text.
+    /// A JSON string with this text.
     pub fn text(text: &str) -> Self {
         Data(serde_json::value::to_raw_value(text).expect("a str is always a JSON string"))
     }
 
-    /// A JSON value, without the white space between its tokens.
+    /// The JSON value `raw`, without the white space between its tokens.
     ///
     /// # Errors
-    /// [`InvalidData`] if arrays and objects nest deeper than `depth_limit`, or a string value has
-    /// half a surrogate pair and so is no text.
+    /// [`InvalidData`] if arrays and objects nest deeper than `depth_limit`, or if `raw` is a string with
+    /// half a surrogate pair.
     pub fn json(raw: Box<RawValue>, depth_limit: usize) -> Result<Self, InvalidData> {
         let data = Data(match compact(raw.get(), depth_limit)? {
             None => raw,
@@ -30,27 +30,27 @@ impl Data {
             }
         });
         let json = data.as_json();
-        // Half a pair can only be written as an escape.
+        // Only an escape can write half a pair: a string without `\` needs no check.
         if json.starts_with('"') && json.contains('\\') && data.as_text().is_none() {
             return Err(InvalidData::NotText);
         }
         Ok(data)
     }
 
-    /// The data of a stored message.
+    /// The data of a stored message, from its JSON text.
     ///
     /// # Errors
-    /// If the text is no JSON value.
+    /// [`serde_json::Error`] if the text is no JSON value.
     pub fn stored(json: String) -> Result<Self, serde_json::Error> {
         RawValue::from_string(json).map(Data)
     }
 
-    /// Its compact JSON text.
+    /// The JSON text, without white space between tokens.
     pub fn as_json(&self) -> &str {
         self.0.get()
     }
 
-    /// Its text if it is a string, `None` for any other JSON.
+    /// The text of a JSON string, unescaped; `None` for any other JSON value.
     pub fn as_text(&self) -> Option<Cow<'_, str>> {
         let quoted = self.as_json().strip_prefix('"')?.strip_suffix('"')?;
         if !quoted.contains('\\') {
@@ -72,20 +72,20 @@ pub enum InvalidData {
     /// Arrays and objects nest too deeply.
     #[error("nests deeper than {limit} levels")]
     TooDeep {
-        /// The most levels there may be.
+        /// The most levels allowed.
         limit: usize,
     },
-    /// A string that is no Unicode text.
+    /// The data is a string that is no Unicode text.
     #[error("is a string with half a surrogate pair")]
     NotText,
 }
 
-/// Valid JSON without the white space between tokens; `None` if there is none. Keeps every token as it
-/// is written.
+/// The tokens of `json`, which must be valid, copied without the white space between them. `None` if
+/// `json` has no such white space.
 fn compact(json: &str, depth_limit: usize) -> Result<Option<String>, InvalidData> {
     let mut out = None::<String>;
     let mut depth = 0usize;
-    // Where the tokens begin that are not in `out` yet.
+    // The first byte that is not copied to `out` yet.
     let mut start = 0;
     let mut at = 0;
     while let Some(byte) = json.as_bytes().get(at) {
@@ -108,7 +108,7 @@ fn compact(json: &str, depth_limit: usize) -> Result<Option<String>, InvalidData
     Ok(out)
 }
 
-/// How many bytes there are before the quote that ends the string which begins here.
+/// The length in bytes of the string that `json` begins with, without its closing quote.
 fn string_length(json: &[u8]) -> usize {
     let mut at = 1;
     while let Some(ahead) = memchr2(b'"', b'\\', &json[at..]) {
@@ -116,7 +116,7 @@ fn string_length(json: &[u8]) -> usize {
         if json[at] == b'"' {
             break;
         }
-        // What is escaped may be a quote.
+        // The byte after `\` may be an escaped quote.
         at += 2;
     }
     at
@@ -133,9 +133,9 @@ mod tests {
     #[test]
     fn json_is_compacted_and_otherwise_left_as_it_was_sent() {
         let sent = "{ \"b\" : [ 1.0 , 1e400, 12345678901234567890123 ],\n \"a\": \" x \\\" { y \" }";
-        let kept = Data::json(raw(sent), 8).unwrap();
-        assert_eq!(kept.as_json(), "{\"b\":[1.0,1e400,12345678901234567890123],\"a\":\" x \\\" { y \"}");
-        assert_eq!(kept.as_text(), None);
+        let data = Data::json(raw(sent), 8).unwrap();
+        assert_eq!(data.as_json(), "{\"b\":[1.0,1e400,12345678901234567890123],\"a\":\" x \\\" { y \"}");
+        assert_eq!(data.as_text(), None);
     }
 
     #[test]

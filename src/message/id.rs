@@ -1,17 +1,17 @@
-//! Ids: which journal a message is in, and its place there.
+//! Message ids: a journal's epoch, and a message's sequence in that journal.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Serialize, Serializer};
 
-/// Which journal an id belongs to: 8 characters of `[a-z0-9]`, drawn when a journal is created.
+/// Identifies a journal: 8 characters of `[a-z0-9]`, drawn at random when the journal is created.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Epoch([u8; Epoch::LENGTH]);
 
 impl Epoch {
-    /// 36^8 are 2.8e12 epochs: that a new one is one of 1,000 before it has a chance of 1 in 2.8e9. A
-    /// longer one would be resent with every id for nothing.
+    /// 36^8 are 2.8e12 epochs: the chance that a new epoch equals one of 1,000 earlier ones is 1 in 2.8e9.
+    /// Shorter: an old journal's id could pass for a new journal's. Longer: every id sent grows.
     const LENGTH: usize = 8;
 
     /// A random epoch.
@@ -44,18 +44,18 @@ impl fmt::Debug for Epoch {
     }
 }
 
-/// `<epoch>-<sequence>`: the journal, and the place in it. Sequences begin at 1; 0 is the place
-/// before the first message. At most 29 bytes of ASCII, opaque to users.
+/// `<epoch>-<sequence>`, at most 29 bytes of ASCII, opaque to users. Sequences begin at 1; sequence 0 is
+/// the position before the first message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MessageId {
-    /// Which journal.
+    /// The journal's epoch.
     pub epoch: Epoch,
-    /// The place in it.
+    /// The message's place in that journal.
     pub sequence: u64,
 }
 
 impl MessageId {
-    /// How many bytes it is as text.
+    /// The length of the id as text, in bytes.
     pub fn text_length(self) -> usize {
         let digits = self.sequence.checked_ilog10().map_or(1, |log| log as usize + 1);
         Epoch::LENGTH + "-".len() + digits
@@ -67,7 +67,7 @@ impl FromStr for MessageId {
 
     fn from_str(text: &str) -> Result<Self, InvalidId> {
         let (epoch, sequence) = text.split_once('-').ok_or(InvalidId)?;
-        // `parse` alone would take "+1" and "007": each id has one spelling.
+        // `u64` would also parse "+1" and "007", but each id has one spelling.
         let canonical = sequence == "0" || !sequence.starts_with(['0', '+']);
         if !canonical {
             return Err(InvalidId);

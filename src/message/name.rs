@@ -1,28 +1,28 @@
-//! Names: of channels, events, subscribers and retries. Each within a length and an alphabet.
+//! Names of channels, events, subscribers and retries, each with its limit of length and its alphabet.
 
 use std::sync::{Arc, LazyLock};
 
 use serde::Serialize;
 
-/// Names that begin so are the hub's own: `tabcast:gap`, `tabcast:full`.
+/// The beginning of the hub's own event names, such as `tabcast:gap`. A publisher can't use it.
 pub const RESERVED_PREFIX: &str = "tabcast:";
 
-/// The event name a message has where none is given. EventSource gives the same to an event
+/// The event name of a message whose publisher gave none. EventSource gives the same name to an event
 /// without an `event` field (WHATWG HTML 9.2.6).
 pub const DEFAULT_EVENT: &str = "message";
 
-/// The channel a message goes to where none is named.
+/// The channel of a request that names none.
 pub const DEFAULT_CHANNEL: &str = "main";
 
-/// A named fan-out scope: dot-separated tokens of `[A-Za-z0-9_-]`, a NATS subject as it stands.
+/// A channel's name: dot-separated tokens of `[A-Za-z0-9_-]`, so that it is a valid NATS subject.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct ChannelName(Arc<str>);
 
 impl ChannelName {
-    /// The channel of this name.
+    /// Parses a channel name as a request gives it.
     ///
     /// # Errors
-    /// [`InvalidName`] if it is empty, longer than `limit` bytes, or no list of tokens.
+    /// [`InvalidName`] if `text` is empty, longer than `limit` bytes, or not made of such tokens.
     pub fn parse(text: &str, limit: usize) -> Result<Self, InvalidName> {
         check_length(text, limit)?;
         let token = |token: &str| {
@@ -32,11 +32,11 @@ impl ChannelName {
         if text.split('.').all(token) { Ok(ChannelName(text.into())) } else { Err(InvalidName::NotTokens) }
     }
 
-    /// The channel of this name in a stored message: `parse` without its limit, which is a setting and
-    /// may have been another when the message was published.
+    /// Parses the channel name of a stored message. Any length is accepted: the limit is a setting, and may
+    /// have been higher when the message was published.
     ///
     /// # Errors
-    /// [`InvalidName`] if no publisher can have named a channel so.
+    /// [`InvalidName`] if `text` is empty or not made of such tokens.
     pub fn stored(text: &str) -> Result<Self, InvalidName> {
         ChannelName::parse(text, usize::MAX)
     }
@@ -49,21 +49,21 @@ impl ChannelName {
 
 impl Default for ChannelName {
     fn default() -> Self {
-        /// One for all messages that have it.
+        /// One allocation for all messages on the default channel.
         static NAME: LazyLock<Arc<str>> = LazyLock::new(|| DEFAULT_CHANNEL.into());
         ChannelName(Arc::clone(&NAME))
     }
 }
 
-/// The name a message carries: printable, and not one of the hub's own.
+/// A message's event name: printable characters.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct EventName(Arc<str>);
 
 impl EventName {
-    /// The event name with this text, as a publisher gives it.
+    /// Parses an event name as a publisher gives it.
     ///
     /// # Errors
-    /// [`InvalidName`] if it is empty, longer than `limit` bytes, not printable, or begins with
+    /// [`InvalidName`] if `text` is empty, longer than `limit` bytes, not printable, or begins with
     /// [`RESERVED_PREFIX`].
     pub fn parse(text: &str, limit: usize) -> Result<Self, InvalidName> {
         check_length(text, limit)?;
@@ -71,10 +71,11 @@ impl EventName {
         if text.starts_with(RESERVED_PREFIX) { Err(InvalidName::Reserved) } else { Ok(name) }
     }
 
-    /// The event name of a stored message. It may be one of the hub's own: those are kept as well.
+    /// Parses the event name of a stored message. Any length and [`RESERVED_PREFIX`] are accepted: the hub
+    /// may have stored an event of its own.
     ///
     /// # Errors
-    /// [`InvalidName`] if it is empty or not printable.
+    /// [`InvalidName`] if `text` is empty or not printable.
     pub fn stored(text: &str) -> Result<Self, InvalidName> {
         check_length(text, usize::MAX)?;
         if text.chars().all(is_printable) {
@@ -92,17 +93,17 @@ impl EventName {
 
 impl Default for EventName {
     fn default() -> Self {
-        /// One for all messages that have it.
+        /// One allocation for all messages with the default name.
         static NAME: LazyLock<Arc<str>> = LazyLock::new(|| DEFAULT_EVENT.into());
         EventName(Arc::clone(&NAME))
     }
 }
 
-/// A subscriber's own id, which it chooses: room for any UUID or token, and small enough to be kept
-/// with every message.
+/// The id that a subscriber chooses for itself. Shorter than 64 bytes: some tokens would not fit. Longer:
+/// a message stores the id in `except`, and would grow.
 pub type SubscriberId = VisibleAscii<64>;
 
-/// What makes a retry of a publish recognisable; the limit is the HTTP contract's.
+/// The key by which a retry of a publish is recognised. The HTTP API promises its limit of 255 bytes.
 pub type IdempotencyKey = VisibleAscii<255>;
 
 /// A text of 1 to `LIMIT` visible ASCII characters.
@@ -113,7 +114,7 @@ impl<const LIMIT: usize> VisibleAscii<LIMIT> {
     /// The longest text, in bytes.
     pub const LIMIT: usize = LIMIT;
 
-    /// The value with this text.
+    /// Parses the text.
     ///
     /// # Errors
     /// [`InvalidName`] if the text is empty, longer than [`Self::LIMIT`], or not visible ASCII.
@@ -129,30 +130,30 @@ impl<const LIMIT: usize> VisibleAscii<LIMIT> {
     }
 }
 
-/// Why a text is no name.
+/// Why a text is no valid name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidName {
-    /// Nothing is there.
+    /// The text is empty.
     #[error("is empty")]
     Empty,
-    /// It has more bytes than its limit.
+    /// The text is longer than its limit.
     #[error("is {length} bytes long, the limit is {limit}")]
     TooLong {
-        /// The text's bytes.
+        /// The text's length in bytes.
         length: usize,
-        /// The most it may have.
+        /// The limit in bytes.
         limit: usize,
     },
-    /// A channel name of other characters, or with an empty token.
+    /// A channel name with another character, or with an empty token.
     #[error("must be dot-separated tokens of A-Z, a-z, 0-9, _ and -")]
     NotTokens,
-    /// An event name with control, formatting or line-breaking characters.
+    /// An event name with a control, formatting or line-breaking character.
     #[error("has a character that is not printable")]
     NotPrintable,
-    /// An id or key with other characters.
+    /// An id or key with a character that is not visible ASCII.
     #[error("must be visible ASCII characters")]
     NotVisibleAscii,
-    /// An event name of the hub's own.
+    /// An event name that begins with [`RESERVED_PREFIX`].
     #[error("must not begin with \"tabcast:\", which marks the hub's own events")]
     Reserved,
 }
@@ -165,12 +166,24 @@ fn check_length(text: &str, limit: usize) -> Result<(), InvalidName> {
     }
 }
 
-/// Not a control character, a line break, or one of those that reorder or hide the text beside them.
+/// Whether `c` is safe to show: no control character, no line break, and no formatting character that
+/// hides or reorders the text beside it.
 pub(crate) fn is_printable(c: char) -> bool {
     if c.is_ascii() {
         return !c.is_ascii_control();
     }
-    let hidden = matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}');
+    let hidden = matches!(
+        c,
+        '\u{ad}'
+            | '\u{61c}'
+            | '\u{180e}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e007f}'
+    );
     !c.is_control() && !hidden && !c.is_whitespace()
 }
 
