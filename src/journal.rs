@@ -1,6 +1,6 @@
-//! The journal: the append-only, totally ordered record of published messages. Everything reads
-//! from it: replay after a reconnect, history for a newcomer, and a slow subscriber catching up.
-//! It knows nothing of subscribers; who is sent what is decided by the [`hub`](crate::hub).
+//! The journal: the append-only, totally ordered record of published messages. Replay after a reconnect,
+//! history for a newcomer and a slow subscriber that catches up all read the journal. Subscribers are
+//! unknown here: the [`hub`](crate::hub) decides which of them is sent a message.
 
 mod committed;
 mod entry;
@@ -28,7 +28,7 @@ pub use page::{Channels, Page, PageLimit};
 pub use recent::Retention;
 pub use sqlite::{OpenError, Sqlite};
 
-/// Where messages are kept, and how much of them.
+/// The journal's settings: its place, and the limits of what it keeps.
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
 pub struct Options {
@@ -61,7 +61,7 @@ impl Options {
     /// Opens the journal that these settings describe.
     ///
     /// # Errors
-    /// As those of [`Journal::open`].
+    /// [`OpenError`], as of [`Journal::open`].
     pub fn open(&self) -> Result<(Journal, Committed), OpenError> {
         let retention = Retention {
             messages: self.retention_messages,
@@ -81,7 +81,7 @@ fn place(text: &str) -> Result<Place, String> {
     }
 }
 
-/// Where a journal is kept.
+/// Where a journal stores its messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     /// In memory, for as long as the process lives.
@@ -99,28 +99,28 @@ impl fmt::Display for Place {
     }
 }
 
-/// The journal. What both kinds promise:
+/// The journal, in memory or in a file. Both kinds promise:
 ///
-/// - [`append`](Self::append) gives ids in the order of the batch, and batches in the order of the
-///   calls. Sequences go up by one. None is given twice, also after a restart.
-/// - Once `append` has returned [`Appended::New`], the message is kept: in memory as long as the
+/// - [`append`](Self::append) gives ids in the order of its calls, and within a call in the order of the
+///   batch. Sequences go up by one. No id is given twice, even after a restart.
+/// - Once `append` has returned [`Appended::New`], the message is stored: in memory as long as the
 ///   process lives, in a file whatever happens to the process or the machine's power.
-/// - Each committed message comes by [`Committed`], whoever appended it, in order, once. It is readable
-///   from then on, and not before.
-/// - [`read`](Self::read) gives what is kept after a position, in order, without a hole. Where
-///   retention has made one, [`Page::has_gap_after`] tells.
+/// - [`Committed`] gives each committed message once, in order, whoever appended it. The message is
+///   readable by then, and not before it is committed.
+/// - [`read`](Self::read) gives the kept messages after a position, in order, without a hole. If retention
+///   has dropped messages after that position, [`Page::has_gap_after`] is true.
 ///
-/// Appends are made by one caller, one after the other. Reads are made by any number of callers and
-/// don't hold up appends.
+/// Only one caller appends, one call after the other. Any number of callers may read, and reads don't
+/// hold up appends.
 #[derive(Debug)]
 pub enum Journal {
-    /// In memory.
+    /// A journal in memory.
     Memory(Memory),
-    /// In a file.
+    /// A journal in a file.
     Sqlite(Sqlite),
 }
 
-/// Asks the same of whichever journal this is.
+/// Evaluates the same expression for either kind of journal.
 macro_rules! either {
     ($self:ident, $journal:ident => $answer:expr) => {
         match $self {
@@ -131,11 +131,11 @@ macro_rules! either {
 }
 
 impl Journal {
-    /// Opens the journal, or makes a new one with an epoch of its own. With it comes what it will have
-    /// committed from now on.
+    /// Opens the journal, or creates one with a new epoch. The [`Committed`] gives every message that the
+    /// journal commits from now on.
     ///
     /// # Errors
-    /// [`OpenError`] if the file is no journal, not writable, or another hub's.
+    /// [`OpenError`] if the file is no journal, is not writable, or is in use by another hub.
     pub fn open(
         place: &Place,
         retention: Retention,
@@ -149,25 +149,25 @@ impl Journal {
         Ok((journal, committed))
     }
 
-    /// Which journal this is.
+    /// The epoch of every id in this journal.
     pub fn epoch(&self) -> Epoch {
         either!(self, journal => journal.epoch())
     }
 
-    /// The sequence of the last message appended; 0 if there was none.
+    /// The sequence of the last message appended, 0 if there was none.
     pub fn head(&self) -> u64 {
         either!(self, journal => journal.head())
     }
 
-    /// Appends each message of the batch, in order. One answer per message, in the same order.
+    /// Appends the messages of the batch, in order. Returns one [`Appended`] for each, in the same order.
     ///
     /// # Errors
-    /// [`JournalError`], for the batch as a whole.
+    /// [`JournalError`] for the batch as a whole.
     pub async fn append(&self, batch: Vec<Append>) -> Result<Vec<Appended>, JournalError> {
         either!(self, journal => journal.append(batch).await)
     }
 
-    /// The kept messages after `position` on `channels`.
+    /// The kept messages after `position` on `channels`, as many as `limit` allows.
     ///
     /// # Errors
     /// [`JournalError`] if the journal can't be read.
@@ -180,8 +180,8 @@ impl Journal {
         either!(self, journal => journal.read(position, channels, limit).await)
     }
 
-    /// The position from which a read gives the newest `count` kept messages on `channels`, or as
-    /// many as there are.
+    /// The position from which a read gives the newest `count` kept messages on `channels`, or all if there
+    /// are fewer.
     ///
     /// # Errors
     /// [`JournalError`] if the journal can't be read.
@@ -193,7 +193,8 @@ impl Journal {
         either!(self, journal => journal.position_before_newest(count, channels).await)
     }
 
-    /// Whether the journal has failed, and how: the process must stop, and say so.
+    /// The journal's failure, `None` as long as it works. Once there is one, the process must report it and
+    /// stop.
     pub fn failure(&self) -> watch::Receiver<Option<Failure>> {
         either!(self, journal => journal.failure())
     }

@@ -1,4 +1,4 @@
-//! The journal's announcements: what it has committed, whoever appended it, for the hub to pass on.
+//! Committed messages on their way from the journal to the hub.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,32 +7,32 @@ use tokio::sync::Notify;
 
 use super::entry::Batch;
 
-/// Gives every message the journal commits from its opening on: in order, each once, in batches. A
-/// batch is readable before it is given.
+/// Every message that the journal commits after it was opened: in order, each once, in batches.
 #[derive(Debug)]
 pub struct Committed(Arc<Queue>);
 
-/// Where a journal puts the batches it has committed.
+/// The journal's end of [`Committed`].
 #[derive(Debug)]
 pub(super) struct Announcer(Arc<Queue>);
 
-/// The batches that were not taken yet. Nothing bounds them but the hub, which takes what was committed
-/// before it appends more. Not a tokio channel: the hub must not be woken by what it appends itself.
+/// The batches that [`Committed::next`] has not returned yet. Unbounded: the hub takes what was committed
+/// before it appends more. Not one of tokio's queues, which would wake the hub for what it appends itself.
 #[derive(Debug, Default)]
 struct Queue {
     batches: Mutex<VecDeque<Batch>>,
     grown: Notify,
 }
 
-/// The two ends.
+/// The two ends of a new queue.
 pub(super) fn announcements() -> (Announcer, Committed) {
     let queue = Arc::<Queue>::default();
     (Announcer(Arc::clone(&queue)), Committed(queue))
 }
 
 impl Announcer {
+    /// Gives the batch to [`Committed::next`]. Its messages must be readable already.
     pub(super) fn announce(&self, batch: Batch) {
-        // Nothing is put where nobody will take it: a journal can be used without a hub.
+        // Not if the `Committed` was dropped: a journal works without a hub.
         if !batch.is_empty() && Arc::strong_count(&self.0) > 1 {
             self.0.batches.lock().unwrap_or_else(PoisonError::into_inner).push_back(batch);
             self.0.grown.notify_one();
@@ -41,7 +41,7 @@ impl Announcer {
 }
 
 impl Committed {
-    /// Waits for the next batch. Dropping the future loses nothing.
+    /// Waits for the next batch, of at least one message. Dropping the future loses no batch.
     pub async fn next(&mut self) -> Batch {
         loop {
             let batch = self.0.batches.lock().unwrap_or_else(PoisonError::into_inner).pop_front();

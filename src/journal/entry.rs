@@ -1,4 +1,4 @@
-//! An entry: a stored message with its frames; what is appended, and what an append comes to.
+//! An entry: a stored message with its frames. Also the input, the result and the errors of an append.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,11 +19,12 @@ pub struct Entry {
 
 impl Entry {
     pub(super) fn new(message: Message) -> Self {
-        /// The structs, their allocations and the fields of a frame but for names and data.
+        /// Bytes of the structs, their allocations, and the text of the frames beside names and data. Lower:
+        /// small messages would take more memory than retention allows. Higher: fewer would be kept.
         const OVERHEAD: usize = 512;
         let Message { channel, event, data, .. } = &message;
         let json = data.as_json();
-        // Each line of a text has `data: ` in front of it in one of the frames.
+        // An escape may be a line break, which adds `data: ` to the bare frame.
         let breaks = json.bytes().filter(|byte| *byte == b'\\').count();
         let names_and_data = channel.as_str().len() + event.as_str().len() + json.len();
         let weight = OVERHEAD + 3 * names_and_data + 6 * breaks;
@@ -40,62 +41,62 @@ impl Entry {
         self.frames.json(&self.message)
     }
 
-    /// The memory the entry takes at most, in bytes: its data, and that again in two frames.
+    /// The most memory the entry takes, in bytes, once all its frames are encoded: names and data are in the
+    /// message and in two frames.
     pub fn weight(&self) -> usize {
         self.weight
     }
 }
 
-/// A message to append, and the key that makes a retry of it recognisable.
+/// A message to append, and the key by which a retry is recognised.
 #[derive(Debug)]
 pub struct Append {
-    /// What is appended.
+    /// The message before it has an id.
     pub draft: Draft,
     /// The publisher's idempotency key, if it gave one.
     pub key: Option<IdempotencyKey>,
 }
 
-/// What became of an [`Append`].
+/// The result of an [`Append`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Appended {
-    /// The journal keeps the message.
+    /// The message is stored.
     New(Receipt),
-    /// The same request was stored before, under the same key; this was its answer.
+    /// The same request was stored before, under the same key, and has this receipt.
     Repeated(Receipt),
-    /// Another request was stored under the same key; nothing is appended.
+    /// Another request was stored before, under the same key. Nothing is appended.
     KeyReused,
 }
 
 impl Appended {
-    /// For a key that came before, with the same request or another one.
-    pub(super) fn again(is_same: bool, answer: impl FnOnce() -> Receipt) -> Self {
-        if is_same { Appended::Repeated(answer()) } else { Appended::KeyReused }
+    /// The result for a key that was used before, by the same request or another one.
+    pub(super) fn again(is_same: bool, receipt: impl FnOnce() -> Receipt) -> Self {
+        if is_same { Appended::Repeated(receipt()) } else { Appended::KeyReused }
     }
 }
 
-/// Messages the journal has committed: at least one, newest last.
+/// Committed messages, newest last.
 pub type Batch = Vec<Arc<Entry>>;
 
 /// Why the journal can't be read or appended to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JournalError {
-    /// There is no space. Nothing of the batch is kept; the next batch may be.
+    /// The disk is full. Nothing of the batch is stored; a later batch may be.
     #[error("there is no space for the journal")]
     NoSpace,
-    /// Not now, as while another program has the file. Nothing of the batch is kept; the same call may
-    /// succeed later.
+    /// Another program has the file. Nothing of the batch is stored; the same call may succeed later.
     #[error("the journal is unavailable")]
     Unavailable {
         /// How long to wait before another try.
         retry_after: Duration,
     },
-    /// For good. A batch may be kept or not; no further one will be.
+    /// The journal failed for good. The batch may be stored or not; no later batch will be.
     /// [`Journal::failure`](super::Journal::failure) says why.
     #[error("the journal failed")]
     Failed,
 }
 
-/// What happened to a journal that failed, in words for whoever runs the hub.
+/// Why a journal failed, in words for the operator of the hub.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Failure(pub(super) String);

@@ -1,4 +1,4 @@
-//! Idempotency keys: which answer a publisher's key was given, for a while.
+//! Idempotency keys: the receipt that a publisher's key was answered with, remembered for a while.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -8,17 +8,18 @@ use crate::message::{Fingerprint, IdempotencyKey, Receipt};
 /// How many keys are remembered, and for how long.
 #[derive(Clone, Copy, Debug)]
 pub struct KeyLimits {
-    /// Keys; the oldest is forgotten when one more comes.
+    /// The most keys. One more replaces the oldest.
     pub count: usize,
-    /// How long after its message was kept a key is forgotten.
+    /// How long a key is remembered after its message was stored.
     pub window: Duration,
 }
 
-/// The keys remembered, oldest first.
+/// The remembered keys of a journal in memory.
 #[derive(Debug)]
 pub(super) struct Keys {
     limits: KeyLimits,
     answers: HashMap<IdempotencyKey, (Fingerprint, Receipt)>,
+    /// When each key was inserted, oldest first.
     order: VecDeque<(Instant, IdempotencyKey)>,
 }
 
@@ -27,13 +28,13 @@ impl Keys {
         Keys { limits, answers: HashMap::new(), order: VecDeque::new() }
     }
 
-    /// The request this key came with and what it was answered; `None` if it is not remembered.
+    /// The request that came with `key`, and its receipt. `None` if the key is not remembered.
     pub(super) fn get(&mut self, key: &IdempotencyKey, now: Instant) -> Option<&(Fingerprint, Receipt)> {
         self.forget(now, self.limits.count);
         self.answers.get(key)
     }
 
-    /// Remembers the answer to a key that is not remembered yet.
+    /// Remembers the request and the receipt of a key that is not remembered yet.
     pub(super) fn insert(
         &mut self,
         key: IdempotencyKey,

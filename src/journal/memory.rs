@@ -1,4 +1,4 @@
-//! The journal in memory: as much as retention allows, gone with the process.
+//! The journal in memory: as many messages as retention allows, lost when the process ends.
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Instant;
@@ -12,13 +12,13 @@ use super::page::{Channels, Page, PageLimit};
 use super::recent::{Recent, RecentLimit, Retention};
 use crate::message::{Epoch, MessageId, Receipt, Time};
 
-/// A journal whose recent messages are all it has.
+/// A journal that stores its messages in memory only.
 #[derive(Debug)]
 pub struct Memory {
     epoch: Epoch,
     stored: RwLock<Stored>,
     announcer: Announcer,
-    /// Never has anything: this journal can't fail.
+    /// Always `None`: this journal can't fail.
     failure: watch::Sender<Option<Failure>>,
 }
 
@@ -29,7 +29,7 @@ struct Stored {
 }
 
 impl Memory {
-    /// An empty journal with an epoch of its own. Retention by age is not for memory.
+    /// An empty journal with a new epoch. `retention.age` is ignored.
     pub(super) fn new(retention: Retention, keys: KeyLimits, announcer: Announcer) -> Self {
         let limit = RecentLimit { messages: retention.messages, bytes: retention.bytes };
         let stored = RwLock::new(Stored { recent: Recent::new(limit, 0), keys: Keys::new(keys) });
@@ -57,7 +57,7 @@ impl Memory {
         let (now, time) = (Instant::now(), Time::now());
         let mut committed = Vec::with_capacity(batch.len());
         let mut append = |Append { draft, key }| {
-            // Hashing costs as much as the rest of an append; only a key needs it.
+            // Only a key needs the fingerprint, which costs as much as the rest of an append.
             let key = key.map(|key| (key, draft.fingerprint()));
             if let Some((key, request)) = &key
                 && let Some((first, answer)) = stored.keys.get(key, now)

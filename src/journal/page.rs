@@ -1,4 +1,4 @@
-//! A page: what one read of the journal asks for, and what it gives.
+//! A page: the result of one read of the journal, and the channels and limits of a read.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -6,14 +6,14 @@ use std::sync::Arc;
 use super::entry::Entry;
 use crate::message::ChannelName;
 
-/// The channels somebody asked for: at least one, none twice. Clones share them.
+/// The channels of a request: at least one, none twice. Clones share one allocation.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Channels(Arc<[ChannelName]>);
 
 impl Channels {
-    /// These channels, or the default one if there are none.
+    /// The channels with these names, or the default channel if there are no names.
     pub fn new(names: impl IntoIterator<Item = ChannelName>) -> Self {
-        // In one order, so that equal sets are equal lists.
+        // Sorted, so that equal sets are equal lists.
         let mut channels = BTreeSet::from_iter(names);
         if channels.is_empty() {
             channels.insert(ChannelName::default());
@@ -21,49 +21,48 @@ impl Channels {
         Channels(channels.into_iter().collect())
     }
 
-    /// Whether `name` is one of them.
+    /// Whether `name` is one of the channels.
     pub fn contains(&self, name: &ChannelName) -> bool {
         self.0.contains(name)
     }
 
-    /// Each of them, once.
+    /// Each channel, once.
     pub fn iter(&self) -> impl Iterator<Item = &ChannelName> {
         self.0.iter()
     }
 }
 
-/// How much one read returns at most. At least one message, if there is any.
+/// The most that one read returns. A first message is returned whatever its weight.
 #[derive(Clone, Copy, Debug)]
 pub struct PageLimit {
-    /// Messages.
+    /// The most messages.
     pub messages: usize,
-    /// The sum of their [`Entry::weight`], in bytes.
+    /// The most bytes, as the sum of [`Entry::weight`].
     pub bytes: usize,
 }
 
-/// The kept messages after some position, on some channels.
+/// The kept messages after a position, on some channels.
 #[derive(Debug)]
 pub struct Page {
-    /// The messages, newest last; none if none of the channels has any up to `through`.
+    /// The messages, newest last. Empty if no message up to `through` is on the channels.
     pub entries: Vec<Arc<Entry>>,
-    /// The position up to which the journal has been read: read on from here.
+    /// The position up to which the journal was read, and from which the next page follows.
     pub through: u64,
-    /// The sequence of the last message appended; 0 if there was none. The read is complete when
-    /// `through` has reached it.
+    /// The sequence of the last message appended, 0 if there was none. The last page is the one whose
+    /// `through` is `head`.
     pub head: u64,
-    /// The sequence of the earliest message kept; `head + 1` if none is.
+    /// The sequence of the earliest kept message, `head + 1` if none is kept.
     pub earliest: u64,
 }
 
 impl Page {
-    /// Whether messages after `position` have been dropped: reading on from there would leave them out
-    /// in silence.
+    /// Whether retention has dropped messages after `position`. A read from there leaves them out.
     pub fn has_gap_after(&self, position: u64) -> bool {
         position + 1 < self.earliest
     }
 }
 
-/// A page while it is read, message by message.
+/// A page that is built message by message.
 #[derive(Debug)]
 pub(super) struct PageBuilder {
     limit: PageLimit,
@@ -74,16 +73,16 @@ pub(super) struct PageBuilder {
 }
 
 impl PageBuilder {
-    /// Messages looked at for one page: a quiet channel must not hold a lock, or a thread, while a
-    /// whole journal of others is skipped.
+    /// The most messages looked at for one page. Higher: a read of a quiet channel holds a lock, or a thread,
+    /// longer, while it skips messages of other channels. Lower: such a read needs more pages.
     const SCAN: usize = 4096;
 
     pub(super) fn new(position: u64, limit: PageLimit) -> Self {
         PageBuilder { limit, entries: Vec::new(), bytes: 0, seen: 0, through: position }
     }
 
-    /// Takes the message at `sequence`, `None` if it is of another channel. False if the page was
-    /// full before it.
+    /// Adds the message at `sequence`; `entry` is `None` if the message is on another channel. Returns false,
+    /// and adds nothing, if the page is full.
     pub(super) fn take(&mut self, sequence: u64, entry: Option<Arc<Entry>>) -> bool {
         if self.seen == Self::SCAN {
             return false;
@@ -102,7 +101,7 @@ impl PageBuilder {
         true
     }
 
-    /// Nothing is left up to `head`.
+    /// Records that every message up to `head` was added.
     pub(super) fn reached(&mut self, head: u64) {
         self.through = self.through.max(head);
     }

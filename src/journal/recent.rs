@@ -1,4 +1,4 @@
-//! A journal's recent messages, held in memory without a hole.
+//! A journal's newest messages, held in memory.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,60 +7,59 @@ use std::time::Duration;
 use super::entry::Entry;
 use super::page::{Channels, Page, PageBuilder, PageLimit};
 
-/// How much is kept. The oldest messages are dropped to stay within each limit.
+/// The limits of the messages a journal keeps. The oldest are dropped to stay within each limit.
 #[derive(Clone, Copy, Debug)]
 pub struct Retention {
-    /// Messages.
+    /// The most messages.
     pub messages: usize,
-    /// Of a journal in memory, the sum of the messages' [`Entry::weight`]; of a file, its pages in
-    /// use. In bytes.
+    /// The most bytes: in memory, the sum of [`Entry::weight`]; in a file, the pages in use.
     pub bytes: usize,
-    /// Since a message was kept. For a file alone.
+    /// The longest time since a message was stored. A journal in memory ignores it.
     pub age: Duration,
 }
 
-/// The newest messages, within limits.
+/// The newest messages of a journal, without a hole.
 #[derive(Debug)]
 pub(super) struct Recent {
     limit: RecentLimit,
-    /// Newest last: the last one's sequence is `head`, each other's is one less than the next's.
+    /// Newest last. Their sequences are consecutive, and the last one is `head`.
     entries: VecDeque<Arc<Entry>>,
     bytes: usize,
     head: u64,
 }
 
-/// How much [`Recent`] holds.
+/// The limits of [`Recent`].
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RecentLimit {
-    /// Messages.
+    /// The most messages.
     pub(super) messages: usize,
-    /// The sum of their [`Entry::weight`], in bytes.
+    /// The most bytes, as the sum of [`Entry::weight`].
     pub(super) bytes: usize,
 }
 
 impl Recent {
-    /// Empty, after the message at `head`.
+    /// No messages yet. The first one pushed must have the sequence `head + 1`.
     pub(super) fn new(limit: RecentLimit, head: u64) -> Self {
         Recent { limit, entries: VecDeque::new(), bytes: 0, head }
     }
 
-    /// The sequence of the last message; what `new` was given if there was none.
+    /// The sequence of the last message pushed, or the `head` given to `new`.
     pub(super) fn head(&self) -> u64 {
         self.head
     }
 
-    /// The sequence of the earliest message held; `head + 1` if none is.
+    /// The sequence of the earliest message held, `head + 1` if none is held.
     pub(super) fn earliest(&self) -> u64 {
         self.head + 1 - self.entries.len() as u64
     }
 
-    /// Adds the message after `head`, and drops the oldest messages until the limits are kept.
+    /// Adds the message after `head`, and drops the oldest messages until all are within the limits.
     pub(super) fn push(&mut self, entry: Arc<Entry>) {
         debug_assert_eq!(entry.message.id.sequence, self.head + 1, "a hole");
         self.head += 1;
         self.bytes += entry.weight();
         self.entries.push_back(entry);
-        // The newest stays whatever its size: it was accepted, and its subscribers are yet to read it.
+        // The newest message stays whatever its weight: it was accepted, and subscribers have yet to read it.
         while self.entries.len() > 1
             && (self.entries.len() > self.limit.messages || self.bytes > self.limit.bytes)
         {
@@ -68,7 +67,7 @@ impl Recent {
         }
     }
 
-    /// Drops the messages before `earliest`.
+    /// Drops the messages with a sequence below `earliest`.
     pub(super) fn drop_before(&mut self, earliest: u64) {
         while self.earliest() < earliest && !self.entries.is_empty() {
             self.pop();
@@ -81,8 +80,8 @@ impl Recent {
         }
     }
 
-    /// The messages after `position` on `channels`. Right only if `position + 1 >= earliest`, or if
-    /// nothing earlier is kept elsewhere: the page has only what is held here.
+    /// The messages held after `position` on `channels`. The page lacks messages if `position + 1 < earliest`
+    /// and earlier messages are kept elsewhere.
     pub(super) fn read(&self, position: u64, channels: &Channels, limit: PageLimit) -> Page {
         let (head, earliest) = (self.head, self.earliest());
         let start = position.max(earliest - 1);
@@ -97,7 +96,7 @@ impl Recent {
         page.finish(head, earliest)
     }
 
-    /// The position before the newest `count` messages on `channels`, and how many of those are held.
+    /// The position before the newest `count` messages on `channels`, and how many such messages are held.
     pub(super) fn position_before_newest(&self, count: usize, channels: &Channels) -> (u64, usize) {
         let newest = self.entries.iter().rev().filter(|entry| channels.contains(&entry.message.channel));
         let (mut position, mut found) = (self.head, 0);

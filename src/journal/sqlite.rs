@@ -1,8 +1,8 @@
-//! The journal in an SQLite file: nothing acknowledged is lost, whatever dies.
+//! The journal in an SQLite file: no acknowledged message is lost when the process or the machine dies.
 //!
-//! One thread writes ([`writer`]): all appends that wait go in one transaction and one fsync, and
-//! are answered after it. [`reader`]s have connections of their own (WAL) and hold up nobody. The
-//! newest messages are in memory as well, so that a subscriber only a little behind reads no disk.
+//! One thread writes ([`writer`]): a batch is one transaction and one fsync, and is answered after them.
+//! [`reader`]s have connections of their own and, in SQLite's WAL mode, don't hold up the writer. The
+//! newest messages are also in memory, so that a subscriber only a little behind reads no file.
 
 mod file;
 mod reader;
@@ -29,11 +29,11 @@ use writer::{Job, Writer};
 
 pub use file::OpenError;
 
-/// How much of the newest is in memory, at most. Live delivery and short lags are served from it; a
-/// subscriber further behind reads the file.
+/// The newest messages that are also in memory, of at most 16 MiB. Higher: more memory. Lower: a subscriber
+/// that is only a little behind has to read the file.
 const RECENT: RecentLimit = RecentLimit { messages: 4096, bytes: 16 << 20 };
 
-/// The journal. Dropping it waits for the writer to finish.
+/// A journal in a file. Dropping it waits for the writer to finish.
 #[derive(Debug)]
 pub struct Sqlite {
     epoch: Epoch,
@@ -120,7 +120,7 @@ impl Drop for Sqlite {
     fn drop(&mut self) {
         self.jobs = None;
         if let Some(writer) = self.writer.take() {
-            // A panic there is recorded as the journal's failure.
+            // The writer has recorded its panic as the journal's failure.
             let _ = writer.join();
         }
     }

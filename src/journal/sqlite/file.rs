@@ -1,4 +1,4 @@
-//! The file: made whole or not at all, checked before anything is written to it, and locked.
+//! The journal's file: created whole or not at all, checked before it is written to, and locked.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read};
@@ -10,40 +10,41 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use crate::message::Epoch;
 
-/// In the file's header, so that `file` and others can tell what it is: "tabc".
+/// Marks a file as a journal, in SQLite's header: "tabc". The command `file` shows it.
 const APPLICATION_ID: i32 = 0x7461_6263;
 
-/// The schema's version. A file of an older one is brought up to it when it is opened.
+/// The schema's version. A file of an older version is to be migrated when it is opened; there is none yet.
 const VERSION: i32 = 1;
 
-/// Before it, SQLite could corrupt a file when the WAL was reset.
-const LEAST_SQLITE: i32 = 3_051_003;
+/// SQLite 3.51.3. Earlier versions could corrupt a file when the WAL was reset.
+const MIN_SQLITE: i32 = 3_051_003;
 
-/// How long another program that writes to the file is waited for.
-pub(super) const BUSY: Duration = Duration::from_secs(10);
+/// How long a connection waits while another program writes to the file. Higher: publishers wait longer
+/// before they are refused. Lower: a short write of another program makes the journal unavailable.
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why a journal can't be opened. The file is as it was.
+/// Why a journal can't be opened. The file is unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another process has it.
+    /// Another process has locked the file.
     #[error("it is in use by another hub")]
     InUse,
-    /// It is some other file.
+    /// The file is something else.
     #[error("it is not a tabcast journal")]
-    Foreign,
-    /// A newer tabcast made it.
+    NotAJournal,
+    /// The file has a later schema version, which is given.
     #[error("it was made by a newer tabcast (its version is {0}, this one knows {VERSION})")]
     Newer(i32),
-    /// It is a journal, but can't be read.
+    /// The file is a journal, but SQLite can't read it.
     #[error("it is damaged: {0}")]
     Damaged(rusqlite::Error),
-    /// The file, or its folder, can't be read or written.
+    /// The file or its folder can't be read or written.
     #[error("{0}")]
     Io(io::Error),
-    /// SQLite can't open it, as where its folder is not writable.
+    /// SQLite can't open the file, as in a folder that is not writable.
     #[error("{0}")]
     Sqlite(rusqlite::Error),
-    /// The library this hub was built with is too old.
+    /// The SQLite library in this binary is too old.
     #[error("SQLite {} is too old", rusqlite::version())]
     OldSqlite,
 }
@@ -53,15 +54,16 @@ pub enum OpenError {
 pub(super) struct Opened {
     pub(super) db: Connection,
     pub(super) epoch: Epoch,
-    /// The sequence of its last message; 0 if there never was one.
+    /// The sequence of the last message, 0 if there never was one.
     pub(super) head: u64,
-    /// The sequence of its earliest kept message; `head + 1` if none is.
+    /// The sequence of the earliest kept message, `head + 1` if none is kept.
     pub(super) earliest: u64,
 }
 
-/// Opens the journal, or makes a new one. It is no other process's while the file is not dropped.
+/// Opens the journal, or creates it. The returned [`File`] is the lock: until it is dropped, no other
+/// process can open the journal.
 pub(super) fn open(path: &Path) -> Result<(Opened, File), OpenError> {
-    if rusqlite::version_number() < LEAST_SQLITE {
+    if rusqlite::version_number() < MIN_SQLITE {
         return Err(OpenError::OldSqlite);
     }
     if !path.try_exists().map_err(OpenError::Io)? {
@@ -75,7 +77,7 @@ pub(super) fn open(path: &Path) -> Result<(Opened, File), OpenError> {
     }
     check_header(&lock)?;
     let db = connect(path).map_err(OpenError::Sqlite)?;
-    // Or else closing it would copy the WAL to a file that turns out to be damaged.
+    // Closing the connection would otherwise copy the WAL into a file that turns out to be damaged.
     let keep_wal = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
     db.set_db_config(keep_wal, true).map_err(OpenError::Sqlite)?;
     let (epoch, head, earliest) = read_state(&db)?;
@@ -83,20 +85,22 @@ pub(super) fn open(path: &Path) -> Result<(Opened, File), OpenError> {
     Ok((Opened { db, epoch, head, earliest }, lock))
 }
 
-/// A connection, for reading unless it is told more.
+/// A connection for reading. [`prepare`] makes it one for writing.
 pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
-    // No URIs, no creating; and each connection is used by one thread at a time.
+    // Without URI and CREATE: only an existing file at `path` will do. NO_MUTEX: a connection is used by one
+    // thread at a time.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = Connection::open_with_flags(path, flags)?;
-    db.busy_timeout(BUSY)?;
+    db.busy_timeout(BUSY_TIMEOUT)?;
     db.pragma_update(None, "mmap_size", 0)?;
     db.pragma_update(None, "wal_autocheckpoint", 0)?;
     Ok(db)
 }
 
-/// What the writer's connection has beyond others.
+/// Prepares a connection for the writer.
 fn prepare(db: &Connection) -> rusqlite::Result<()> {
-    /// To which the WAL is cut when it is reset: it is no larger but after a burst.
+    /// The size to which the WAL's file is cut when the WAL is reset: twice that of normal work. Higher: a
+    /// burst takes disk space for good. Lower: normal work would cut the file and grow it again.
     const WAL_BYTES: i64 = 16 << 20;
     let mode: String = db.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
     if mode != "wal" {
@@ -109,9 +113,9 @@ fn prepare(db: &Connection) -> rusqlite::Result<()> {
     db.pragma_update(None, "synchronous", "FULL")
 }
 
-/// The one table: a message a row, read as the message is, by `id, channel, event, data, time`. Data
-/// that retention has dropped is NULL while the row is kept for its key. Not STRICT, or SQLite would
-/// compute the columns that are derived with every INSERT, to check their types.
+/// The one table, a row a message. The columns `id` and `time` are derived, for people who query the file.
+/// `data` is NULL in a row whose message was dropped, and which remains for its key. The table is not
+/// STRICT: SQLite would compute the derived columns at every INSERT, to check their types.
 fn schema(epoch: Epoch) -> String {
     format!(
         "CREATE TABLE messages (
@@ -129,8 +133,8 @@ fn schema(epoch: Epoch) -> String {
     )
 }
 
-/// Makes the file beside its place and moves it there when it is complete, so that a crash leaves
-/// none that is half made.
+/// Creates the file under another name, and links it to `path` once it is complete, so that a crash leaves
+/// no half-made journal.
 fn create(path: &Path) -> Result<(), OpenError> {
     let mut name =
         path.file_name().ok_or_else(|| OpenError::Io(io::ErrorKind::InvalidFilename.into()))?.to_owned();
@@ -140,15 +144,15 @@ fn create(path: &Path) -> Result<(), OpenError> {
         Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
         _ => PathBuf::from("."),
     };
-    // Left by a process of the same number that was killed just here.
+    // A process with the same id may have left it, if it was killed in this function.
     let _ = fs::remove_file(&new);
-    // SQLite says only that it can't; this says why.
+    // SQLite could create the file too, but its error would not say why it can't.
     File::options().write(true).create_new(true).open(&new).map_err(OpenError::Io)?;
     let result = fill(&new).map_err(OpenError::Sqlite).and_then(|()| {
         File::open(&new).and_then(|file| file.sync_all()).map_err(OpenError::Io)?;
         match fs::hard_link(&new, path) {
             Ok(()) => {}
-            // Another hub was faster; which of the two has it is settled by the lock.
+            // Another hub was faster. The lock decides which of the two opens the file.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(OpenError::Io(error)),
         }
@@ -167,37 +171,39 @@ fn fill(path: &Path) -> rusqlite::Result<()> {
     db.close().map_err(|(_, error)| error)
 }
 
-/// Looks at the file without SQLite, which might change it: replay a journal beside it, say.
+/// Checks the file's header. SQLite is not asked, as it may change a file that is not ours: it would replay
+/// a rollback journal that lies beside the file.
 fn check_header(mut file: &File) -> Result<(), OpenError> {
     const LENGTH: usize = 100;
     let mut header = [0; LENGTH];
     match file.read_exact(&mut header) {
         Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(OpenError::Foreign),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(OpenError::NotAJournal),
         Err(error) => return Err(OpenError::Io(error)),
     }
-    // SQLite file format 1.3: the magic, the user version at 60, the application id at 68.
+    // SQLite's file format, section 1.3: the magic, the user version at 60, the application id at 68.
     let number = |at: usize| i32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
     if !header.starts_with(b"SQLite format 3\0") || number(68) != APPLICATION_ID {
-        return Err(OpenError::Foreign);
+        return Err(OpenError::NotAJournal);
     }
     match number(60) {
         newer if newer > VERSION => Err(OpenError::Newer(newer)),
         VERSION => Ok(()),
-        // There has been no older one yet. The first is brought up to date here.
-        _ => Err(OpenError::Foreign),
+        // No older version exists. The migration of the first one belongs here.
+        _ => Err(OpenError::NotAJournal),
     }
 }
 
+/// The journal's epoch, head and earliest kept sequence. The epoch is a part of the table's schema.
 fn read_state(db: &Connection) -> Result<(Epoch, u64, u64), OpenError> {
     let damaged = OpenError::Damaged;
     let sql: Option<String> = db
         .query_row("SELECT sql FROM sqlite_schema WHERE name = 'messages'", [], |row| row.get(0))
         .optional()
         .map_err(damaged)?;
-    let sql = sql.ok_or(OpenError::Foreign)?;
+    let sql = sql.ok_or(OpenError::NotAJournal)?;
     let epoch = sql.split_once("('").and_then(|(_, rest)| rest.get(..8)?.parse::<Epoch>().ok());
-    let epoch = epoch.filter(|epoch| schema(*epoch) == sql).ok_or(OpenError::Foreign)?;
+    let epoch = epoch.filter(|epoch| schema(*epoch) == sql).ok_or(OpenError::NotAJournal)?;
     let head: Option<u64> =
         db.query_row("SELECT max(sequence) FROM messages", [], |row| row.get(0)).map_err(damaged)?;
     let head = head.unwrap_or(0);

@@ -1,4 +1,4 @@
-//! The readers: a few connections of their own, so that reading the file holds up no append.
+//! The readers: connections to the file beside the writer's, so that reads don't hold up appends.
 
 use std::fs::File;
 use std::path::Path;
@@ -14,32 +14,32 @@ use crate::journal::entry::JournalError;
 use crate::journal::page::{Channels, Page, PageBuilder, PageLimit};
 use crate::message::{Epoch, MessageId};
 
-/// Reads of the file at once. More would not make the disk faster, and each holds a page.
+/// The most reads of the file at once. Higher: more pages in memory, and the disk is no faster. Lower: reads
+/// wait for each other.
 const READERS: usize = 4;
 
-/// The connections that read.
+/// The connections that read the file.
 #[derive(Debug)]
 pub(super) struct Readers {
     epoch: Epoch,
     shared: Arc<Shared>,
-    /// One for each slot that is not taken.
+    /// The connections not in use: one for each free permit of `slots`.
     idle: Mutex<Vec<Connection>>,
     slots: Arc<Semaphore>,
-    /// The last field to be dropped, and the readers are the last to have the file open: closing any
-    /// descriptor of it ends the locks that SQLite holds on it in this process.
+    /// The lock on the file. It must be dropped after all connections, so it is the last field: when a
+    /// process closes any descriptor of a file, it loses the POSIX locks that SQLite holds on that file.
     _lock: File,
 }
 
 impl Readers {
-    /// Opens all connections at once: later, a hub out of descriptors could not read, or the path may
-    /// lead elsewhere.
+    /// Opens all connections. Later the process may be out of descriptors, or `path` may be another file.
     pub(super) fn open(path: &Path, epoch: Epoch, shared: Arc<Shared>, lock: File) -> rusqlite::Result<Self> {
         let idle = (0..READERS).map(|_| file::connect(path)).collect::<rusqlite::Result<_>>()?;
         let slots = Arc::new(Semaphore::new(READERS));
         Ok(Readers { epoch, shared, idle: Mutex::new(idle), slots, _lock: lock })
     }
 
-    /// The page after `position`.
+    /// See [`Journal::read`](crate::journal::Journal::read).
     pub(super) async fn page(
         self: &Arc<Self>,
         position: u64,
@@ -60,8 +60,8 @@ impl Readers {
         self.query(move |readers, db| readers.read_position(db, count, &channels)).await
     }
 
-    /// Runs a query off the runtime, on a connection of its own. If the query fails, so has the journal,
-    /// unless another program has the file.
+    /// Runs `query` on a blocking thread, with a connection of its own. If the query fails, the journal has
+    /// failed, unless another program has the file.
     async fn query<T: Send + 'static>(
         self: &Arc<Self>,
         query: impl FnOnce(&Readers, &Connection) -> rusqlite::Result<T> + Send + 'static,
@@ -70,7 +70,7 @@ impl Readers {
         let slot = slots.acquire_owned().await.expect("the semaphore is never closed");
         let readers = Arc::clone(self);
         let result = tokio::task::spawn_blocking(move || {
-            // Held by the query, which goes on when nobody waits for it any more.
+            // Moved in here: the query goes on even if the caller stops waiting.
             let _slot = slot;
             let db = readers.idle().pop().expect("there is a connection for each slot");
             let result = query(&readers, &db);
@@ -99,13 +99,14 @@ impl Readers {
         channels: &Channels,
         limit: PageLimit,
     ) -> rusqlite::Result<Page> {
-        // Taken before the query, which then sees every message up to `head`; a later message may be
-        // committed, but is not acknowledged yet.
+        // Loaded before the query, so that the query sees every message up to `head`. Messages after `head`
+        // are left out: they may be committed, but are not acknowledged yet.
         let head = self.shared.recent().head();
         let mut page = PageBuilder::new(position, limit);
         let mut select = db.prepare_cached(
             "SELECT sequence, channel, event, data, time_ms, \"except\" FROM messages
-             WHERE sequence > ?1 AND sequence >= ?2 AND sequence <= ?3 AND data IS NOT NULL ORDER BY sequence",
+             WHERE sequence > ?1 AND sequence >= ?2 AND sequence <= ?3 AND data IS NOT NULL
+             ORDER BY sequence",
         )?;
         let mut rows = select.query([position, self.shared.earliest(), head])?;
         let complete = loop {
@@ -120,7 +121,7 @@ impl Readers {
         if complete {
             page.reached(head);
         }
-        // Read after the rows: retention may have deleted some of them meanwhile.
+        // `earliest` is loaded after the rows: retention may have deleted some of them during the query.
         Ok(page.finish(head, self.shared.earliest()))
     }
 

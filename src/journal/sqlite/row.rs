@@ -1,4 +1,4 @@
-//! A row of the table `messages`, read back into the types it was written from.
+//! A row of the table `messages`, parsed into the types it was written from.
 
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row};
@@ -8,8 +8,8 @@ use crate::message::{
     ChannelName, Data, Epoch, EventName, Fingerprint, Message, MessageId, Receipt, SubscriberId, Time,
 };
 
-/// The entry in a row of `sequence, channel, event, data, time_ms, except`, whose channel was read
-/// before.
+/// The entry of a row with the columns `sequence, channel, event, data, time_ms, except`. The first two are
+/// parsed already.
 pub(super) fn entry(row: &Row<'_>, id: MessageId, channel: ChannelName) -> rusqlite::Result<Entry> {
     Ok(Entry::new(Message {
         id,
@@ -32,8 +32,8 @@ fn event(row: &Row<'_>, column: usize) -> rusqlite::Result<EventName> {
     EventName::stored(row.get_ref(column)?.as_str()?).map_err(|error| damaged(column, error))
 }
 
-/// The answer that an idempotency key was given, and the request it came with.
-pub(super) fn answer(
+/// The request that came with an idempotency key, and its receipt. `None` if no row has the key.
+pub(super) fn remembered(
     db: &Connection,
     epoch: Epoch,
     key: &str,
@@ -42,18 +42,18 @@ pub(super) fn answer(
         db.prepare_cached("SELECT request, sequence, channel, event, time_ms FROM messages WHERE key = ?1")?;
     select
         .query_row([key], |row| {
-            let answer = Receipt {
+            let receipt = Receipt {
                 id: MessageId { epoch, sequence: row.get(1)? },
                 channel: channel(row, 2)?,
                 event: event(row, 3)?,
                 time: Time::from_ms(row.get(4)?),
             };
-            Ok((Fingerprint(row.get(0)?), answer))
+            Ok((Fingerprint(row.get(0)?), receipt))
         })
         .optional()
 }
 
-/// The column holds what the journal never wrote.
+/// The error for a column whose value the journal can't have written.
 fn damaged(column: usize, error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error))
 }

@@ -1,4 +1,4 @@
-//! What the writer's thread and the readers share: the recent messages, what is kept, and failure.
+//! The state that the writer and the readers share.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -10,12 +10,12 @@ use tokio::sync::watch;
 use crate::journal::entry::{Failure, JournalError};
 use crate::journal::recent::Recent;
 
-/// See the module.
+/// The newest messages, the earliest kept message, and the journal's failure.
 #[derive(Debug)]
 pub(super) struct Shared {
     recent: RwLock<Recent>,
-    /// The sequence of the earliest message that is kept; `head + 1` if none is. Goes up before
-    /// anything is deleted: a query that reads `earliest` after its rows knows whether it may lack some.
+    /// The sequence of the earliest kept message, `head + 1` if none is kept. The writer raises it before it
+    /// deletes rows: a query that loads `earliest` after its rows knows whether it may lack some.
     earliest: AtomicU64,
     failure: watch::Sender<Option<Failure>>,
 }
@@ -38,7 +38,7 @@ impl Shared {
         self.earliest.load(Ordering::Acquire)
     }
 
-    /// Nothing before `earliest` is kept from now on.
+    /// Drops the messages before `earliest`. Their rows are deleted later.
     pub(super) fn drop_before(&self, earliest: u64) {
         self.earliest.store(earliest, Ordering::Release);
         self.recent_mut().drop_before(earliest);
@@ -48,7 +48,7 @@ impl Shared {
         self.failure.subscribe()
     }
 
-    /// Records that the journal is of no more use. Only the first failure is kept.
+    /// Records the journal's failure, unless there is one already, and returns the error for a caller.
     pub(super) fn fail(&self, what: String) -> JournalError {
         self.failure.send_if_modified(|failure| {
             let is_first = failure.is_none();
@@ -61,16 +61,19 @@ impl Shared {
     }
 }
 
-/// For a call that another program stood in the way of.
+/// The error of a call that another program's lock prevented, although [`BUSY_TIMEOUT`] was waited for. An
+/// earlier retry would most likely meet the same lock.
+///
+/// [`BUSY_TIMEOUT`]: super::file::BUSY_TIMEOUT
 pub(super) const UNAVAILABLE: JournalError =
     JournalError::Unavailable { retry_after: Duration::from_secs(5) };
 
-/// No space: SQLite has undone the transaction, and it is certain that nothing of it is kept.
+/// Whether the disk was full. SQLite has then undone the transaction: nothing of it is stored.
 pub(super) fn is_full(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(ErrorCode::DiskFull)
 }
 
-/// Another program has the lock: the transaction, or the query, was not begun.
+/// Whether another program has the lock. The transaction or query was then not begun.
 pub(super) fn is_busy(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
 }

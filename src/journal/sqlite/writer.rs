@@ -1,4 +1,4 @@
-//! The writer: the thread that appends to the file and drops what retention no longer allows.
+//! The writer: the thread that appends to the file, and deletes the messages that retention drops.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, Row, TransactionBehavior, params};
 use tokio::sync::oneshot;
 
-use super::file::{BUSY, Opened};
+use super::file::{BUSY_TIMEOUT, Opened};
 use super::row;
 use super::shared::{Shared, UNAVAILABLE, is_busy, is_full};
 use crate::journal::committed::Announcer;
@@ -16,29 +16,32 @@ use crate::journal::keys::KeyLimits;
 use crate::journal::recent::Retention;
 use crate::message::{Epoch, MessageId, Receipt, Time};
 
-/// How often the writer looks for messages that have grown too old, when nothing else is to do.
+/// How often an idle writer looks for messages that are too old. Higher: they are kept longer. Lower: an
+/// idle hub wakes more often.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How long the writer appends before it looks again what retention allows. What comes in meanwhile is
-/// over the limits for so long, and the WAL grows by so much.
-const LOOK: Duration = Duration::from_millis(50);
+/// The shortest time between two checks of retention while messages come in. Higher: the journal is over
+/// its limits for longer, and the WAL grows by more. Lower: appends are held up by more checks.
+const CHECK_PAUSE: Duration = Duration::from_millis(50);
 
-/// Messages deleted at once. Higher: the next append waits longer than some milliseconds. It must be
-/// higher than the hub's batch, or the file would grow.
+/// The most messages deleted in one step. Higher: the next append waits longer than some milliseconds. Lower
+/// than the hub's batch: messages would come in faster than they are deleted, and the file would grow.
 const STEP: u64 = 1_000;
 
-/// Pages in the WAL from which they are copied to the file, 4 KiB each: some 8 MiB. Higher: reads
-/// search a longer WAL. Lower: pages that change often are copied more often.
+/// The pages of the WAL at which they are copied to the file, 4 KiB each: some 8 MiB. Higher: reads search
+/// a longer WAL. Lower: pages that change often are copied more often.
 const CHECKPOINT_PAGES: i64 = 2_000;
 
-/// Pages in the WAL from which readers are waited for to start it over: 64 MiB.
+/// The pages of the WAL at which the writer waits for readers, to start the WAL over: 64 MiB. Higher: the
+/// WAL takes more disk space. Lower: publishers wait more often.
 const RESTART_PAGES: i64 = 16_000;
 
-/// How long those readers, and with them publishers, are waited for. The hub's own readers need less;
-/// another program's may need hours.
+/// How long the writer, and so publishers, wait for those readers. Lower: the hub's own readers may need
+/// longer. Higher: of no use, as another program's reader may need hours.
 const RESTART_WAIT: Duration = Duration::from_millis(50);
 
-/// How long after such a wait the next one is.
+/// The shortest time between two such waits. Higher: the WAL grows for longer. Lower: publishers wait more
+/// often.
 const RESTART_PAUSE: Duration = Duration::from_secs(5);
 
 /// A batch to commit.
@@ -48,6 +51,7 @@ pub(super) struct Job {
     pub(super) answer: oneshot::Sender<Result<Vec<Appended>, JournalError>>,
 }
 
+/// The state of the writer's thread.
 #[derive(Debug)]
 pub(super) struct Writer {
     db: Connection,
@@ -57,11 +61,11 @@ pub(super) struct Writer {
     retention: Retention,
     keys: KeyLimits,
     head: u64,
-    /// Every row before this sequence is deleted, or has lost its data.
+    /// Every row before this sequence is deleted, or remains without data for its key.
     swept: u64,
-    /// When the writer last looked what retention allows.
-    looked: Instant,
-    /// When the writer may try again to start the WAL over.
+    /// When retention was last checked.
+    checked: Instant,
+    /// The earliest time to start the WAL over again.
     restart: Instant,
 }
 
@@ -84,16 +88,17 @@ impl Writer {
             keys,
             head,
             swept: earliest,
-            looked: now,
+            checked: now,
             restart: now,
         };
         writer.limit_count();
         writer
     }
 
-    /// Works until the other end of `jobs` is dropped, or the journal fails.
+    /// Does the jobs and maintains the file, until the sender of `jobs` is dropped or the journal fails.
     pub(super) fn run(mut self, jobs: &Receiver<Job>) {
-        /// A panic here must not leave a hub that takes requests and never answers.
+        /// Turns a panic of this thread into a failure of the journal. Without it, the hub would take
+        /// requests and never answer.
         struct Watch(Arc<Shared>);
         impl Drop for Watch {
             fn drop(&mut self) {
@@ -105,12 +110,12 @@ impl Writer {
         let _watch = Watch(Arc::clone(&self.shared));
         let mut is_sweeping = false;
         loop {
-            // With more to sweep the writer only looks whether there is something better to do.
+            // While there is more to sweep, a job goes first if one waits.
             match jobs.recv_timeout(if is_sweeping { Duration::ZERO } else { TICK }) {
                 Ok(Job { batch, answer }) => {
                     let result = self.append(batch);
                     let has_failed = matches!(result, Err(JournalError::Failed));
-                    // The hub waits for the answer, or is gone.
+                    // Fails only if the hub is gone.
                     let _ = answer.send(result);
                     if has_failed {
                         return;
@@ -121,7 +126,7 @@ impl Writer {
             }
             match self.maintain() {
                 Ok(more) => is_sweeping = more,
-                // There is no space to free space with; it may come.
+                // Deleting needs space and the lock as well. Both may be there at the next try.
                 Err(error) if is_full(&error) || is_busy(&error) => is_sweeping = false,
                 Err(error) => {
                     self.shared.fail(format!("can't write the journal: {error}"));
@@ -129,11 +134,11 @@ impl Writer {
                 }
             }
         }
-        // Leaves one file. If that fails, the file and the WAL beside it are as good.
+        // Copies the WAL to the file, so that one file is left. If that fails, the two files are the journal.
         let _ = self.checkpoint("TRUNCATE");
     }
 
-    /// Commits the batch, and announces what is new of it. Once this returns, the batch is on the disk.
+    /// Commits the batch, and announces its new messages. They are on the disk once this returns `Ok`.
     fn append(&mut self, batch: Vec<Append>) -> Result<Vec<Appended>, JournalError> {
         match self.commit(batch) {
             Ok((appended, committed)) => {
@@ -156,13 +161,13 @@ impl Writer {
                 );
                 Err(UNAVAILABLE)
             }
-            // A failed fsync may have kept the batch or not, and a later one that succeeds says nothing of
-            // what the failed one left out: there is no going on from here.
+            // After a failed fsync the batch may be on the disk or not, and a later fsync that succeeds does
+            // not make up for it. So the journal fails for good.
             Err(error) => Err(self.shared.fail(format!("can't write the journal: {error}"))),
         }
     }
 
-    /// What each append came to, and the entries that are new.
+    /// Commits the batch in one transaction. Returns the result of each append, and the new entries.
     fn commit(&mut self, batch: Vec<Append>) -> rusqlite::Result<(Vec<Appended>, Batch)> {
         let transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let (mut appended, mut committed) =
@@ -176,12 +181,12 @@ impl Writer {
             let is_remembered = self.keys.count > 0;
             let key = key.filter(|_| is_remembered).map(|key| (key, draft.fingerprint()));
             if let Some((key, request)) = &key {
-                match row::answer(&transaction, self.epoch, key.as_str())? {
-                    Some((_, answer)) if answer.time.has_passed(self.keys.window, now) => {
-                        forget(&transaction, answer.id.sequence)?;
+                match row::remembered(&transaction, self.epoch, key.as_str())? {
+                    Some((_, receipt)) if receipt.time.has_passed(self.keys.window, now) => {
+                        forget(&transaction, receipt.id.sequence)?;
                     }
-                    Some((first, answer)) => {
-                        appended.push(Appended::again(first == *request, || answer));
+                    Some((first, receipt)) => {
+                        appended.push(Appended::again(first == *request, || receipt));
                         continue;
                     }
                     None => {}
@@ -213,13 +218,14 @@ impl Writer {
         self.shared.earliest()
     }
 
-    /// From now on, what is before `earliest` is not kept. Deleting it comes later.
+    /// Drops the messages before `earliest`. [`sweep`](Self::sweep) deletes their rows later.
     fn drop_before(&self, earliest: u64) {
-        // The newest is kept whatever its age or size, as is its number.
+        // The newest message is kept whatever its age or size: its sequence is the head after a restart.
         let earliest = earliest.min(self.head).max(self.earliest());
         self.shared.drop_before(earliest);
     }
 
+    /// Drops messages beyond `retention.messages`.
     fn limit_count(&mut self) {
         let most = u64::try_from(self.retention.messages).unwrap_or(u64::MAX).max(1);
         if self.head >= self.earliest().saturating_add(most) {
@@ -227,15 +233,15 @@ impl Writer {
         }
     }
 
-    /// One step of dropping what retention no longer allows, deleting what was dropped, and keeping
-    /// the WAL short. True if there is more to do.
+    /// Does one step of maintenance: drops messages that are over the limits, deletes dropped rows, keeps the
+    /// WAL short. Returns whether there may be more rows to delete.
     fn maintain(&mut self) -> rusqlite::Result<bool> {
-        // A step that is not full can wait: after each append it would cost as much as that did.
+        // A step that is not full can wait: after each append, it would cost as much as the append.
         if self.earliest() - self.swept < STEP {
-            if self.looked.elapsed() < LOOK {
+            if self.checked.elapsed() < CHECK_PAUSE {
                 return Ok(false);
             }
-            self.looked = Instant::now();
+            self.checked = Instant::now();
             if self.swept == self.earliest() {
                 self.limit_bytes()?;
                 self.limit_age()?;
@@ -261,10 +267,10 @@ impl Writer {
         let excess = used.saturating_sub(u64::try_from(self.retention.bytes).unwrap_or(u64::MAX));
         if excess > 0 {
             self.drop_before(self.after(|so_far, row| {
-                // With the one that covers the rest, or a large one would stay for good.
-                let is_left = *so_far < excess;
+                // Dropped as well if it is larger than the rest of `excess`, or it would stay for good.
+                let is_dropped = *so_far < excess;
                 *so_far += row.get::<_, u64>(2)?;
-                Ok(is_left)
+                Ok(is_dropped)
             })?);
         }
         Ok(())
@@ -278,22 +284,22 @@ impl Writer {
         Ok(())
     }
 
-    /// The sequence after the oldest messages for which `goes_on` says so, at most a step of them; the
-    /// number it is given is 0 at first, for it to count with. A row is sequence, time, bytes.
+    /// The sequence after the oldest messages for which `is_dropped` is true, at most [`STEP`] of them.
+    /// `is_dropped` is given a sum, 0 at first, to add to, and a row of sequence, time in ms, and bytes.
     fn after(
         &self,
-        mut goes_on: impl FnMut(&mut u64, &Row<'_>) -> rusqlite::Result<bool>,
+        mut is_dropped: impl FnMut(&mut u64, &Row<'_>) -> rusqlite::Result<bool>,
     ) -> rusqlite::Result<u64> {
         let mut select = self.db.prepare_cached(
             "SELECT sequence, time_ms, octet_length(data) + 100 FROM messages
              WHERE sequence >= ?1 AND data IS NOT NULL ORDER BY sequence LIMIT ?2",
         )?;
         let mut rows = select.query([self.earliest(), STEP])?;
-        let (mut after, mut number) = (self.earliest(), 0);
+        let (mut after, mut sum) = (self.earliest(), 0);
         while let Some(row) = rows.next()? {
-            let goes_on = goes_on(&mut number, row)?;
+            let is_dropped = is_dropped(&mut sum, row)?;
             after = row.get(0)?;
-            if !goes_on {
+            if !is_dropped {
                 break;
             }
             after += 1;
@@ -301,14 +307,15 @@ impl Writer {
         Ok(after)
     }
 
-    /// Deletes a step of what was dropped. A row whose key is still to be remembered loses its data.
+    /// Deletes the rows of at most [`STEP`] dropped messages. A row with a key to remember loses only its
+    /// data.
     fn sweep(&mut self) -> rusqlite::Result<()> {
         let to = self.earliest().min(self.swept + STEP);
         let window = u64::try_from(self.keys.window.as_millis()).unwrap_or(u64::MAX);
         let cutoff = Time::now().as_ms().saturating_sub(window);
         let remembered = self.head.saturating_sub(u64::try_from(self.keys.count).unwrap_or(u64::MAX));
-        // Deleting again is cheaper than waiting for the disk: a sweep that is lost in a crash is
-        // done anew. The next append's fsync covers it.
+        // Without an fsync: the next append's fsync covers the deletions too, and deletions that are lost in
+        // a crash are done again.
         self.db.pragma_update(None, "synchronous", "NORMAL")?;
         let result = (|| {
             let transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -321,7 +328,7 @@ impl Writer {
             transaction
                 .prepare_cached("UPDATE messages SET data = NULL WHERE sequence >= ?1 AND sequence < ?2")?
                 .execute([self.swept, to])?;
-            // Rows kept for a key, that were kept long enough.
+            // Rows that remained for their key, and have been there long enough.
             transaction
                 .prepare_cached(
                     "DELETE FROM messages WHERE sequence IN
@@ -337,18 +344,19 @@ impl Writer {
         Ok(())
     }
 
-    /// The WAL's pages, and how many of them are in the file.
+    /// Runs a checkpoint in this mode. Returns how many pages the WAL has, and how many of those are in the
+    /// file.
     fn checkpoint(&self, mode: &str) -> rusqlite::Result<(i64, i64)> {
         self.db.busy_timeout(RESTART_WAIT)?;
         let result = self
             .db
             .query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| Ok((row.get(1)?, row.get(2)?)));
-        self.db.busy_timeout(BUSY)?;
+        self.db.busy_timeout(BUSY_TIMEOUT)?;
         result
     }
 }
 
-/// Forgets the key of this message, so that it can be given to another.
+/// Removes the key of the message at `sequence`, so that another message can have it.
 fn forget(db: &Connection, sequence: u64) -> rusqlite::Result<()> {
     db.prepare_cached("UPDATE messages SET key = NULL, request = NULL WHERE sequence = ?1")?
         .execute([sequence])?;
