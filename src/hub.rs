@@ -1,9 +1,9 @@
-//! The hub: publish, subscribe, and the way of a message between the two.
+//! The hub: publish, subscribe, history.
 //!
-//! **A subscriber is a position in the journal.** There is no queue per subscriber: to publish is
-//! to append to the journal; what it has committed is announced on the channels' live feeds; to
-//! subscribe is to take the live feeds first, read the journal from the position, then follow the feeds
-//! ([`Subscription`]). The hub knows nothing of HTTP.
+//! **A subscriber is a position in the journal.** There is no queue per subscriber. To publish is to append
+//! to the journal. A committed message is announced on its channel's live feed. To subscribe is to take the
+//! live feeds first, to read the journal from the position, and then to follow the feeds
+//! ([`Subscription`]). HTTP is unknown here.
 
 mod core;
 mod limits;
@@ -30,7 +30,7 @@ pub use publish::{PublishError, Published};
 pub use subscriber::{Reason, Subscriber};
 pub use subscription::{Next, Request, Start, Subscription};
 
-/// How many subscribers there may be, and how much each is read at once.
+/// The hub's settings: the limits of subscribers, and of one read of the journal.
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
 pub struct Options {
@@ -47,31 +47,31 @@ pub struct Options {
     pub replay_page: usize,
 }
 
-/// The hub of one journal. Clones are the same hub. Dropping the last one stops it.
+/// The hub of one journal. Clones are the same hub. Dropping the last clone stops the hub.
 #[derive(Clone, Debug)]
 pub struct Hub {
     inbox: mpsc::Sender<Publish>,
     core: Arc<Core>,
 }
 
-/// Why there is no subscriber.
+/// Why a subscriber can't be admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SubscribeError {
-    /// A limit is reached.
+    /// A limit of subscribers is reached.
     #[error(transparent)]
     Full(#[from] Full),
-    /// Its start can't be looked up.
+    /// The journal can't be read, to find the position at which the subscriber begins.
     #[error(transparent)]
     Journal(#[from] JournalError),
 }
 
 impl Hub {
-    /// The hub of `journal` and what that commits; and the one task, on the tokio runtime this must be
-    /// called on, that appends and announces every message, so that ids, announcements and replay have
-    /// one order. The task ends with the hub, and then the journal is closed.
+    /// The hub of `journal`, and its one task. The task appends and announces every message, so that ids,
+    /// announcements and replay have one order. It ends once the last clone of the hub is dropped, and closes
+    /// the journal. Must be called on a tokio runtime.
     pub fn new(journal: Journal, committed: Committed, options: &Options) -> (Self, JoinHandle<()>) {
-        /// What a subscriber that stops reading can hold of the journal beyond its own sockets'
-        /// buffers. Smaller costs more, smaller writes; larger, memory for each slow reader.
+        /// The bytes of a page, which a subscriber that stops reading can hold beside its socket's buffer.
+        /// Higher: more memory for each slow subscriber. Lower: more and smaller writes.
         const PAGE_BYTES: usize = 128 << 10;
         let limits = Limits::new(options.max_subscribers, options.max_subscribers_per_address);
         let page = PageLimit { messages: options.replay_page, bytes: PAGE_BYTES };
@@ -81,11 +81,11 @@ impl Hub {
         (Hub { inbox, core }, task)
     }
 
-    /// Appends the message, and returns once it is kept and announced. It may be kept even if the caller
-    /// stops waiting. `permit` is held until the message is kept or refused, also if nobody waits.
+    /// Appends the message, and returns once it is stored and announced. `permit` is held until the message
+    /// is stored or refused, even if the caller stops waiting.
     ///
     /// # Errors
-    /// [`PublishError`]: then it was not kept, but for [`PublishError::Unknown`].
+    /// [`PublishError`]. The message is not stored, but for [`PublishError::Unknown`]: then it may be.
     pub async fn publish(
         &self,
         draft: Draft,
@@ -98,11 +98,11 @@ impl Hub {
         answered.await.unwrap_or(Err(PublishError::Unknown))
     }
 
-    /// A subscriber at this address, and everything on its channels from its start on, in order, each
-    /// message once.
+    /// A subscriber at this address, and its subscription: the messages on its channels from its start on, in
+    /// order, each once.
     ///
     /// # Errors
-    /// [`SubscribeError`].
+    /// [`SubscribeError`] if a limit is reached, or the journal can't be read.
     pub async fn subscribe(
         &self,
         address: SocketAddr,
@@ -111,9 +111,9 @@ impl Hub {
         let core = &self.core;
         let permit = core.limits.admit(address.ip())?;
         let mut subscription = Subscription::at_start(Arc::clone(core), &request).await?;
-        // The feeds are taken before the journal is read: a message committed in between is then on
-        // both, and the position tells so. The other way round it would be on neither. Nothing is awaited
-        // from here on: whom `join` has counted must be there to be counted out.
+        // The feeds are taken before the journal is read. A message committed in between is then on both, and
+        // is skipped on the feed by its sequence. In the other order it would be on neither.
+        // Nothing is awaited from here on: only dropping a `Subscriber` undoes the count of `join`.
         let Request { channels, start, subscriber } = request;
         let (feeds, announced) = core.live.join(&channels);
         subscription.follow_from(feeds, matches!(start, Start::Live).then_some(announced));
@@ -123,8 +123,8 @@ impl Hub {
         Ok((subscriber, subscription))
     }
 
-    /// The kept messages on the request's channels up to now, from its start on; [`Start::Live`]
-    /// gives none. Its [`Subscription::next`] ends with `None`.
+    /// The kept messages on the request's channels, from its start up to now; none for [`Start::Live`].
+    /// [`Subscription::next`] returns `None` after the last.
     ///
     /// # Errors
     /// [`JournalError`] if the journal can't be read.
@@ -132,12 +132,12 @@ impl Hub {
         Subscription::history(Arc::clone(&self.core), request).await
     }
 
-    /// Whether the journal has failed, and how: the process must stop, and say so.
+    /// The journal's failure: see [`Journal::failure`].
     pub fn failure(&self) -> watch::Receiver<Option<Failure>> {
         self.core.journal.failure()
     }
 
-    /// Ends every subscription, those to come too. Publishing goes on.
+    /// Ends every subscription, now and later. Publishing goes on.
     pub fn end_subscriptions(&self) {
         self.core.live.stop();
     }
@@ -180,7 +180,7 @@ mod tests {
         Arc::clone(&page.entries[0])
     }
 
-    /// Every message from the journal's first to this one, each once and in order.
+    /// Asserts that the subscription gives each message from the journal's first to `through` once, in order.
     async fn assert_delivers(subscription: &mut Subscription, through: u64) {
         let mut next = 1;
         while next <= through {
@@ -207,19 +207,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_publisher_that_hangs_up_gives_its_permit_back_only_when_its_message_is_kept() {
+    async fn a_publisher_that_hangs_up_gives_its_permit_back_only_when_its_message_is_stored() {
         let (hub, permits) = (hub(), Arc::new(tokio::sync::Semaphore::new(1)));
         let (channel, event) = (ChannelName::default(), EventName::default());
         let draft = Draft { channel, event, data: Data::text("x"), except: None };
         let publish = hub.publish(draft, None, Arc::clone(&permits).try_acquire_owned().unwrap());
-        // Polled once, it is in the inbox; on this one thread, nobody has looked there yet.
+        // One poll puts the message into the inbox. The hub's task, on this one thread, has not run yet.
         assert!(tokio::time::timeout(Duration::ZERO, publish).await.is_err() || hub.core.journal.head() == 1);
         let _permit = permits.acquire().await.unwrap();
         assert_eq!(hub.core.journal.head(), 1);
     }
 
     #[tokio::test]
-    async fn a_feed_nobody_reads_keeps_no_message() {
+    async fn an_unread_feed_keeps_no_message() {
         let hub = hub();
         let _stalled = subscribe(&hub, &["a"]).await;
         let message = publish(&hub, "a", "dropped by retention").await;
@@ -258,8 +258,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn messages_gathered_on_several_channels_come_in_order_and_more_than_a_feed_holds_is_not_waited_for()
-     {
+    async fn messages_gathered_on_several_channels_come_in_order_and_at_most_one_feed_is_awaited() {
         let hub = hub();
         let (_subscriber, mut subscription) = subscribe(&hub, &["a", "b"]).await;
         for channel in ["b", "a", "b"] {
@@ -277,12 +276,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_is_lost_by_not_waiting_for_the_next_message() {
+    async fn no_message_is_lost_by_dropping_the_future_of_next() {
         let hub = hub();
         let (_subscriber, mut subscription) = subscribe(&hub, &["a", "b"]).await;
         for number in 0..100 {
             publish(&hub, ["a", "b"][number % 2], "x").await;
-            // Polled once, and dropped whether it was ready or not.
+            // The future is polled once, and dropped whether it was ready or not.
             let polled = tokio::time::timeout(Duration::ZERO, subscription.next()).await;
             if let Ok(Ok(Some(Next::Messages(entries)))) = polled {
                 assert_eq!(entries[0].message.id.sequence, number as u64 + 1);

@@ -200,7 +200,7 @@ impl Group {
     /// sent it: their last messages were filtered out by `except`, or of other channels.
     async fn keep_alive(&mut self, idle: bool) {
         if idle {
-            self.stream.subscription.arrive().await;
+            self.stream.subscription.advance().await;
         }
         let (format, position) = (self.stream.format, self.position());
         let with_id = chunk(&frame::keep_alive(format, Some(self.stream.subscription.id())));

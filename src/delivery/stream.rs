@@ -99,7 +99,7 @@ impl Delivery {
     async fn keep_alive(&mut self, idle: bool) -> Option<Bytes> {
         let Stream { subscription, format, .. } = &mut self.stream;
         if idle {
-            subscription.arrive().await;
+            subscription.advance().await;
         }
         let position = subscription.position();
         let id = self.subscriber.is_before(position).then(|| subscription.id());

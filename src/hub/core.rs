@@ -1,4 +1,4 @@
-//! What the publishers and subscribers of one hub share.
+//! The state that the publishers and subscribers of one hub share.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -7,14 +7,15 @@ use super::live::Live;
 use crate::journal::{Channels, Journal, JournalError, Page, PageLimit};
 use crate::message::MessageId;
 
-/// See the module.
+/// A hub's journal, its live feeds and its limits.
 #[derive(Debug)]
 pub(super) struct Core {
     pub(super) journal: Journal,
     pub(super) live: Live,
     pub(super) limits: Limits,
+    /// The limit of one read of the journal.
     page: PageLimit,
-    /// How many subscribers there have been.
+    /// How many subscribers were admitted so far.
     subscribers: AtomicU64,
 }
 
@@ -24,7 +25,7 @@ impl Core {
         Core { journal, live, limits, page, subscribers: AtomicU64::new(0) }
     }
 
-    /// The number of a new subscriber, for the log: the first is 1.
+    /// The number of a new subscriber in the log. The first is 1.
     pub(super) fn next_number(&self) -> u64 {
         self.subscribers.fetch_add(1, Ordering::Relaxed) + 1
     }

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// How many subscribers there may be, and how many there are.
+/// The limits of subscribers, and the number of those admitted.
 #[derive(Debug)]
 pub(super) struct Limits {
     total: usize,
-    /// From one address. An IPv6 address counts as its /64, which one host may have all of.
+    /// The limit for one address. An IPv6 address counts as its /64: one host may have all of a /64.
     per_address: usize,
     admitted: Arc<Mutex<Admitted>>,
 }
@@ -22,21 +22,21 @@ struct Admitted {
 /// A limit of subscribers is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Full {
-    /// In all.
+    /// The limit in all.
     #[error("the limit of subscribers, {limit}, is reached")]
     Total {
-        /// The most there may be.
+        /// The most subscribers.
         limit: usize,
     },
-    /// For this address.
+    /// The limit for one address.
     #[error("the limit of subscribers from one address, {limit}, is reached")]
     Address {
-        /// The most there may be.
+        /// The most subscribers from one address.
         limit: usize,
     },
 }
 
-/// That one subscriber is admitted. Dropping the permit makes room for another.
+/// The admission of one subscriber. Dropping the permit lets another be admitted.
 #[derive(Debug)]
 pub(super) struct Permit {
     address: IpAddr,
@@ -44,7 +44,7 @@ pub(super) struct Permit {
 }
 
 impl Limits {
-    /// So many subscribers in all, and so many from one address; none is admitted yet.
+    /// Limits of `total` subscribers, and `per_address` from one address. None is admitted yet.
     pub(super) fn new(total: usize, per_address: usize) -> Self {
         Limits { total, per_address, admitted: Arc::default() }
     }
@@ -81,7 +81,7 @@ impl Drop for Permit {
     }
 }
 
-/// What one stranger can be expected to hold: an IPv4 address or an IPv6 /64.
+/// The network that one host may have to itself: an IPv4 address or an IPv6 /64.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_v6_network_is_one_address() {
+    fn an_ipv6_network_counts_as_one_address() {
         let limits = Limits::new(9, 1);
         let _first = limits.admit(address("2001:db8::1")).unwrap();
         assert!(limits.admit(address("2001:db8::2")).is_err());

@@ -1,4 +1,4 @@
-//! The live feeds: what the journal has committed, to who listens.
+//! The live feeds: they announce committed messages to the subscribers of a channel.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,56 +10,56 @@ use tokio_stream::wrappers::BroadcastStream;
 use crate::journal::{Channels, Entry};
 use crate::message::ChannelName;
 
-/// Announcements a channel's feed holds for subscribers that have not looked yet. One that falls
-/// further behind reads the journal instead, so this bounds nothing but how often that happens. A
-/// feed allocates them all at once, some 40 bytes each, and a stranger can open many feeds.
+/// The announcements that a feed holds for its readers. Higher: more memory, as a feed allocates all of
+/// them at once, some 40 bytes each, and one host can open many feeds. Lower: a reader misses announcements
+/// sooner, and then reads the journal.
 pub(super) const FEED_CAPACITY: usize = 128;
 
 /// A feed for each channel that has a subscriber.
 #[derive(Debug)]
 pub(super) struct Live {
     feeds: RwLock<Feeds>,
-    /// Every subscription ends.
+    /// Set once every subscription ends.
     stopped: AtomicBool,
 }
 
-/// The feeds under their lock. Messages are announced under the write lock: while anyone holds the
-/// read lock, every message up to `announced` is on its channel's feed and none above it is.
+/// The feeds, inside their lock. Messages are announced under the write lock. So while a read lock is held,
+/// each message up to `announced` is on its channel's feed, and no later message is.
 #[derive(Debug)]
 pub(super) struct Feeds {
-    /// One per channel that has a subscriber: made with its first, gone with its last.
+    /// One for each channel that has a subscriber: made for its first, removed after its last.
     by_channel: HashMap<ChannelName, Feed>,
     /// The sequence of the last message announced.
     pub(super) announced: u64,
 }
 
-/// What one channel's messages are announced on.
+/// The feed of one channel.
 #[derive(Debug)]
 struct Feed {
     announcements: broadcast::Sender<Announcement>,
-    /// How many subscribers the channel has. Several may follow one subscription.
+    /// How many subscribers the channel has. A group of them has one subscription, and so one reader.
     subscribers: usize,
 }
 
-/// That a message is there to be read. It doesn't keep the message: only the journal does, so a
-/// feed nobody reads holds no data and retention is the one bound on memory.
+/// The announcement of one message. It does not keep the message, which only the journal does: an unread feed
+/// holds no data, and retention is the one bound on memory.
 #[derive(Clone, Debug)]
 pub(super) struct Announcement {
     pub(super) sequence: u64,
     pub(super) entry: Weak<Entry>,
 }
 
-/// One channel's announcements, as a follower takes them.
-pub(super) type Follow = BroadcastStream<Announcement>;
+/// One reader of a channel's feed.
+pub(super) type FeedReader = BroadcastStream<Announcement>;
 
 impl Live {
-    /// Follows a journal whose last message has the sequence `head`.
+    /// No feeds yet, for a journal whose last message has the sequence `head`.
     pub(super) fn new(head: u64) -> Self {
         let feeds = Feeds { by_channel: HashMap::new(), announced: head };
         Live { feeds: RwLock::new(feeds), stopped: AtomicBool::new(false) }
     }
 
-    /// The feeds, on which nothing is announced while the guard is held.
+    /// Locks the feeds. Nothing is announced while the guard is held.
     pub(super) fn feeds(&self) -> RwLockReadGuard<'_, Feeds> {
         self.feeds.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -68,22 +68,22 @@ impl Live {
         self.feeds.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Announces these messages, each to the followers of its channel.
+    /// Announces these messages, each on its channel's feed.
     pub(super) fn announce(&self, entries: &[Arc<Entry>]) {
         let mut feeds = self.feeds_mut();
         for entry in entries {
             feeds.announced = entry.message.id.sequence;
             if let Some(feed) = feeds.by_channel.get(&entry.message.channel) {
                 let announcement = Announcement { sequence: feeds.announced, entry: Arc::downgrade(entry) };
-                // Fails only if nobody follows.
+                // Fails only if the feed has no reader.
                 let _ = feed.announcements.send(announcement);
             }
         }
     }
 
-    /// Takes the feeds of these channels, and counts one more subscriber of each. Also the sequence of
-    /// the last message that will not come by them.
-    pub(super) fn join(&self, channels: &Channels) -> (Vec<Follow>, u64) {
+    /// Counts one more subscriber of these channels. Returns readers of their feeds, and the sequence of the
+    /// last message announced before those readers began.
+    pub(super) fn join(&self, channels: &Channels) -> (Vec<FeedReader>, u64) {
         let mut feeds = self.feeds_mut();
         for channel in channels.iter() {
             feeds.feed(channel).subscribers += 1;
@@ -91,12 +91,12 @@ impl Live {
         (feeds.follow(channels), feeds.announced)
     }
 
-    /// Takes the feeds of these channels for a subscriber that is counted already.
-    pub(super) fn follow(&self, channels: &Channels) -> Vec<Follow> {
+    /// Readers of the feeds of these channels, for subscribers that are counted already.
+    pub(super) fn follow(&self, channels: &Channels) -> Vec<FeedReader> {
         self.feeds_mut().follow(channels)
     }
 
-    /// Counts one subscriber of these channels less.
+    /// Counts one subscriber less on these channels.
     pub(super) fn leave(&self, channels: &Channels) {
         let mut feeds = self.feeds_mut();
         for channel in channels.iter() {
@@ -107,7 +107,7 @@ impl Live {
         feeds.tidy(channels);
     }
 
-    /// Drops the feeds of these channels that nobody needs.
+    /// Removes those feeds of these channels that have neither subscribers nor readers.
     pub(super) fn tidy(&self, channels: &Channels) {
         self.feeds_mut().tidy(channels);
     }
@@ -116,10 +116,10 @@ impl Live {
         self.stopped.load(Ordering::Acquire)
     }
 
-    /// Ends every subscription, those to come too.
+    /// Ends every subscription, now and later.
     pub(super) fn stop(&self) {
         self.stopped.store(true, Ordering::Release);
-        // A feed whose sender is gone wakes its followers, and ends.
+        // Dropping a feed's old sender wakes and ends its readers.
         for feed in self.feeds_mut().by_channel.values_mut() {
             feed.announcements = broadcast::Sender::new(1);
         }
@@ -138,7 +138,7 @@ impl Feeds {
             .or_insert_with(|| Feed { announcements: broadcast::Sender::new(FEED_CAPACITY), subscribers: 0 })
     }
 
-    fn follow(&mut self, channels: &Channels) -> Vec<Follow> {
+    fn follow(&mut self, channels: &Channels) -> Vec<FeedReader> {
         let receivers = channels.iter().map(|channel| self.feed(channel).announcements.subscribe());
         receivers.map(BroadcastStream::new).collect()
     }

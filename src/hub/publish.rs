@@ -1,4 +1,4 @@
-//! Publishing: appends the messages that wait, announces what is committed, answers the publishers.
+//! Publishing: appends waiting messages, announces committed messages, answers the publishers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,11 +10,13 @@ use super::core::Core;
 use crate::journal::{Append, Appended, Committed, JournalError};
 use crate::message::Receipt;
 
-/// Messages appended at once. More would make the first of them wait for no gain.
+/// The most messages in one append. Higher: the first of them waits longer, for no gain. Lower: more appends,
+/// of one fsync each.
 const BATCH: usize = 256;
 
-/// Publishes waiting to be appended, beyond which publishers wait. Their bytes are bounded by the
-/// caller, see [`Hub::publish`](super::Hub::publish).
+/// The most publishes in the inbox; further publishers wait for space. Higher than these four batches: of no
+/// use, as publishes only wait in another place. Lower: the next batch might not be complete. The permits of
+/// [`Hub::publish`](super::Hub::publish) bound the bytes.
 pub(super) const INBOX: usize = 1024;
 
 /// A publish that waits to be appended.
@@ -25,36 +27,36 @@ pub(super) struct Publish {
     pub(super) answer: oneshot::Sender<Result<Published, PublishError>>,
 }
 
-/// What a publish came to.
+/// The result of a publish.
 #[derive(Debug)]
 pub enum Published {
-    /// The message is kept, and was announced to this many subscribers of its channel.
+    /// The message is stored and announced.
     New {
-        /// What its publisher is answered.
+        /// The answer for the publisher.
         receipt: Receipt,
-        /// Those subscribed to its channel, `except` among them.
+        /// How many subscribers the message's channel has, the one in `except` among them.
         subscribers: usize,
     },
-    /// The same request was published before, under the same key; this was its answer.
+    /// The same request was published before, under the same key, and has this receipt.
     Repeated(Receipt),
 }
 
 /// Why nothing was published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
-    /// The key came before, with another request.
+    /// Another request was published before, under the same key.
     #[error("the idempotency key was used for another request")]
     KeyReused,
-    /// There is no space to keep the message.
+    /// The disk is full.
     #[error("there is no space for the journal")]
     NoSpace,
-    /// The journal can't be written now; it may be later.
+    /// The journal can't be written now, but may be later.
     #[error("the journal is unavailable")]
     Unavailable {
         /// How long to wait before another try.
         retry_after: Duration,
     },
-    /// The journal failed, or the hub stopped, while the message was appended: it may be kept or not.
+    /// The journal failed, or the hub stopped, during the append. The message may be stored or not.
     #[error("it is not known whether the message is kept")]
     Unknown,
 }
@@ -69,8 +71,8 @@ impl From<JournalError> for PublishError {
     }
 }
 
-/// Appends what comes by the inbox, all that waits at once, and announces what the journal has
-/// committed. Ends with the other end of `requests`.
+/// The hub's task: appends the waiting publishes in batches, and announces committed messages. Ends once
+/// every sender of `requests` is dropped.
 pub(super) async fn run(core: Arc<Core>, mut committed: Committed, mut requests: mpsc::Receiver<Publish>) {
     let mut waiting = Vec::with_capacity(BATCH);
     loop {
@@ -81,8 +83,8 @@ pub(super) async fn run(core: Arc<Core>, mut committed: Committed, mut requests:
                 if count == 0 {
                     return;
                 }
-                // Whoever is about to publish has its turn first: then all share one append, one round
-                // of the fan-out and, in a file, one fsync.
+                // Other publishers that are ready have their turn first. Their messages then share one
+                // append, one round of the fan-out and, in a file, one fsync.
                 yield_now().await;
                 while waiting.len() < BATCH
                     && let Ok(publish) = requests.try_recv()
@@ -96,7 +98,7 @@ pub(super) async fn run(core: Arc<Core>, mut committed: Committed, mut requests:
     }
 }
 
-/// Appends these publishes, and answers each once its message is kept and announced.
+/// Appends these publishes as one batch, and answers each once its message is stored and announced.
 async fn append(core: &Core, committed: &mut Committed, waiting: &mut Vec<Publish>) {
     let count = waiting.len();
     let (mut batch, mut permits, mut answers) =
@@ -112,7 +114,7 @@ async fn append(core: &Core, committed: &mut Committed, waiting: &mut Vec<Publis
         tokio::select! {
             biased;
             appended = &mut appending => break appended,
-            // Also what others have appended, while the journal works.
+            // The journal may commit messages of others during the append.
             batch = committed.next() => core.live.announce(&batch),
         }
     };
@@ -147,7 +149,7 @@ async fn append(core: &Core, committed: &mut Committed, waiting: &mut Vec<Publis
         appended.into_iter().map(published).collect()
     };
     for (answer, result) in answers.into_iter().zip(results) {
-        // A publisher that hung up has its message kept all the same.
+        // Fails only if the publisher hung up. Its message is stored all the same.
         let _ = answer.send(result);
     }
 }

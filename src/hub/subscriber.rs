@@ -1,4 +1,4 @@
-//! ONE subscriber: who it is, how long it has been there, what it was sent, why it ended.
+//! One subscriber: its address and channels, since when it is there, what it was sent, why it ended.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,21 +11,22 @@ use super::subscription::Next;
 use crate::journal::{Channels, Entry};
 use crate::message::SubscriberId;
 
-/// A subscriber, from the moment it is admitted until it is dropped: for so long it counts against
-/// the limits and for its channels. Its beginning and its end are a line in the log each.
+/// A subscriber, from its admission to its end. Until it is dropped, it counts against the limits and for
+/// its channels. Its beginning and its end are logged.
 #[derive(Debug)]
 pub struct Subscriber {
     core: Arc<Core>,
     channels: Channels,
-    /// Its own id: messages `except` this one are not for it.
+    /// The id that the subscriber chose. It does not get messages with this id in `except`.
     id: Option<SubscriberId>,
     address: SocketAddr,
     number: u64,
     since: Instant,
-    /// Events.
+    /// How many events were sent.
     sent: u64,
-    /// The sequence of the last id it was sent.
+    /// The sequence of the last id sent.
     last_id: u64,
+    /// The first reason that [`end`](Self::end) recorded.
     ended: Option<Reason>,
     _permit: Permit,
 }
@@ -39,16 +40,16 @@ pub enum Reason {
     Reset,
     /// The other side took nothing for `--stall-timeout`.
     TimedOut,
-    /// The connection was given up before anything else was known.
+    /// The hub cut the connection, or no other reason was recorded.
     Cut,
     /// The hub stops.
     Shutdown,
-    /// The journal failed, and so the hub stops.
+    /// The journal failed, so the hub stops.
     JournalFailed,
 }
 
 impl Reason {
-    /// The reason in words, for the log.
+    /// The reason as the log gives it.
     pub fn as_str(self) -> &'static str {
         match self {
             Reason::Closed => "closed",
@@ -62,8 +63,8 @@ impl Reason {
 }
 
 impl Subscriber {
-    /// A subscriber that [`Live::join`](super::live::Live::join) has counted for these channels, and
-    /// that is sent everything after `position`.
+    /// A subscriber from `position` on. [`Live::join`](super::live::Live::join) must have counted it for
+    /// `channels`: dropping the subscriber undoes that count.
     pub(super) fn new(
         core: Arc<Core>,
         permit: Permit,
@@ -80,28 +81,28 @@ impl Subscriber {
         Subscriber { core, channels, id, address, number, since, sent, last_id, ended, _permit: permit }
     }
 
-    /// Where it subscribed from.
+    /// The address the subscriber connected from.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The channels it listens to.
+    /// The channels the subscriber listens to.
     pub fn channels(&self) -> &Channels {
         &self.channels
     }
 
-    /// Replaces its channels by equal ones, whose memory they then share.
+    /// Replaces the subscriber's channels by `channels`, which must be equal, to share their allocation.
     pub fn share_channels(&mut self, channels: &Channels) {
         debug_assert_eq!(self.channels, *channels);
         self.channels = channels.clone();
     }
 
-    /// Whether this message is for it: not one that is `except` its id.
+    /// Whether the subscriber gets this message: its id is not in `except`.
     pub fn wants(&self, entry: &Entry) -> bool {
         entry.message.is_for(self.id.as_ref())
     }
 
-    /// Leaves only what is for it. `None` if that is nothing.
+    /// `next` without the messages that the subscriber does not get. `None` if no message is left.
     pub fn filter(&self, next: Next) -> Option<Next> {
         match next {
             Next::Messages(mut entries) => {
@@ -112,18 +113,18 @@ impl Subscriber {
         }
     }
 
-    /// So many more events were sent, of which the last had the id of this sequence.
+    /// Records that `events` more events were sent, and that `last_id` is the sequence of the last id sent.
     pub fn was_sent(&mut self, events: usize, last_id: u64) {
         self.sent += events as u64;
         self.last_id = last_id;
     }
 
-    /// Whether the id of `position` would move it on.
+    /// Whether the last id sent is before `position`.
     pub fn is_before(&self, position: u64) -> bool {
         self.last_id < position
     }
 
-    /// Records why it ended. Only the first reason counts.
+    /// Records why the subscriber ended. Only the first reason counts.
     pub fn end(&mut self, reason: Reason) {
         self.ended.get_or_insert(reason);
     }

@@ -1,8 +1,9 @@
-//! A subscription: what a subscriber asked for, and how far it has got.
+//! A subscription: the channels a subscriber asked for, and its position in the journal.
 //!
-//! Replay after a reconnect, history for a newcomer and catching up a slow reader are one code
-//! path: while a subscription is `behind`, it reads pages of the journal from its position; once it has
-//! reached the journal's head, it follows the live feeds; if they run ahead of it, it is behind again.
+//! Replay after a reconnect, history for a newcomer and catching up a slow reader are one code path. While a
+//! subscription is `behind`, it reads pages of the journal from its position. Once it has reached the
+//! journal's head, it follows the live feeds. If a feed drops announcements before the subscription has read
+//! them, the subscription is behind again.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -16,50 +17,50 @@ use tokio::time::sleep;
 use tokio_stream::Stream;
 
 use super::core::Core;
-use super::live::{Announcement, FEED_CAPACITY, Follow};
+use super::live::{Announcement, FEED_CAPACITY, FeedReader};
 use crate::journal::{Channels, Entry, JournalError};
 use crate::message::{MessageId, SubscriberId};
 
-/// Where a subscriber begins.
+/// The position at which a subscriber begins.
 #[derive(Clone, Debug)]
 pub enum Start {
-    /// With the next message.
+    /// Before the next message.
     Live,
-    /// With the newest of the kept messages, this many of them.
+    /// Before this many of the newest kept messages.
     Newest(usize),
-    /// After this last event ID, as the subscriber gave it.
+    /// After this last event ID, as the subscriber sent it.
     After(String),
 }
 
-/// What a subscriber asks for.
+/// The request of a subscriber, or of a reader of history.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// The channels it listens to.
+    /// The channels to listen to.
     pub channels: Channels,
-    /// Where it begins.
+    /// The position to begin at.
     pub start: Start,
-    /// Its own id, for messages that are not for it.
+    /// The id that the subscriber chose. It does not get messages with this id in `except`.
     pub subscriber: Option<SubscriberId>,
 }
 
-/// What comes next from a position.
+/// The next messages of a subscription, or a gap.
 #[derive(Debug)]
 pub enum Next {
-    /// Messages, newest last; at least one, and no more than a replay page.
+    /// Messages, newest last: at least one, at most a replay page.
     Messages(Vec<Arc<Entry>>),
-    /// Messages that were asked for are no longer kept, or are not of this journal. What is kept follows.
+    /// Messages that were asked for are no longer kept, or are not of this journal. The kept ones follow.
     Gap {
         /// The last event ID that was asked for.
         asked: String,
-        /// The earliest message kept; `None` if none is.
+        /// The earliest kept message, `None` if none is kept.
         earliest: Option<MessageId>,
-        /// The position now, for a subscriber to resume from.
+        /// The position after the gap, from which a subscriber can resume.
         position: MessageId,
     },
 }
 
 impl Next {
-    /// How many events it is.
+    /// How many events this is.
     pub fn events(&self) -> usize {
         match self {
             Next::Messages(entries) => entries.len(),
@@ -67,7 +68,7 @@ impl Next {
         }
     }
 
-    /// The sequence of the id of its last event; 0 of no event.
+    /// The sequence of the last event's id, 0 if there is no event.
     pub fn last_id(&self) -> u64 {
         match self {
             Next::Messages(entries) => entries.last().map_or(0, |entry| entry.message.id.sequence),
@@ -76,28 +77,28 @@ impl Next {
     }
 }
 
-/// A place in the journal: one subscriber's, or that of several who have seen the same.
+/// A position in the journal: of one subscriber, or of a group that was sent the same messages.
 #[derive(Debug)]
 pub struct Subscription {
     core: Arc<Core>,
     channels: Channels,
-    /// One per channel; none of a history.
-    feeds: Vec<Follow>,
-    /// Taken from the feeds but not given yet, in order. At most what the feeds can hold, and what was
-    /// [gathered](Subscription::gathered) before.
+    /// One for each channel. None in a history.
+    feeds: Vec<FeedReader>,
+    /// Announcements read from the feeds whose messages are not returned yet, in order. At most as many as
+    /// the feeds can hold, and those that [`gathered`](Subscription::gathered) read before.
     pending: VecDeque<Announcement>,
-    /// Every message up to here was given, or is of another channel.
+    /// Each message up to this sequence was returned, or is on another channel.
     position: u64,
-    /// There may be messages after `position` that no feed will announce.
+    /// Set if there may be messages after `position` that no feed will announce.
     behind: bool,
-    /// The last event ID that was asked for, if it is none of this journal's.
+    /// The last event ID that was asked for, if it is no id of this journal: a gap comes first.
     unknown: Option<String>,
-    /// The sequence it ends with, if it has an end.
+    /// The sequence at which a history ends. `None` in any other subscription.
     end: Option<u64>,
 }
 
 impl Subscription {
-    /// The kept messages up to now, and then an end.
+    /// A subscription that ends at the journal's present head.
     pub(super) async fn history(core: Arc<Core>, request: &Request) -> Result<Self, JournalError> {
         let head = core.journal.head();
         let mut subscription = Subscription::at_start(core, request).await?;
@@ -105,7 +106,7 @@ impl Subscription {
         Ok(subscription)
     }
 
-    /// At the request's start. It follows no feed yet.
+    /// A subscription at the request's start, without feeds.
     pub(super) async fn at_start(core: Arc<Core>, request: &Request) -> Result<Self, JournalError> {
         let mut unknown = None;
         let position = match &request.start {
@@ -126,45 +127,46 @@ impl Subscription {
         Ok(subscription)
     }
 
-    /// At this position, with everything after it to be read in the journal.
+    /// A subscription at `position`, behind and without feeds.
     fn at(core: Arc<Core>, channels: Channels, position: u64) -> Self {
         let (feeds, pending) = (Vec::new(), VecDeque::new());
         Subscription { core, channels, feeds, pending, position, behind: true, unknown: None, end: None }
     }
 
-    /// Follows these feeds from now on, and reads the journal up to where they begin; or goes on `live`,
-    /// with what they announce.
-    pub(super) fn follow_from(&mut self, feeds: Vec<Follow>, live: Option<u64>) {
+    /// Follows `feeds` from now on, after reading the journal up to where they begin. If `live` is given, the
+    /// journal is not read: `live` is the sequence of the last message announced before, and becomes the
+    /// position.
+    pub(super) fn follow_from(&mut self, feeds: Vec<FeedReader>, live: Option<u64>) {
         self.feeds = feeds;
         if let Some(announced) = live {
             (self.position, self.behind) = (announced, false);
         }
     }
 
-    /// Another one, for a subscriber that is at `position`.
+    /// Another subscription to the same channels, at `position`.
     pub fn fork(&self, position: u64) -> Subscription {
         let mut fork = Subscription::at(Arc::clone(&self.core), self.channels.clone(), position);
-        // The feeds are taken before the journal is read: a message committed in between is then on both,
-        // and the position tells so. The other way round it would be on neither.
+        // The feeds are taken before the journal is read, for the reason given in `Hub::subscribe`.
         fork.feeds = self.core.live.follow(&self.channels);
         fork
     }
 
-    /// Where it begins, for a subscriber to resume from if it is cut off before the first
-    /// message. `None` if that is no place in this journal: the gap comes first.
+    /// The id of the position at which the subscription begins: a subscriber that is cut off before the first
+    /// message resumes from there. `None` if a gap comes first.
     pub fn begins_at(&self) -> Option<MessageId> {
         self.unknown.is_none().then(|| self.id())
     }
 
-    /// The next messages, or a gap; waits for them, and while the journal is unavailable. `None` at its
-    /// end: of a history, or when the hub ends all subscriptions.
+    /// Waits for the next messages, or a gap; also while the journal is unavailable. `None` at the end of a
+    /// history, or once the hub ends all subscriptions.
     ///
-    /// Dropping the future loses nothing: what it would have returned is returned by the next call.
+    /// Dropping the future loses nothing: the next call returns what this call would have returned.
     ///
     /// # Errors
-    /// [`JournalError`] if the journal failed; of a history also if it is unavailable.
+    /// [`JournalError`] if the journal failed. In a history, also if the journal is unavailable.
     pub async fn next(&mut self) -> Result<Option<Next>, JournalError> {
-        /// The longest pause between two tries: the hub may stop meanwhile, and has promised to be quick.
+        /// The longest pause between two tries. Higher: the end of all subscriptions is noticed too late for
+        /// the two seconds of a shutdown. Lower: more tries for the same lock.
         const PAUSE: Duration = Duration::from_millis(500);
         loop {
             let is_over = match self.end {
@@ -188,12 +190,12 @@ impl Subscription {
             if next.is_some() {
                 return Ok(next);
             }
-            // A page without a message of these channels. There may be many such in a row.
+            // The page had no message on these channels. Many such pages may follow.
             tokio::task::consume_budget().await;
         }
     }
 
-    /// The next page of the journal; `None` if nothing in it is of these channels.
+    /// Reads the next page of the journal. `None` if the page has no message on these channels.
     async fn replay(&mut self) -> Result<Option<Next>, JournalError> {
         let page = self.core.read(self.position, &self.channels).await?;
         if self.unknown.is_some() || page.has_gap_after(self.position) {
@@ -214,17 +216,17 @@ impl Subscription {
         Ok(messages(entries))
     }
 
-    /// What the feeds announce next; `None` if the subscription has fallen behind.
+    /// Waits for the next messages on the feeds. `None` if the subscription has fallen behind, or ends.
     async fn follow(&mut self) -> Option<Next> {
-        // Unconstrained: tokio's budget would let a feed say "nothing there" in the midst of a
-        // drain, and a later message of another feed would overtake what it holds.
+        // Unconstrained: once tokio's budget is spent, a feed returns `Pending` even if it holds messages. A
+        // later message on another feed would then overtake them.
         unconstrained(poll_fn(|cx| self.drain(1, cx))).await;
         let limit = self.core.page();
         let mut bytes = 0;
         let mut entries = Vec::new();
         while let Some(announcement) = self.pending.front() {
             let Some(entry) = announcement.entry.upgrade() else {
-                // Retention has dropped the message while it waited: the journal knows what is left.
+                // Retention dropped the message while it was pending. The journal has the kept ones.
                 self.fall_behind();
                 break;
             };
@@ -239,21 +241,22 @@ impl Subscription {
         messages(entries)
     }
 
-    /// Ready once so many messages are pending, or as many as one feed can hold; or the journal has to be
-    /// read for them, or nothing more will come. Dropping the future loses nothing.
+    /// Waits until `count` messages are pending, or as many as one feed can hold. Also returns once the
+    /// subscription has fallen behind, or ends. Dropping the future loses nothing.
     pub async fn gathered(&mut self, count: usize) {
         let count = count.min(FEED_CAPACITY);
         // Unconstrained for the same reason as in `follow`.
         unconstrained(poll_fn(|cx| self.drain(count, cx))).await;
     }
 
-    /// Ready once there is something to look at: so many `pending` messages, or a journal to catch up with.
+    /// Moves announcements to `pending`. Ready once at least `least` are there, or once the subscription has
+    /// fallen behind, or ends.
     fn drain(&mut self, least: usize, cx: &mut Context<'_>) -> Poll<()> {
         if self.feeds.len() > 1 {
-            // A message must not overtake an earlier one of another feed: under the lock nothing
-            // is announced, so what is collected is complete up to its last.
+            // A message must not overtake an earlier one on another feed. Nothing is announced under this
+            // lock, so no message before the last one collected is missing.
             let core = Arc::clone(&self.core);
-            let _quiet = core.live.feeds();
+            let _feeds = core.live.feeds();
             self.collect(least, cx);
         } else {
             self.collect(least, cx);
@@ -262,14 +265,14 @@ impl Subscription {
         if ready { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// Moves what the feeds hold to `pending`, unless `least` messages are there already.
+    /// Moves the announcements of all feeds to `pending`, unless at least `least` are there already.
     fn collect(&mut self, least: usize, cx: &mut Context<'_>) {
         if self.behind || self.pending.len() >= least {
             return;
         }
         let mut lagged = false;
         for feed in &mut self.feeds {
-            // All that a feed can hold. The bound ends the loop where a publisher is as fast as it.
+            // As many as a feed can hold. Without a bound, a fast publisher could keep the loop going.
             let most = self.pending.len() + FEED_CAPACITY;
             while self.pending.len() < most {
                 match Pin::new(&mut *feed).poll_next(cx) {
@@ -288,30 +291,30 @@ impl Subscription {
         }
     }
 
-    /// Drops what the feeds hold and reads the journal from `position`; needed whenever a feed may have
-    /// skipped messages.
+    /// Drops the pending announcements, and reads the journal from `position` next. Needed whenever a feed
+    /// may have skipped messages.
     pub fn fall_behind(&mut self) {
         self.pending.clear();
         self.behind = true;
     }
 
-    /// The next messages if any are announced already, without waiting. If not, and the subscription is
-    /// not behind, its position is that of the last announcement.
+    /// The next messages, if they are announced already. If none are, and the subscription is not behind, its
+    /// position is now that of the last announcement.
     pub async fn announced(&mut self) -> Option<Next> {
-        if self.arrive().await || self.behind { None } else { self.follow().await }
+        if self.advance().await || self.behind { None } else { self.follow().await }
     }
 
-    /// Moves the position on to the last announcement, if nothing before that is for these channels.
-    /// Whether it did. To resume from there later asks for less, and a quiet channel's subscriber does
-    /// not fall out of retention.
-    pub async fn arrive(&mut self) -> bool {
+    /// Moves the position to the last announcement, if no message up to there is on these channels. Returns
+    /// whether the position moved there. A subscriber of a quiet channel then resumes from a recent position,
+    /// which retention has not passed.
+    pub async fn advance(&mut self) -> bool {
         // Unconstrained for the same reason as in `follow`.
-        unconstrained(poll_fn(|cx| Poll::Ready(self.look(cx)))).await
+        unconstrained(poll_fn(|cx| Poll::Ready(self.try_advance(cx)))).await
     }
 
-    fn look(&mut self, cx: &mut Context<'_>) -> bool {
+    fn try_advance(&mut self, cx: &mut Context<'_>) -> bool {
         let core = Arc::clone(&self.core);
-        // Under the lock, all that was announced is on the feeds.
+        // Under this lock, every announced message is on its feed.
         let feeds = core.live.feeds();
         self.collect(1, cx);
         if self.behind || !self.pending.is_empty() {
@@ -321,28 +324,28 @@ impl Subscription {
         true
     }
 
-    /// The channels it listens to.
+    /// The channels of the subscription.
     pub fn channels(&self) -> &Channels {
         &self.channels
     }
 
-    /// The sequence up to which every message was given, or is of another channel.
+    /// The position: each message up to this sequence was returned, or is on another channel.
     pub fn position(&self) -> u64 {
         self.position
     }
 
-    /// Its position as an id.
+    /// The position as an id.
     pub fn id(&self) -> MessageId {
         self.core.id(self.position)
     }
 
-    /// Whether it reads the journal, rather than follow what is announced.
+    /// Whether the subscription reads the journal next, rather than its feeds.
     pub fn is_behind(&self) -> bool {
         self.behind
     }
 }
 
-/// `None` if there are none.
+/// The entries as [`Next::Messages`], `None` if there are none.
 fn messages(entries: Vec<Arc<Entry>>) -> Option<Next> {
     (!entries.is_empty()).then_some(Next::Messages(entries))
 }
