@@ -1,17 +1,16 @@
-//! Delivery: gives a subscriber's stream to its sink, a socket in a group or the body of a response.
+//! Delivery: sends a subscriber its stream, over a socket or as the body of a response.
 //!
-//! Subscribers that have seen the same share a [`group`], and so one position in the journal. A socket
-//! that has no room leaves its group, with what it has not taken and its position. It goes on alone, as
-//! a new subscriber does, and joins a group again once it has caught up ([`catch_up`]). So a member
-//! costs a socket and little else, and a slow one holds nobody up.
+//! Subscribers that were sent the same messages share a [`group`], and so one position in the journal. A
+//! member whose socket is full is removed from its group, with its unsent bytes and its position. Like a new
+//! subscriber, it catches up by itself ([`catch_up`]), and then joins a group. So a member costs little more
+//! than its socket, and a slow subscriber holds up no other.
 
 mod catch_up;
 mod group;
 mod socket;
 mod stream;
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry as Place;
+use std::collections::{HashMap, hash_map};
 use std::convert::Infallible;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -32,18 +31,19 @@ use group::Group;
 use socket::pieces;
 
 pub(crate) use catch_up::GRACE;
-pub(crate) use socket::{Socket, Unasked, reason};
+pub(crate) use socket::{Socket, Unsolicited, reason};
 pub(crate) use stream::Delivery;
 pub(crate) use stream::Options;
 
-/// Every group there is, and the tasks that send.
+/// All groups, and the tasks that send.
 #[derive(Debug)]
 pub(crate) struct Groups {
-    /// Where to join each group.
+    /// The queue of subscribers that join each group.
     joining: Mutex<HashMap<Key, Join>>,
-    /// A group for each thread of the runtime, or one thread would do all the writing.
+    /// How many groups may have the same channels and format: one for each thread of the runtime. With only
+    /// one, one thread would do all the writing.
     shards: usize,
-    /// Counts those who join a group, each of another shard than the one before.
+    /// How many times a subscriber joined a group. Each join goes to the next shard.
     joined: AtomicUsize,
     tasks: TaskTracker,
     stopping: CancellationToken,
@@ -51,7 +51,7 @@ pub(crate) struct Groups {
 
 type Join = mpsc::UnboundedSender<Box<CatchUp>>;
 
-/// What the members of a group have in common.
+/// Identifies a group: its members have the same channels and format.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
     channels: Channels,
@@ -60,20 +60,20 @@ struct Key {
 }
 
 impl Groups {
-    /// No groups yet. Their tasks are `tasks`'. Once `stopping` is cancelled, they have [`GRACE`] to end.
+    /// No groups yet. `tasks` tracks their tasks, which have [`GRACE`] to end once `stopping` is cancelled.
     pub(crate) fn new(tasks: TaskTracker, stopping: CancellationToken) -> Self {
         let shards = Handle::current().metrics().num_workers();
         Groups { joining: Mutex::default(), shards, joined: AtomicUsize::new(0), tasks, stopping }
     }
 
-    /// Sends the delivery to this socket, from its opening on.
+    /// Sends the delivery over this socket, from its opening on.
     pub(crate) fn deliver(self: &Arc<Self>, socket: Socket, mut delivery: Delivery) {
         let unsent = pieces(delivery.take_opening());
-        self.go_on(CatchUp { socket, delivery, unsent });
+        self.resume(CatchUp { socket, delivery, unsent });
     }
 
-    /// Has the subscriber sent what it is still to be sent, and what follows.
-    fn go_on(self: &Arc<Self>, catch_up: CatchUp) {
+    /// Sends the subscriber its unsent bytes, and then the rest of its stream.
+    fn resume(self: &Arc<Self>, catch_up: CatchUp) {
         let Some(catch_up) = catch_up.send() else { return };
         if catch_up.has_caught_up() {
             return self.join(catch_up);
@@ -95,14 +95,14 @@ impl Groups {
         let shard = self.joined.fetch_add(1, Ordering::Relaxed) % self.shards;
         let key = Key { channels: stream.subscription.channels().clone(), format: stream.format, shard };
         match self.joining().entry(key) {
-            Place::Occupied(place) => {
-                // Never fails: a group closes under the same lock.
-                let _ = place.get().send(Box::new(caught_up));
+            hash_map::Entry::Occupied(group) => {
+                // Never fails: a group is closed under the lock that is held here.
+                let _ = group.get().send(Box::new(caught_up));
             }
-            Place::Vacant(place) => {
+            hash_map::Entry::Vacant(vacant) => {
                 let (sender, joining) = mpsc::unbounded_channel();
-                let (key, group) = (place.key().clone(), Group::new(caught_up));
-                place.insert(sender);
+                let (key, group) = (vacant.key().clone(), Group::new(caught_up));
+                vacant.insert(sender);
                 self.tasks.spawn(Arc::clone(self).run(key, group, joining));
             }
         }
@@ -126,11 +126,11 @@ impl Groups {
                 }
                 Some(caught_up) = joining.recv() => group.admit(*caught_up).await,
             }
-            group.take_removed().into_iter().for_each(|removed| self.go_on(removed));
+            group.take_removed().into_iter().for_each(|removed| self.resume(removed));
         }
     }
 
-    /// Lets nobody join this group any more, unless somebody is about to.
+    /// Closes the group, unless a subscriber waits to join. Returns whether it is closed.
     fn close(&self, key: &Key, joining: &mpsc::UnboundedReceiver<Box<CatchUp>>) -> bool {
         let mut groups = self.joining();
         let closes = joining.is_empty();
@@ -141,20 +141,20 @@ impl Groups {
     }
 }
 
-/// The delivery as the body of a response, for a subscriber without a socket of its own. `why` is asked
-/// at the end why the connection ended.
+/// The delivery as the body of a response, for a connection that stays with hyper. `reason` is called when
+/// the body is dropped, for the reason that the connection ended.
 pub(crate) fn body(
     delivery: Delivery,
-    why: impl Fn() -> Reason + Send + 'static,
+    reason: impl Fn() -> Reason + Send + 'static,
 ) -> impl tokio_stream::Stream<Item = Result<Bytes, Infallible>> {
-    /// Whoever drops a body does so without a word: the reason is asked for here.
-    struct Ending<F: Fn() -> Reason>(Delivery, F);
-    impl<F: Fn() -> Reason> Drop for Ending<F> {
+    /// Records the reason when hyper drops the body: hyper gives a body no other sign of its end.
+    struct EndOnDrop<F: Fn() -> Reason>(Delivery, F);
+    impl<F: Fn() -> Reason> Drop for EndOnDrop<F> {
         fn drop(&mut self) {
             self.0.subscriber.end(self.1());
         }
     }
-    let mut delivery = Ending(delivery, why);
+    let mut delivery = EndOnDrop(delivery, reason);
     stream! {
         let opening = delivery.0.take_opening();
         if !opening.is_empty() {

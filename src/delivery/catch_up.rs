@@ -1,4 +1,4 @@
-//! Catching up: one subscriber that is in no group, because it is new or because its socket was full.
+//! Catching up: one subscriber that is in no group, because it is new or its socket was full.
 
 use std::mem;
 use std::time::Duration;
@@ -12,11 +12,11 @@ use super::socket::{LAST_CHUNK, Socket, pieces};
 use super::stream::Delivery;
 use crate::hub::Reason;
 
-/// How long a connection has to take what it is still to be sent at shutdown, after which it is cut.
-/// With what else there is to do it keeps the promise of two seconds.
+/// How long a connection may take to end at shutdown, before it is cut. Higher: a shutdown may exceed the two
+/// seconds promised. Lower: more subscribers are cut in the middle of a message.
 pub(crate) const GRACE: Duration = Duration::from_millis(1_500);
 
-/// A subscriber with its socket, and what of its stream the socket has had no room for yet.
+/// A subscriber with its socket, and the bytes that the socket has not accepted yet.
 #[derive(Debug)]
 pub(super) struct CatchUp {
     pub(super) socket: Socket,
@@ -25,7 +25,7 @@ pub(super) struct CatchUp {
 }
 
 impl CatchUp {
-    /// Sends what there is room for at once. `None` if the subscriber is gone.
+    /// Sends as many of the unsent bytes as the socket accepts at once. `None` if the subscriber is gone.
     pub(super) fn send(mut self) -> Option<Self> {
         match self.socket.send_pieces(mem::take(&mut self.unsent)) {
             Ok(unsent) => Some(CatchUp { unsent, ..self }),
@@ -36,12 +36,13 @@ impl CatchUp {
         }
     }
 
-    /// Whether it has been sent everything that a group has: it can join one.
+    /// Whether the subscriber can join a group: nothing is unsent, and its subscription is not behind.
     pub(super) fn has_caught_up(&self) -> bool {
         self.unsent.is_empty() && !self.delivery.stream.subscription.is_behind()
     }
 
-    /// Sends the subscriber its stream, until it has caught up. `None` once it is gone.
+    /// Sends the subscriber its stream until it has caught up. `None` if the subscriber is gone, or its
+    /// stream has ended.
     pub(super) async fn run(mut self, stopping: &CancellationToken) -> Option<Self> {
         let CatchUp { socket, delivery, unsent } = &mut self;
         let mut is_over = false;
@@ -69,7 +70,7 @@ impl CatchUp {
             if !delivery.stream.subscription.is_behind() {
                 return Some(self);
             }
-            // It may have much to catch up with: others have their turn after each page.
+            // Other tasks have their turn after each page: many pages may follow.
             yield_now().await;
             let next = tokio::select! {
                 next = delivery.next() => next,

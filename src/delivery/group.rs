@@ -1,6 +1,6 @@
-//! A group: sockets of subscribers that listen to the same channels in the same format, and have seen
-//! the same. They share one position in the journal: it is woken once for each batch of messages, which
-//! is encoded once and written to one socket after the other.
+//! A group: subscribers that listen to the same channels in the same format, and were sent the same
+//! messages. They share one subscription. A batch of messages wakes it once, is encoded once, and is written
+//! to one socket after the other.
 
 use std::mem;
 use std::ops::ControlFlow;
@@ -21,20 +21,20 @@ use crate::frame;
 use crate::hub::{Next, Reason, Subscriber};
 use crate::journal::Entry;
 
-/// Sockets written to before others have their turn: publishers, and those who connect. They wait for so
-/// many writes of some 5 µs each.
+/// The writes before other tasks have their turn, of some 5 µs each. Higher: publishers and new connections
+/// wait longer. Lower: a round is interrupted more often.
 const TURN: usize = 64;
 
-/// See the module.
+/// The members of a group, and their stream.
 #[derive(Debug)]
 pub(super) struct Group {
-    /// What all of its members are sent.
+    /// The stream that all members are sent.
     stream: Stream,
     members: Slab<Member>,
-    /// Those that are members no more, and are to go on by themselves.
+    /// Subscribers that are no longer members, and must catch up by themselves.
     removed: Vec<CatchUp>,
     readiness: Arc<Readiness>,
-    /// Sockets written to so far.
+    /// How many writes there were, in all rounds.
     written: usize,
 }
 
@@ -43,16 +43,16 @@ pub(super) struct Group {
 struct Member {
     socket: Socket,
     subscriber: Subscriber,
-    /// It has had every message up to here, which may be further than its group has got.
+    /// Each message up to this sequence was sent before the member joined. The group's position may be lower.
     position: u64,
 }
 
-/// What a group has to attend to.
+/// An event that a group has to handle.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// Its stream goes on.
+    /// The next step of the stream.
     Step(Step),
-    /// Something can be read from the sockets with these keys.
+    /// The sockets of the members with these keys can be read from.
     Readable(Vec<usize>),
 }
 
@@ -71,7 +71,7 @@ impl Group {
         self.members.is_empty()
     }
 
-    /// Waits for what is to be handled next. Dropping the future loses nothing.
+    /// Waits for the next event. Dropping the future loses nothing.
     pub(super) async fn next(&mut self) -> Event {
         tokio::select! {
             step = self.stream.next() => Event::Step(step),
@@ -79,7 +79,7 @@ impl Group {
         }
     }
 
-    /// Handles it; breaks at the end of the group's stream.
+    /// Handles the event. Breaks at the end of the group's stream.
     pub(super) async fn handle(&mut self, event: Event) -> ControlFlow<Reason> {
         match event {
             Event::Step(Step::Next(Next::Messages(entries))) => self.broadcast(entries).await,
@@ -91,7 +91,7 @@ impl Group {
         ControlFlow::Continue(())
     }
 
-    /// Those that were removed, and are to go on by themselves.
+    /// Takes the subscribers that were removed since the last call, and must catch up by themselves.
     pub(super) fn take_removed(&mut self) -> Vec<CatchUp> {
         mem::take(&mut self.removed)
     }
@@ -100,7 +100,8 @@ impl Group {
         self.stream.subscription.position()
     }
 
-    /// Makes the subscriber a member, once it has got as far as the group; or removes it at once.
+    /// Makes the subscriber a member, after sending it the messages that only the group was sent. Removes it
+    /// at once if its socket is full, or if it has to read the journal.
     pub(super) async fn admit(&mut self, mut joining: CatchUp) {
         loop {
             let CatchUp { socket, delivery, .. } = &mut joining;
@@ -112,7 +113,8 @@ impl Group {
                 if delivery.stream.subscription.position() > before {
                     continue;
                 }
-                // What the group read in the journal is about to be announced: `joining` reads it there too.
+                // The group has read messages that are not announced yet: `joining` must read them in the
+                // journal too.
                 delivery.stream.subscription.fall_behind();
                 return self.removed.push(joining);
             };
@@ -130,14 +132,15 @@ impl Group {
     fn insert(&mut self, mut member: Member) {
         member.subscriber.share_channels(self.stream.subscription.channels());
         if self.members.len() == self.members.capacity() {
-            // By itself it would double, and be half empty at worst.
+            // Otherwise the slab would double its capacity, and half of it could be empty.
             self.members.reserve_exact(self.members.len() / 8 + 1);
         }
         let key = self.members.insert(member);
         self.check(key);
     }
 
-    /// Sees whether the member is still there, and is called again when that may have changed.
+    /// Removes the member if it is gone. If not, its socket is watched, and the next [`Event::Readable`]
+    /// leads here again.
     fn check(&mut self, key: usize) {
         let Some(member) = self.members.get_mut(key) else { return };
         let waker = Waker::from(Arc::new(Readable { key, readiness: Arc::clone(&self.readiness) }));
@@ -147,10 +150,14 @@ impl Group {
         }
     }
 
-    /// Sends these messages to every member they are for. After a long round that brought several there is a
-    /// pause, until as many have come again: they go out together, and the next round is worth as much.
+    /// Sends these messages to every member they are for. A long round of several messages is followed by a
+    /// pause, until as many messages have come again: they go out in one round.
     async fn broadcast(&mut self, entries: Vec<Arc<Entry>>) {
+        /// The shortest round that is followed by a pause. Higher: busy groups have more rounds. Lower: a
+        /// small group's messages would wait as well.
         const LONG: Duration = Duration::from_millis(2);
+        /// The pause takes at most the round's time, divided by this. Higher: more rounds, of fewer messages.
+        /// Lower: messages wait longer.
         const PAUSE: u32 = 8;
         let began = Instant::now();
         self.send_messages(&entries).await;
@@ -160,6 +167,8 @@ impl Group {
         }
     }
 
+    /// Writes the messages to every member they are for. A member that gets only some of them is sent a chunk
+    /// of its own.
     async fn send_messages(&mut self, entries: &[Arc<Entry>]) {
         let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return };
         let sequence = |entry: &Arc<Entry>| entry.message.id.sequence;
@@ -183,7 +192,7 @@ impl Group {
         .await;
     }
 
-    /// Sends the gap to every member that is not beyond it.
+    /// Sends the gap to every member whose position is not after the gap.
     async fn send_gap(&mut self, gap: &Next) {
         let (bytes, position) = (chunk(&encode(gap, self.stream.format)), self.position());
         self.send(&bytes, |member| {
@@ -196,8 +205,8 @@ impl Group {
         .await;
     }
 
-    /// Sends everyone a keep-alive if the group was `idle`, and the current id to members that were not
-    /// sent it: their last messages were filtered out by `except`, or of other channels.
+    /// Sends every member a keep-alive if the group was `idle`. Sends the current id to members that were not
+    /// sent it, as `except` left them out, or messages were on other channels.
     async fn keep_alive(&mut self, idle: bool) {
         if idle {
             self.stream.subscription.advance().await;
@@ -216,8 +225,8 @@ impl Group {
         .await;
     }
 
-    /// Writes to one socket after the other, and removes members whose socket has no room. A member gets
-    /// `all`, or else its `own`.
+    /// Writes to one socket after the other, and removes members whose socket is full. A member is sent its
+    /// `own` bytes, or `all` if `own` returns `None`.
     async fn send(&mut self, all: &Bytes, mut own: impl FnMut(&mut Member) -> Option<Bytes>) {
         let mut removed = Vec::new();
         for (key, member) in &mut self.members {
@@ -246,19 +255,19 @@ impl Group {
         }
     }
 
-    /// Ends the stream of every member, and of subscribers that wait to join.
+    /// Ends the stream of every member, and of the subscribers that wait to join.
     pub(super) fn end(self, reason: Reason, waiting: impl Iterator<Item = CatchUp>) {
         let waiting = waiting.map(|catch_up| (catch_up.socket, catch_up.delivery.subscriber));
         let members = self.members.into_iter().map(|(_, member)| (member.socket, member.subscriber));
         for (socket, mut subscriber) in members.chain(waiting) {
             subscriber.end(reason);
-            // A member whose socket was full has already left the group, so this fits.
+            // Fits: a member whose socket was full was removed before.
             let _ = socket.send(&LAST_CHUNK);
         }
     }
 }
 
-/// The keys of sockets from which something can be read.
+/// The keys of the members whose sockets can be read from.
 #[derive(Debug, Default)]
 struct Readiness {
     keys: Mutex<Vec<usize>>,
@@ -266,14 +275,14 @@ struct Readiness {
 }
 
 impl Readiness {
-    /// Waits until there is one, and returns those that there are.
+    /// Waits for at least one key, and takes all keys.
     async fn wait(&self) -> Vec<usize> {
         self.notify.notified().await;
         mem::take(&mut self.keys.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// Puts a socket's key there when the runtime wakes it.
+/// The waker of a member's socket: adds the member's key to `readiness`.
 struct Readable {
     key: usize,
     readiness: Arc<Readiness>,

@@ -1,5 +1,5 @@
-//! A stream: what is sent to a subscriber, or to all of a group, and when. Nothing here knows how the
-//! bytes leave: as the body of a response, or straight to sockets.
+//! A stream: the bytes that a subscriber, or a group, is sent, and when. How the bytes are sent is not known
+//! here: over a socket, or as the body of a response.
 
 use std::mem;
 use std::pin::Pin;
@@ -31,23 +31,24 @@ pub struct Options {
     pub retry_max: Duration,
 }
 
-/// With `retry: 0` one tab was seen to reconnect 378 times in 1.1 s.
+/// Parses a reconnection time of at least 500 ms. Lower: with `retry: 0`, one tab was seen to reconnect 378
+/// times in 1.1 s.
 fn reconnection_time(text: &str) -> Result<Duration, String> {
     let time = duration(text)?;
     if time < Duration::from_millis(500) { Err("must be at least 500ms".to_owned()) } else { Ok(time) }
 }
 
-/// One subscriber and the stream that is its own.
+/// A subscriber and its own stream.
 #[derive(Debug)]
 pub(crate) struct Delivery {
     pub(crate) subscriber: Subscriber,
     pub(super) stream: Stream,
-    /// The stream's first bytes, until they are taken.
+    /// The stream's first bytes. Empty once they are taken.
     opening: Bytes,
 }
 
 impl Delivery {
-    /// Sends the subscriber what comes next on its subscription.
+    /// The delivery of this subscription, from the stream's opening on.
     pub(crate) fn new(
         subscriber: Subscriber,
         subscription: Subscription,
@@ -61,17 +62,17 @@ impl Delivery {
         Delivery { subscriber, stream: Stream::new(subscription, format, keep_alive), opening }
     }
 
-    /// Sends the subscriber what comes next on this stream, which was opened before.
+    /// The delivery of a stream whose opening was sent before.
     pub(super) fn resumed(subscriber: Subscriber, stream: Stream) -> Self {
         Delivery { subscriber, stream, opening: Bytes::new() }
     }
 
-    /// The stream's first bytes, once; empty in NDJSON.
+    /// Takes the stream's first bytes. Empty in NDJSON, and once they were taken.
     pub(super) fn take_opening(&mut self) -> Bytes {
         mem::take(&mut self.opening)
     }
 
-    /// Waits for the next bytes; `None` at the end of the stream. Dropping the future loses nothing.
+    /// Waits for the next bytes, `None` at the end of the stream. Dropping the future loses nothing.
     pub(super) async fn next(&mut self) -> Option<Bytes> {
         loop {
             let bytes = match self.stream.next().await {
@@ -88,14 +89,14 @@ impl Delivery {
         }
     }
 
-    /// The bytes of what is for the subscriber, which then counts as sent; `None` if nothing is.
+    /// The bytes of `next` that the subscriber gets, which count as sent. `None` if it gets none of `next`.
     pub(super) fn encode(&mut self, next: Next) -> Option<Bytes> {
         let next = self.subscriber.filter(next)?;
         self.subscriber.was_sent(next.events(), next.last_id());
         Some(encode(&next, self.stream.format))
     }
 
-    /// What a subscriber that was idle is sent, or one whose position has moved without an event.
+    /// The keep-alive if the stream was `idle`, or if its position has moved without an event; else `None`.
     async fn keep_alive(&mut self, idle: bool) -> Option<Bytes> {
         let Stream { subscription, format, .. } = &mut self.stream;
         if idle {
@@ -110,25 +111,26 @@ impl Delivery {
     }
 }
 
-/// What comes next on a subscription, and when it is time for a keep-alive.
+/// A subscription in a format, with the timer of its keep-alives.
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) subscription: Subscription,
     pub(super) format: Format,
     keep_alive: Duration,
-    /// One timer for the stream's life, set anew when it fires and not with every event.
+    /// Reset when it fires, and not at every event, which would cost more.
     timer: Pin<Box<Sleep>>,
+    /// When the last event or keep-alive came.
     active: Instant,
 }
 
-/// What is to be done next.
+/// The next step of a stream.
 #[derive(Debug)]
 pub(super) enum Step {
-    /// Send this.
+    /// Messages or a gap are to be sent.
     Next(Next),
-    /// Some time has passed; `idle` tells that nothing came in it.
+    /// The timer has fired. `idle` is set if no event came for as long as the keep-alive time.
     Tick { idle: bool },
-    /// Nothing more comes, and why.
+    /// The stream ends, for this reason.
     End(Reason),
 }
 
@@ -138,12 +140,12 @@ impl Stream {
         Stream { subscription, format, keep_alive, timer, active: Instant::now() }
     }
 
-    /// The same stream from `position` on.
+    /// A stream like this one, from `position` on.
     pub(super) fn fork(&self, position: u64) -> Self {
         Stream::new(self.subscription.fork(position), self.format, self.keep_alive)
     }
 
-    /// Waits for what is next. Dropping the future loses nothing.
+    /// Waits for the next step. Dropping the future loses nothing.
     pub(super) async fn next(&mut self) -> Step {
         tokio::select! {
             next = self.subscription.next() => match next {
@@ -166,7 +168,7 @@ impl Stream {
     }
 }
 
-/// The bytes of what comes next, in one piece.
+/// The frames of `next`, in one piece.
 pub(super) fn encode(next: &Next, format: Format) -> Bytes {
     match next {
         Next::Messages(entries) => messages(entries, format),
@@ -176,7 +178,7 @@ pub(super) fn encode(next: &Next, format: Format) -> Bytes {
     }
 }
 
-/// The messages' events.
+/// The frames of these messages, in one piece.
 pub(super) fn messages(entries: &[Arc<Entry>], format: Format) -> Bytes {
     if let [entry] = entries {
         return entry.frame(format);

@@ -32,7 +32,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::api::Body;
-use crate::delivery::{self, Delivery, Unasked, reason};
+use crate::delivery::{self, Delivery, Unsolicited, reason};
 use crate::hub::Reason;
 
 /// What one connection has come to.
@@ -46,7 +46,7 @@ pub(super) struct Handover {
     stays: AtomicBool,
     /// Why the connection ended: hyper tells only its own task, and that later.
     ended: OnceLock<Reason>,
-    unasked: Unasked,
+    unsolicited: Unsolicited,
 }
 
 impl Handover {
@@ -175,7 +175,7 @@ impl Io {
         if !self.handover.stays.load(Ordering::Relaxed) {
             return false;
         }
-        let gone = self.handover.unasked.poll_gone(&self.stream, cx);
+        let gone = self.handover.unsolicited.poll_gone(&self.stream, cx);
         gone.map(|reason| self.handover.note(reason)).is_ready()
     }
 }
