@@ -1,5 +1,5 @@
-//! The API: who answers which request. Requests are parsed here into what the [`hub`](crate::hub)
-//! takes; nothing below this module sees a header, and nothing here sees a connection.
+//! The API: which handler responds to which request. Requests are parsed here into the types of the
+//! [`hub`](crate::hub). No module below sees a header, and this module sees no connection.
 
 mod body;
 mod events;
@@ -35,18 +35,18 @@ use state::State;
 pub(crate) use options::Options;
 pub(crate) use reply::{Body, Reply};
 
-/// Answers every request to a hub.
+/// Responds to every request to a hub.
 #[derive(Debug)]
 pub(crate) struct Api {
     state: Arc<State>,
-    /// Who answers the requests but the two hot ones.
+    /// Routes all requests but the two hot ones: see [`route`](Self::route).
     router: Router,
-    /// What lets the pages of other origins read answers, if any may.
+    /// Lets pages of other origins read responses. `None` if no other origin is allowed.
     cors: Option<CorsLayer>,
 }
 
 impl Api {
-    /// The API of `hub`, which listens at these addresses.
+    /// The API of `hub`. `listening` has the addresses of its listeners.
     pub(crate) fn new(
         options: Options,
         streams: delivery::Options,
@@ -59,12 +59,12 @@ impl Api {
         Api { router: router(Arc::clone(&state)), state, cors }
     }
 
-    /// The answer to a request from this address.
+    /// The response to a request from this address.
     pub(crate) async fn respond(&self, address: SocketAddr, request: Request) -> Response<Reply> {
         let checked = |request| async move { Ok::<_, Infallible>(self.check(address, request).await) };
         let result = match &self.cors {
             None => checked(request).await,
-            // Outside the check, so that the pages of an allowed origin can read what they did wrong.
+            // Around the check, so that pages of an allowed origin can read a refusal too.
             Some(cors) => cors.layer(service_fn(checked)).call(request).await,
         };
         result.unwrap_or_else(|never| match never {})
@@ -72,7 +72,7 @@ impl Api {
 
     async fn check(&self, address: SocketAddr, request: Request) -> Response<Reply> {
         let (head, mut body) = request.into_parts();
-        // With `Expect`, nothing is sent before `100 Continue`: there is nothing to drain.
+        // With `Expect`, the body is sent only after `100 Continue`: there is nothing to drain.
         let expects = head.headers.contains_key(header::EXPECT);
         let result = match origin::check(&self.state, &head) {
             Ok(()) => self.route(address, head, &mut body).await,
@@ -86,8 +86,8 @@ impl Api {
         response
     }
 
-    /// Has the request answered by whom it is for. The two that are hot don't go through the router,
-    /// which costs a publish as much as its parsing: it boxes and clones.
+    /// Calls the handler of the request. The two hot handlers are called without the router, which boxes and
+    /// clones: that costs as much as parsing a publish.
     async fn route(
         &self,
         address: SocketAddr,
@@ -105,17 +105,17 @@ impl Api {
         }
     }
 
-    /// Ends every stream, and those to come.
+    /// Ends every stream, now and later.
     pub(crate) fn end_streams(&self) {
         self.state.hub.end_subscriptions();
     }
 }
 
-/// All that is not hot. It is given no bodies.
+/// Routes all requests but the two hot ones. It is given no bodies.
 fn router(state: Arc<State>) -> Router {
     let history = async |Extract(state): Extract<Arc<State>>, uri: Uri| history::read(&state, &uri).await;
     let events = async |Extract(state): Extract<Arc<State>>, request: Request| {
-        events::head(&state, &request.into_parts().0)
+        events::respond_to_head(&state, &request.into_parts().0)
     };
     Router::new()
         .route("/messages", only("GET, HEAD, POST").get(history))
@@ -125,7 +125,7 @@ fn router(state: Arc<State>) -> Router {
         .with_state(state)
 }
 
-/// Lets the pages of other origins read answers. `None` without an allowed origin.
+/// The layer that lets pages of these origins read responses. `None` if there are no origins.
 fn cors(origins: &[String]) -> Option<CorsLayer> {
     let allowed = match origins {
         [] => return None,

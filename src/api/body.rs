@@ -1,5 +1,4 @@
-//! A publish's body, read whole: within its limit, in time, and within what the hub takes at once. And
-//! what becomes of a body that is not.
+//! The body of a publish: read whole, within its limits of length, time and memory; or drained.
 
 use std::mem;
 use std::sync::Arc;
@@ -16,26 +15,25 @@ use super::problem::Problem;
 use super::state::State;
 use crate::value;
 
-/// A body that was read, and its bytes' share of [`State::in_flight`] until the permit is dropped.
+/// A body that was read. The permit is its share of [`State::in_flight`].
 #[derive(Debug)]
 pub(super) struct Taken {
     pub(super) bytes: BytesMut,
     pub(super) permit: OwnedSemaphorePermit,
 }
 
-/// Reads the body, and leaves an empty one; or leaves it as it is, if the body is refused for the length
-/// it declares.
+/// Reads the body, and leaves an empty one. A body that declares too great a length is left as it is.
 ///
 /// # Errors
-/// 413 past `--max-body`, 408 past `--body-timeout`, 503 past `--max-in-flight`, and 400 if it
+/// 413 past `--max-body`, 408 past `--body-timeout`, 503 past `--max-in-flight`, and 400 if the body
 /// can't be read.
 pub(super) async fn read(state: &State, body: &mut Body) -> Result<Taken, Problem> {
     let limit = value::bytes(state.options.max_body);
-    // As long as its Content-Length says.
+    // The lower bound is the Content-Length, if there is one.
     if body.size_hint().lower() > limit as u64 {
         return Err(too_large(limit));
     }
-    // Polling the body sends `100 Continue`, so clients that wait for it start sending now.
+    // Polling the body sends `100 Continue`: a publisher that waits for it sends the body now.
     let mut body = mem::take(body);
     let time = state.options.body_timeout;
     let taken = timeout(time, collect(&state.in_flight, limit, &mut body)).await.unwrap_or_else(|_elapsed| {
@@ -81,12 +79,14 @@ fn too_large(limit: usize) -> Problem {
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail).field("body").limit(limit)
 }
 
-/// Has the rest of a body read and dropped, where whoever handled its request did not read to its end. Many
-/// clients write a whole body before they look for an answer: if the connection were closed with a part
-/// of it unread, a reset would take the answer with it.
+/// Reads and drops the rest of a body, in a task of its own. Many publishers write a whole body before they
+/// read the response. If the connection were closed while a part of the body is unread, a reset could
+/// destroy the response.
 pub(super) fn drain(mut body: Body) {
-    /// Of the time and bytes that are wasted on somebody who may mean no good.
+    /// The longest time for one body. Higher: a hostile publisher can waste more of the hub's time. Lower: a
+    /// slow publisher may not get its response.
     const TIME: Duration = Duration::from_secs(5);
+    /// The most bytes of one body, for the same reasons.
     const BYTES: usize = 16 << 20;
 
     if body.is_end_stream() {

@@ -20,9 +20,9 @@ use crate::delivery::Delivery;
 use crate::frame::{self, Format};
 use crate::hub::{Request, Start, SubscribeError};
 
-/// Answers with a stream that ends when the subscriber goes, or the hub stops. A passing fault is
-/// answered with a stream that ends at once: a native EventSource gives up for good on any answer but
-/// 200, and comes back after this one.
+/// Responds with a stream that ends when the subscriber goes, or the hub stops. On a passing fault, the
+/// stream ends at once: an EventSource reconnects after a stream that ends, but never after a status other
+/// than 200.
 pub(super) async fn subscribe(
     state: &State,
     address: SocketAddr,
@@ -40,23 +40,25 @@ pub(super) async fn subscribe(
             let opening = frame::opening(format, later.as_millis(), None);
             [opening, frame::full(format, &full.to_string())].concat().into()
         }
-        // The hub can't read its journal, or is about to stop for that: the subscriber is to come back.
+        // The journal is unavailable, or has failed and the hub is about to stop. The subscriber must
+        // reconnect.
         Err(SubscribeError::Journal(_)) => frame::opening(format, streams.retry_max.as_millis(), None).into(),
     };
-    Ok(answer(format).map(|_| reply))
+    Ok(response_head(format).map(|_| reply))
 }
 
-/// Answers with the headers a subscriber would get, and makes none.
-pub(super) fn head(state: &State, head: &Parts) -> Result<Response, Problem> {
+/// Responds with the headers that a subscriber would get, without making one.
+pub(super) fn respond_to_head(state: &State, head: &Parts) -> Result<Response, Problem> {
     let (_, format) = parse(&head.uri, &head.headers, &state.options)?;
-    // Of no known length, as the stream is.
+    // A body of unknown length, as that of a stream: the headers must be the same.
     let body = Body::from_stream(tokio_stream::pending::<Result<Bytes, Infallible>>());
-    Ok(answer(format).map(|_| body))
+    Ok(response_head(format).map(|_| body))
 }
 
-fn answer(format: Format) -> Response {
+/// The status and headers of a stream in this format.
+fn response_head(format: Format) -> Response {
     let content_type = match format {
-        // Without a charset: EventSource rejects any but UTF-8, which is what it takes it for.
+        // Without a charset: EventSource assumes UTF-8, and rejects any other charset.
         Format::Bare | Format::Message => "text/event-stream",
         Format::Ndjson => "application/x-ndjson",
     };
@@ -82,7 +84,7 @@ fn parse(uri: &Uri, headers: &HeaderMap, options: &Options) -> Result<(Request, 
         Some(_) => return Err(Problem::invalid("format", "must be message, or left out")),
     };
     query.finish("the parameters are channel, last, last_event_id, as, format")?;
-    // An EventSource that reconnects sends its first URL again, so what the query says is older.
+    // An EventSource that reconnects sends its first URL again: the header's id is newer than the query's.
     let in_header = headers.get(LAST_EVENT_ID).map(|id| String::from_utf8_lossy(id.as_bytes()).into_owned());
     let is_given = |id: &String| !id.is_empty();
     let asked = in_header.filter(is_given).or(in_query.filter(is_given));

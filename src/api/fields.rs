@@ -1,5 +1,5 @@
-//! Fields: the named values of a query, an HTML form or a JSON object. They are taken by name; one
-//! that is unknown, or there twice, is an error that names it.
+//! Fields: the named values of a query, an HTML form or a JSON object. Handlers take fields by name. An
+//! unknown field, or one given twice, is a problem that names the field.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -16,7 +16,7 @@ use super::problem::Problem;
 use crate::journal::Channels;
 use crate::message::{ChannelName, Data, InvalidData, SubscriberId};
 
-/// The fields not taken yet.
+/// The fields that are not taken yet.
 #[derive(Debug, Default)]
 pub(super) struct Fields(Vec<(String, Value)>);
 
@@ -26,28 +26,28 @@ enum Value {
     Json(Box<RawValue>),
 }
 
-/// More fields than a body has: enough to name one that is too many, and no memory for a stranger's
-/// million of them.
-pub(super) const MOST: usize = 32;
+/// The most fields of a body. Higher: a hostile body's fields take more memory. Lower: an unknown field
+/// behind the four known ones could not be named.
+pub(super) const MAX_FIELDS: usize = 32;
 
 impl Fields {
-    /// The fields of a request's query: as many as anyone may ask with.
+    /// The fields of a request's query: at most [`MAX_FIELDS`], and `--max-channels` more.
     ///
     /// # Errors
-    /// As those of [`Fields::urlencoded`].
+    /// As of [`Fields::urlencoded`].
     pub(super) fn query(uri: &Uri, options: &Options) -> Result<Self, Problem> {
-        let most = options.max_channels.saturating_add(MOST);
-        Fields::urlencoded(uri.query().unwrap_or_default().as_bytes(), most)
+        let limit = options.max_channels.saturating_add(MAX_FIELDS);
+        Fields::urlencoded(uri.query().unwrap_or_default().as_bytes(), limit)
     }
 
     /// The fields of a query string or a form (WHATWG URL 5.1).
     ///
     /// # Errors
-    /// If a name or value is not UTF-8, or there are more than `most`.
-    pub(super) fn urlencoded(text: &[u8], most: usize) -> Result<Self, Problem> {
-        if pairs(text).nth(most).is_some() {
-            let detail = format!("the form or query has more than {most} fields, the limit");
-            return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail).limit(most));
+    /// 400 if a name or value is not UTF-8, 422 if there are more than `limit` fields.
+    pub(super) fn urlencoded(text: &[u8], limit: usize) -> Result<Self, Problem> {
+        if pairs(text).nth(limit).is_some() {
+            let detail = format!("the form or query has more than {limit} fields, the limit");
+            return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail).limit(limit));
         }
         let decode = |text| {
             decode(text)
@@ -62,7 +62,7 @@ impl Fields {
     /// The fields of a JSON object.
     ///
     /// # Errors
-    /// If it is not JSON, or not an object.
+    /// 400 if the text is not JSON, 422 if it is no object.
     pub(super) fn json(text: &[u8]) -> Result<Self, Problem> {
         serde_json::from_slice(text).map_err(|error| match error.classify() {
             serde_json::error::Category::Data => {
@@ -72,7 +72,7 @@ impl Fields {
         })
     }
 
-    /// These fields and `others`.
+    /// These fields, and then `others`.
     pub(super) fn and(mut self, others: Fields) -> Self {
         self.0.extend(others.0);
         self
@@ -81,7 +81,7 @@ impl Fields {
     /// Takes the text of every field of this name.
     ///
     /// # Errors
-    /// If one is JSON but no string.
+    /// 422 if such a field is JSON but no string.
     pub(super) fn all(&mut self, name: &str) -> Result<Vec<String>, Problem> {
         let taken = self.0.extract_if(.., |(field, _)| field == name);
         taken
@@ -97,7 +97,7 @@ impl Fields {
     /// Takes the text of the field of this name, if there is one.
     ///
     /// # Errors
-    /// If it is there twice, or JSON but no string.
+    /// 422 if there are two such fields, or the field is JSON but no string.
     pub(super) fn one(&mut self, name: &str) -> Result<Option<String>, Problem> {
         let mut values = self.all(name)?;
         match values.len() {
@@ -109,7 +109,7 @@ impl Fields {
     /// Takes the number in the field of this name, if there is one.
     ///
     /// # Errors
-    /// If it is there twice, or no whole number.
+    /// 422 if there are two such fields, or the field is no whole number.
     pub(super) fn number(&mut self, name: &str) -> Result<Option<usize>, Problem> {
         let Some(text) = self.one(name)? else { return Ok(None) };
         let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -124,7 +124,7 @@ impl Fields {
     /// Takes the data in the field `data`, if there is one.
     ///
     /// # Errors
-    /// If it is there twice, nests too deeply, or is a string that is no text.
+    /// 422 if there are two such fields, or the data nests too deeply or is a string that is no text.
     pub(super) fn data(&mut self, depth_limit: usize) -> Result<Option<Data>, Problem> {
         let is_data = |(field, _): &(String, Value)| field == "data";
         let Some(at) = self.0.iter().position(is_data) else { return Ok(None) };
@@ -141,10 +141,10 @@ impl Fields {
         }
     }
 
-    /// Takes the channels in the fields `channel`; the default one if there is none.
+    /// Takes the channels in the fields `channel`, the default channel if there are none.
     ///
     /// # Errors
-    /// If there are too many, or one is no channel.
+    /// 422 if there are more than `--max-channels`, or one is no channel name.
     pub(super) fn channels(&mut self, options: &Options) -> Result<Channels, Problem> {
         let names = self.all("channel")?;
         let limit = options.max_channels;
@@ -156,10 +156,10 @@ impl Fields {
         Ok(Channels::new(names))
     }
 
-    /// Checks that every field was taken. `hint` tells which there are.
+    /// Checks that every field was taken. `hint` says which fields are known.
     ///
     /// # Errors
-    /// If one was not: nobody knows it.
+    /// 422 if a field was not taken: it is unknown.
     pub(super) fn finish(self, hint: &str) -> Result<(), Problem> {
         match self.0.first() {
             None => Ok(()),
@@ -168,13 +168,13 @@ impl Fields {
     }
 }
 
-/// The channel with the name that the field `channel` has.
+/// Parses the text of a field `channel`.
 pub(super) fn channel_name(text: &str, options: &Options) -> Result<ChannelName, Problem> {
     ChannelName::parse(text, options.max_channel_name)
         .map_err(|error| Problem::invalid_name("channel", error))
 }
 
-/// The subscriber's id that this field has.
+/// Parses the text of `field`, which is a subscriber's id.
 pub(super) fn subscriber_id(field: &str, text: &str) -> Result<SubscriberId, Problem> {
     SubscriberId::parse(text).map_err(|error| Problem::invalid_name(field, error))
 }
@@ -183,13 +183,13 @@ fn twice(name: &str) -> Problem {
     Problem::invalid(name, "is there twice")
 }
 
-/// Whether the body is an HTML form with a field `data`. `curl -d 'Hello World!'` sends text under
-/// a form's type; that is no form.
+/// Whether the body is an HTML form with a field `data`. `curl -d 'Hello World!'` sends plain text with a
+/// form's content type.
 pub(super) fn is_form(body: &[u8]) -> bool {
     pairs(body).any(|(name, value)| value.is_some() && matches!(decode(name).as_deref(), Ok("data")))
 }
 
-/// Each `name=value`, undecoded; of a part without `=`, the name alone.
+/// The name and value of each `name=value`, not decoded. The value is `None` in a part without `=`.
 fn pairs(text: &[u8]) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
     text.split(|byte| *byte == b'&').filter(|part| !part.is_empty()).map(|part| {
         let mut halves = part.splitn(2, |byte| *byte == b'=');
@@ -219,7 +219,7 @@ impl<'de> Deserialize<'de> for Fields {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
                 let mut fields = Vec::new();
                 while let Some(name) = map.next_key::<String>()? {
-                    if fields.len() < MOST {
+                    if fields.len() < MAX_FIELDS {
                         fields.push((name, Value::Json(map.next_value()?)));
                     } else {
                         map.next_value::<IgnoredAny>()?;

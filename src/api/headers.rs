@@ -1,11 +1,11 @@
-//! Headers of requests that several handlers read.
+//! The request headers that several handlers read.
 
 use axum::http::{HeaderMap, HeaderName, header};
 
 pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
-/// Whether the request's Accept names this media type.
+/// Whether the Accept header names this media type.
 pub(super) fn accepts(headers: &HeaderMap, media_type: &str) -> bool {
     let mut ranges = headers
         .get_all(header::ACCEPT)

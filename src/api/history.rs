@@ -15,8 +15,8 @@ use crate::hub::{Next, Request, Start, Subscription};
 use crate::journal::JournalError;
 use crate::message::SubscriberId;
 
-/// Answers `{"messages": [message, …]}`, newest last. Where messages after `after` are no longer
-/// kept, a `gap` stands in front: `{"gap": {"asked", "earliest"}, "messages": […]}`.
+/// Responds with `{"messages": [message, …]}`, newest last. If messages after `after` are no longer kept, a
+/// gap comes first: `{"gap": {"asked", "earliest"}, "messages": […]}`.
 pub(super) async fn read(state: &State, uri: &Uri) -> Result<Response, Problem> {
     let mut query = Fields::query(uri, &state.options)?;
     let channels = query.channels(&state.options)?;
@@ -43,9 +43,8 @@ pub(super) async fn read(state: &State, uri: &Uri) -> Result<Response, Problem> 
     Ok((headers, Body::from_stream(stream(history, limit, request.subscriber))).into_response())
 }
 
-/// The object, page by page: a history of large messages is never in memory as a whole. If the
-/// journal can't be read, or messages are dropped meanwhile, the object breaks off: it must not pass for
-/// whole.
+/// The JSON object, page by page, so that a history is never in memory as a whole. If the journal can't be
+/// read, or retention drops messages meanwhile, the object breaks off: it must not look complete.
 fn stream(
     mut history: Subscription,
     limit: usize,
@@ -71,7 +70,7 @@ fn stream(
                     let gap = serde_json::to_string(&gap).expect("a gap is JSON");
                     bytes.put(format!("\"gap\":{gap},").as_bytes());
                 }
-                // Retention overtook this reading: what is left would pass for all.
+                // Retention dropped messages since the last page: the object can't be complete.
                 Next::Gap { .. } => {
                     yield Err(JournalError::Failed);
                     return;

@@ -1,4 +1,4 @@
-//! What requests are taken, and from whom.
+//! The settings of requests: their limits, and the hosts and origins they may have.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -54,7 +54,7 @@ pub struct Options {
     pub hide_data: bool,
 }
 
-/// A name or address alone: it is compared without the port.
+/// Parses a host: a name or an address, without a port, as it is compared.
 fn host(text: &str) -> Result<String, String> {
     let name = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
     let address = text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
@@ -68,7 +68,8 @@ fn host(text: &str) -> Result<String, String> {
     }
 }
 
-/// As browsers send it: scheme and host in lower case, no default port, no slash at the end.
+/// Parses an origin. Returns it as browsers send it: scheme and host in lower case, no default port, no slash
+/// at the end.
 fn origin(text: &str) -> Result<String, String> {
     if text == "*" {
         return Ok(text.to_owned());

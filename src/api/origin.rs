@@ -1,4 +1,4 @@
-//! The origin check: no request passes that a web page of another origin made somebody's browser send.
+//! The origin check: refuses requests that a web page of another origin made a user's browser send.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -9,17 +9,17 @@ use axum::http::{HeaderMap, StatusCode, Uri, header};
 use super::problem::Problem;
 use super::state::State;
 
-/// Whether the request may pass.
+/// Checks the request's Host and, if the request is a write, its Origin.
 ///
 /// # Errors
-/// 403 if its Host is not the hub's, or if it is a write from another origin; 400 for a Host that is none.
+/// 403 if the Host is not the hub's, or if a write is from another origin; 400 if the Host is no host.
 pub(super) fn check(state: &State, head: &Parts) -> Result<(), Problem> {
     let host = host(&head.uri, &head.headers)?;
-    // Without a Host (HTTP/1.0) it is no browser.
+    // A request without Host (HTTP/1.0) is not from a browser.
     if let Some(host) = host
         && !is_own_host(state, host)
     {
-        // A URL's authority may name a user as well; a host has none.
+        // An authority may be `user@host`, which is no host.
         let named = Authority::try_from(host).ok().filter(|authority| !authority.as_str().contains('@'));
         let Some(named) = named else { return Err(bad_host("is no host")) };
         let detail = format!("the hub is not {}; if it is, start it with --allow-host {0}", named.host());
@@ -28,8 +28,8 @@ pub(super) fn check(state: &State, head: &Parts) -> Result<(), Problem> {
     if head.method.is_safe() { Ok(()) } else { check_origin(state, &head.headers, host) }
 }
 
-/// The host a request is for, and its port if that is told: of the target, or else of the header (RFC 9112
-/// 3.2.2).
+/// The host of the request, with its port if there is one: from the target, or else from the Host header
+/// (RFC 9112 3.2.2).
 fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Result<Option<&'a str>, Problem> {
     let mut hosts = headers.get_all(header::HOST).iter();
     let (host, second) = (hosts.next(), hosts.next());
@@ -46,8 +46,9 @@ fn bad_host(what: &str) -> Problem {
     Problem::malformed(format!("the Host header {what}")).field("Host")
 }
 
-/// A page can point a name of its own at a loopback or private address (DNS rebinding), and its
-/// scripts then count as this hub's. It can't do that to a name or an address of the hub's. Whatever the port.
+/// Whether `host` is a name or address of the hub, whatever its port. A page can point a name of its own at a
+/// loopback or private address (DNS rebinding), and its scripts then have the hub's origin. A page can't
+/// point the hub's own names and addresses elsewhere.
 fn is_own_host(state: &State, host: &str) -> bool {
     let is_port = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
     let host = host.rsplit_once(':').filter(|(_, port)| is_port(port)).map_or(host, |(name, _)| name);
@@ -61,13 +62,13 @@ fn is_own_host(state: &State, host: &str) -> bool {
         None => host.parse().map(IpAddr::V4),
     };
     let Ok(address) = address.map(|address| address.to_canonical()) else { return false };
-    // Where the hub listens on every address it can't know them all: port forwarding adds some.
+    // A hub that listens on every address can't know all of its own: port forwarding adds some.
     let mut listening = state.listening.iter().map(SocketAddr::ip);
     address.is_loopback() || listening.any(|own| own == address || own.is_unspecified())
 }
 
-/// A form or text POST needs no preflight, so any page can send one; what it can't do is hide
-/// where from.
+/// Checks that a write is from the hub's own page, an allowed origin, or no page. Any page can send a form or
+/// text POST, which needs no preflight, but it can't hide its origin.
 fn check_origin(state: &State, headers: &HeaderMap, host: Option<&str>) -> Result<(), Problem> {
     let refused = |detail: String, field| Err(Problem::new(StatusCode::FORBIDDEN, detail).field(field));
     if let Some(origin) = headers.get(header::ORIGIN) {
@@ -79,7 +80,8 @@ fn check_origin(state: &State, headers: &HeaderMap, host: Option<&str>) -> Resul
             .is_some_and(|((_, origin), host)| origin.eq_ignore_ascii_case(host));
         if !allowed && !own {
             let detail = format!(
-                "pages of {origin} may not publish here; if they may, start the hub with --allow-origin {origin}"
+                "pages of {origin} may not publish here; if they may, start the hub with \
+                 --allow-origin {origin}"
             );
             return refused(detail, "Origin");
         }

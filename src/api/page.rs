@@ -1,4 +1,4 @@
-//! The page and what it is made of, and the browser client; embedded in the binary.
+//! The page's files and the browser client, embedded in the binary.
 
 use std::sync::OnceLock;
 
@@ -15,8 +15,7 @@ struct Asset {
     path: &'static str,
     content_type: &'static str,
     body: &'static str,
-    /// The hash of `body`, made when it is first asked for: a new version is fetched at once, and an old
-    /// one never again.
+    /// The hash of `body`, made on first use. A browser fetches each version once.
     etag: OnceLock<String>,
 }
 
@@ -24,13 +23,13 @@ const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 const TYPESCRIPT: &str = "application/typescript; charset=utf-8";
 const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
-/// What the page may do is written here in full: no inline code, nothing from elsewhere. The worker is
-/// the client's, where it can't share a stream among tabs in another way.
+/// The page may use files and requests of the hub's origin: no inline code, nothing from elsewhere. The
+/// worker is the browser client's, for tabs that can't share a stream in another way.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; worker-src 'self'; \
     style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; \
     frame-ancestors 'none'";
 
-/// The browser client, its source and its types. The pages of any origin may import and read these.
+/// The paths of the browser client, its source and its types. Pages of any origin may import and read them.
 const CLIENT: [&str; 3] = ["/tabcast.js", "/tabcast.src.js", "/tabcast.d.ts"];
 
 static ASSETS: [Asset; 7] = [
@@ -47,8 +46,8 @@ static ASSETS: [Asset; 7] = [
 /// Serves each file at its path.
 pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     ASSETS.iter().fold(Router::new(), |router, asset| {
-        let answer = move |headers: HeaderMap| async move { asset.answer(&headers) };
-        router.route(asset.path, only("GET, HEAD").get(answer))
+        let respond = move |headers: HeaderMap| async move { asset.respond(&headers) };
+        router.route(asset.path, only("GET, HEAD").get(respond))
     })
 }
 
@@ -65,12 +64,12 @@ impl Asset {
         })
     }
 
-    /// The file, or 304 if the request's headers say that it is there already.
-    fn answer(&self, request: &HeaderMap) -> Response {
+    /// Responds with the file, or with 304 if the request's headers name this version.
+    fn respond(&self, request: &HeaderMap) -> Response {
         let mut response = self.for_own_pages(request);
         if CLIENT.contains(&self.path) {
-            // What pages of other origins may then do here is `--allow-origin`'s to say. A policy sent with it
-            // would bind its shared worker to this hub.
+            // Pages of other origins may import the client; `--allow-origin` says what they may do with it. A
+            // policy on the client's response would restrict its shared worker to this hub.
             let headers = response.headers_mut();
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
             headers.insert(CROSS_ORIGIN_RESOURCE_POLICY, HeaderValue::from_static("cross-origin"));
@@ -79,14 +78,15 @@ impl Asset {
         response
     }
 
+    /// The response for pages of the hub's own origin.
     fn for_own_pages(&self, request: &HeaderMap) -> Response {
         let headers: [(HeaderName, &str); 7] = [
             (header::ETAG, self.etag()),
-            // Kept, but asked after each time: 304 unless the hub has another version.
+            // A browser keeps the file, but asks for changes each time.
             (header::CACHE_CONTROL, "no-cache"),
             (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
             (header::X_FRAME_OPTIONS, "DENY"),
-            // With `no-referrer`, browsers say `Origin: null` of the page's own form.
+            // With `no-referrer`, browsers would send `Origin: null` with the page's own form.
             (header::REFERRER_POLICY, "same-origin"),
             (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
             (CROSS_ORIGIN_RESOURCE_POLICY, "same-origin"),

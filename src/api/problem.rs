@@ -1,5 +1,5 @@
-//! A problem: what a request is answered when it can't be served, as `application/problem+json`
-//! (RFC 9457). It says what was wrong, in which field, and the limit; never a cause inside the hub.
+//! A problem: the response to a request that can't be served, as `application/problem+json` (RFC 9457). It
+//! has the fault, the field and the limit, but never a cause inside the hub.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::hub::PublishError;
 use crate::journal::JournalError;
 use crate::message::InvalidName;
 
-/// What was wrong with a request.
+/// Why a request can't be served.
 #[derive(Debug, Serialize)]
 pub(super) struct Problem {
     #[serde(serialize_with = "code")]
@@ -49,18 +49,18 @@ impl Problem {
         }
     }
 
-    /// The request can't be read: its JSON, its form, its encoding.
+    /// The request can't be parsed: its JSON, its form, its encoding.
     pub(super) fn malformed(detail: impl Into<Cow<'static, str>>) -> Self {
         Problem::new(StatusCode::BAD_REQUEST, detail)
     }
 
-    /// The request can be read, but this field (or query parameter, or header) makes no sense.
-    /// `what` goes on from its name: "is empty".
+    /// The request can be parsed, but this field (or query parameter, or header) is invalid. `what` follows
+    /// the field's name, as in "is empty".
     pub(super) fn invalid(field: &str, what: impl std::fmt::Display) -> Self {
         Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("`{}` {what}", shortened(field))).field(field)
     }
 
-    /// This field's name makes no sense.
+    /// The name in this field is invalid.
     pub(super) fn invalid_name(field: &str, error: InvalidName) -> Self {
         let problem = Problem::invalid(field, error);
         match error {
@@ -69,7 +69,7 @@ impl Problem {
         }
     }
 
-    /// The path is right, its method none of those.
+    /// The path exists, but `method` is none of the `allowed` ones.
     fn method_not_allowed(method: &Method, allowed: &'static str) -> Self {
         let detail = format!("{method} is not one of this path's methods");
         Problem { allow: Some(allowed), ..Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail) }
@@ -80,7 +80,7 @@ impl Problem {
         Problem { field: Some(shortened(field).into_owned()), ..self }
     }
 
-    /// Names the limit that was crossed.
+    /// Names the limit that was exceeded.
     pub(super) fn limit(self, limit: usize) -> Self {
         Problem { limit: u64::try_from(limit).ok(), ..self }
     }
@@ -91,7 +91,7 @@ impl Problem {
     }
 }
 
-/// What a reader is answered. The cause is in the hub's log.
+/// The response to a reader. The cause is in the hub's log.
 impl From<JournalError> for Problem {
     fn from(error: JournalError) -> Self {
         let retry_after = match error {
@@ -103,7 +103,7 @@ impl From<JournalError> for Problem {
     }
 }
 
-/// What a publisher is answered. The cause is in the hub's log.
+/// The response to a publisher. The cause is in the hub's log.
 impl From<PublishError> for Problem {
     fn from(error: PublishError) -> Self {
         match error {
@@ -129,13 +129,13 @@ fn whole_seconds(duration: Duration) -> u32 {
     u32::try_from(duration.as_secs()).unwrap_or(u32::MAX).max(1)
 }
 
-/// The routes of a path that has these methods: none yet, and a problem for all others.
+/// The routes of a path that will have `methods`: none yet, and a problem for every other method.
 pub(super) fn only<S: Clone + Send + Sync + 'static>(methods: &'static str) -> MethodRouter<S> {
     let problem = move |method: Method| async move { Problem::method_not_allowed(&method, methods) };
     MethodRouter::new().fallback(problem)
 }
 
-/// A stranger's field name, cut so that an answer stays small.
+/// The field's name, cut because a request may give a name of any length.
 fn shortened(field: &str) -> Cow<'_, str> {
     const LIMIT: usize = 64;
     if field.len() <= LIMIT {

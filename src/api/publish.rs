@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::body;
-use super::fields::{Fields, MOST, channel_name, is_form, subscriber_id};
+use super::fields::{Fields, MAX_FIELDS, channel_name, is_form, subscriber_id};
 use super::headers::{IDEMPOTENCY_KEY, accepts};
 use super::options::Options;
 use super::problem::Problem;
@@ -19,7 +19,8 @@ use super::state::State;
 use crate::hub::Published;
 use crate::message::{ChannelName, Data, Draft, EventName, IdempotencyKey, Receipt};
 
-/// Answers 201 with the message's id once the journal keeps it.
+/// Responds with 201 and the receipt once the message is stored. A browser's form is answered with a redirect
+/// to the page.
 pub(super) async fn publish(
     state: &State,
     mut head: Parts,
@@ -30,8 +31,8 @@ pub(super) async fn publish(
     let kind = Kind::of(&head.headers)?;
     let query = Fields::query(&head.uri, options)?;
     let is_browser = matches!(kind, Kind::Form) && accepts(&head.headers, "text/html");
-    // The request's head is freed before the wait: many publishes may queue. Its header map is reused for
-    // the response, which saves two allocations.
+    // The request's head is freed before the wait: many publishes may wait. Its header map is reused for the
+    // response, which saves two allocations.
     let mut headers = mem::take(&mut head.headers);
     headers.clear();
     drop(head);
@@ -58,14 +59,14 @@ pub(super) async fn publish(
     Ok(response)
 }
 
-/// What the body is, by its content type.
+/// The kind of a body, by its content type.
 #[derive(Debug)]
 enum Kind {
     Json,
     Text,
-    /// An HTML form, or text that `curl -d` sends under that type.
+    /// An HTML form, or text that `curl -d` sends with that type.
     Form,
-    /// Anything else, with its type.
+    /// Any other media type, which is given.
     Binary(String),
 }
 
@@ -73,11 +74,11 @@ impl Kind {
     fn of(headers: &HeaderMap) -> Result<Self, Problem> {
         let unsupported =
             |detail| Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail).field("Content-Type");
-        // RFC 9110 8.3: what is not said may be taken as arbitrary bytes.
+        // A body without a type may be taken as arbitrary bytes (RFC 9110 8.3).
         let Some(value) = headers.get(header::CONTENT_TYPE) else {
             return Ok(Kind::Binary("application/octet-stream".to_owned()));
         };
-        // As programs write it, almost all of them.
+        // The spelling of almost all programs needs no parsing.
         if value == "application/json" {
             return Ok(Kind::Json);
         }
@@ -103,10 +104,11 @@ impl Kind {
     }
 }
 
-/// The media type without white space, its type in lower case and its parameters unquoted, so that
-/// it can stand in a `data:` URL. `None` if it is none, or has characters that can't stand there.
+/// The media type as it can stand in a `data:` URL: without white space, its type in lower case, its
+/// parameters unquoted. `None` if `value` is no media type, or has characters that can't stand there.
 fn parse_media_type(value: &HeaderValue) -> Option<String> {
-    /// Real ones are far shorter; it is kept with every message of that type.
+    /// The longest media type, in bytes; real ones are far shorter. Higher: each message stores its media
+    /// type in its data, and would grow.
     const LIMIT: usize = 256;
     let value = value.to_str().ok().filter(|value| value.len() <= LIMIT)?;
     let is_token = |text: &str| {
@@ -141,7 +143,7 @@ fn draft(kind: Kind, body: &[u8], query: Fields, options: &Options) -> Result<Dr
             (fields.data(depth_limit)?, fields)
         }
         Kind::Form if is_form(body) => {
-            let mut fields = Fields::urlencoded(body, MOST)?;
+            let mut fields = Fields::urlencoded(body, MAX_FIELDS)?;
             (fields.data(depth_limit)?, fields.and(query))
         }
         Kind::Form | Kind::Text => (Some(Data::text(text()?)), query),
@@ -175,7 +177,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Proble
     if second.is_some() {
         return Err(Problem::malformed("`Idempotency-Key` is there twice").field(NAME));
     }
-    // Bytes that are no text are no visible ASCII either.
+    // A value that is no text becomes one that `parse` refuses.
     let parse = |key: &HeaderValue| IdempotencyKey::parse(key.to_str().unwrap_or("\u{fffd}"));
     key.map(parse).transpose().map_err(|error| {
         let problem = Problem::malformed(format!("`{NAME}` {error}")).field(NAME);
@@ -187,16 +189,17 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Proble
     })
 }
 
-/// What the log says of a message's data.
+/// The fields of a message's data in the log.
 struct Logged {
+    /// The length of the JSON text, in bytes.
     size: usize,
-    /// The JSON text, cut; `None` if the log is not to show any.
+    /// The beginning of the JSON text. `None` if the log does not show data.
     data: Option<String>,
 }
 
 impl Logged {
     fn new(data: &Data, options: &Options) -> Self {
-        /// Bytes: enough to recognise a message by.
+        /// The most bytes shown. Higher: long lines in the log. Lower: messages are hard to recognise.
         const SHOWN: usize = 256;
         let json = data.as_json();
         let is_shown = !options.hide_data && tracing::enabled!(tracing::Level::INFO);

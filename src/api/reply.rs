@@ -1,5 +1,5 @@
-//! What a request is answered with: bytes, or a subscriber's stream. How either leaves is decided by the
-//! connection.
+//! A reply: the body of a response, as bytes or as a subscriber's stream. The connection decides how the
+//! reply is sent.
 
 use bytes::Bytes;
 
@@ -13,7 +13,7 @@ pub(crate) use axum::body::Body;
 pub(crate) enum Reply {
     /// Bytes, all of them or as they come.
     Body(Body),
-    /// What a subscriber is sent, for as long as it stays.
+    /// A subscriber, and its stream.
     Delivery(Box<Delivery>),
 }
 

@@ -1,4 +1,4 @@
-//! What every handler may use.
+//! The state that all handlers share.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,16 +10,16 @@ use crate::delivery;
 use crate::hub::Hub;
 use crate::value::bytes;
 
-/// See the module.
+/// The settings, the hub, and the budget of bodies.
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) options: Options,
     pub(super) streams: delivery::Options,
     pub(super) replay_page: usize,
     pub(super) hub: Hub,
-    /// Where the hub listens.
+    /// The addresses the hub listens at.
     pub(super) listening: Vec<SocketAddr>,
-    /// Bytes of bodies that may still be taken; see [`body`](super::body).
+    /// A permit for each byte of bodies that may still be read: see [`body`](super::body).
     pub(super) in_flight: Arc<Semaphore>,
 }
 
