@@ -1,5 +1,5 @@
-//! The net: accepts connections on every listener, within their limit, and ends them all at shutdown. A
-//! connection that asks for nothing, or takes nothing, is cut off.
+//! The net: accepts connections on every listener, within one limit, and ends them all at shutdown. A
+//! connection that sends no request, or reads no response, is cut off.
 
 mod handover;
 mod http1;
@@ -37,7 +37,7 @@ pub struct Options {
     pub stall_timeout: Duration,
 }
 
-/// Accepts connections on all listeners until `shutdown` is ready, then ends them all.
+/// Accepts connections on all listeners until `shutdown` is ready, then ends all connections.
 pub(crate) async fn serve(
     listeners: Vec<TcpListener>,
     api: Api,
@@ -70,11 +70,11 @@ pub(crate) async fn serve(
     net.open.wait().await;
 }
 
-/// What all connections share.
+/// The state that all connections share.
 struct Net {
     api: Api,
     options: Options,
-    /// One for each connection there may be.
+    /// A permit for each connection that `--max-connections` allows.
     permits: Arc<Semaphore>,
     groups: Arc<Groups>,
     /// The tasks of connections, and of their groups.
@@ -99,7 +99,8 @@ impl Net {
 
     fn prepare(&self, stream: &TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
-        // Covers a cut network and a reader that stopped: what was sent stays unacknowledged, or unsent.
+        // Cuts the connection if the network fails, or the other side stops reading: bytes then stay
+        // unacknowledged, or unsent.
         #[cfg(target_os = "linux")]
         socket2::SockRef::from(stream).set_tcp_user_timeout(Some(self.options.stall_timeout))?;
         Ok(())
@@ -112,8 +113,8 @@ impl Net {
         permit: OwnedSemaphorePermit,
     ) {
         let header_timeout = self.options.header_timeout;
-        let left = http1::serve(stream, address, &self.api, header_timeout, &self.stopping).await;
-        let Some((stream, delivery)) = left else { return };
+        let handed_over = http1::serve(stream, address, &self.api, header_timeout, &self.stopping).await;
+        let Some((stream, delivery)) = handed_over else { return };
         match Socket::new(stream, permit) {
             Ok(socket) => self.groups.deliver(socket, *delivery),
             Err(error) => tracing::error!(%address, %error, "a subscriber is lost"),
@@ -121,14 +122,14 @@ impl Net {
     }
 }
 
-/// The next connection, and where it is from.
+/// Waits for the next connection, and returns its address as well.
 async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
             Ok((stream, address)) => {
                 return (stream, SocketAddr::new(address.ip().to_canonical(), address.port()));
             }
-            // The other side was gone before it was accepted.
+            // The other side was gone before its connection was accepted.
             Err(error)
                 if matches!(
                     error.kind(),
@@ -136,8 +137,8 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
                 ) => {}
             Err(error) => {
                 tracing::error!(%error, "can't accept a connection");
-                // Most likely out of descriptors: the connection stays in the backlog, and asking again at
-                // once would spin.
+                // Most likely out of descriptors. The connection stays in the backlog: without a pause, this
+                // loop would spin.
                 sleep(Duration::from_millis(100)).await;
             }
         }

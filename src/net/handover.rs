@@ -1,23 +1,23 @@
-//! The hand-over: how a connection that has become a stream leaves hyper.
+//! The hand-over: how the socket of a stream is taken back from hyper.
 //!
-//! A stream needs nothing of hyper's once its response head is out, and a connection that stays with
-//! hyper holds 10 kB for as long. So hyper is given a body that never yields, and the socket is taken
-//! back as soon as hyper has flushed the head. One [`Handover`] belongs to a connection; hyper's side and
-//! ours both hold it.
+//! A stream does not need hyper once its response head is sent, and hyper holds 10 kB for each connection. So
+//! hyper is given a body that never yields, and the socket is taken back as soon as hyper has flushed the
+//! head. Each connection has one [`Handover`], shared by the response's body, by [`Io`] and by the
+//! connection's task.
 //!
 //! ```text
 //!  http1.rs          hyper                         handover.rs
 //!  ────────          ─────                         ───────────
-//!  Reply::Delivery ─────────────────────────────▶  ReplyBody::Delivery
+//!  Reply::Delivery ─────────────────────────────▶  ReplyBody::HandedOver
 //!                    encodes the head
 //!                    asks the body for a frame ─▶  poll_frame: the delivery moves to `waiting`; Pending
 //!                    writes the head ───────────▶  Io::poll_write ──▶ socket
 //!                    flushes ───────────────────▶  Io::poll_flush: `waiting` is there, so `flushed` is set
 //!                    has nothing to do: Pending
-//!  connection() sees `flushed`
+//!  ended_or_flushed() sees `flushed`
 //!  into_parts() ◀─── gives the socket back
 //!  takes `waiting` ────────────────────────────▶  Handover::take
-//!  Groups::deliver(socket, delivery)
+//!  net.rs: Groups::deliver(socket, delivery)
 //! ```
 
 use std::io;
@@ -35,41 +35,41 @@ use crate::api::Body;
 use crate::delivery::{self, Delivery, Unsolicited, reason};
 use crate::hub::Reason;
 
-/// What one connection has come to.
+/// The state of one connection's hand-over.
 #[derive(Debug, Default)]
 pub(super) struct Handover {
-    /// The delivery whose response head hyper has.
+    /// The delivery to hand over, once hyper has its response head.
     waiting: Mutex<Option<Box<Delivery>>>,
-    /// Set once that head has been flushed to the socket.
+    /// Set once that response head has been flushed to the socket.
     flushed: AtomicBool,
-    /// Set once the connection has a subscriber whose stream stays with hyper.
-    stays: AtomicBool,
-    /// Why the connection ended: hyper tells only its own task, and that later.
+    /// Set once hyper sends a subscriber's stream.
+    streams_in_hyper: AtomicBool,
+    /// Why the connection ended. hyper returns its error only after it has dropped the body.
     ended: OnceLock<Reason>,
     unsolicited: Unsolicited,
 }
 
 impl Handover {
-    /// The body of a response whose connection leaves hyper with this delivery.
-    pub(super) fn leave(self: &Arc<Self>, delivery: Box<Delivery>) -> ReplyBody {
-        ReplyBody::Delivery(Leaving { handover: Arc::clone(self), delivery: Some(delivery) })
+    /// The body of a response whose connection is handed over with this delivery.
+    pub(super) fn hand_over(self: &Arc<Self>, delivery: Box<Delivery>) -> ReplyBody {
+        ReplyBody::HandedOver(SilentBody { handover: Arc::clone(self), delivery: Some(delivery) })
     }
 
-    /// The body of a response whose connection stays with hyper for this delivery.
-    pub(super) fn stay(self: &Arc<Self>, delivery: Delivery) -> ReplyBody {
-        self.stays.store(true, Ordering::Relaxed);
+    /// The body of a response whose delivery is sent by hyper.
+    pub(super) fn stream_in_hyper(self: &Arc<Self>, delivery: Delivery) -> ReplyBody {
+        self.streams_in_hyper.store(true, Ordering::Relaxed);
         let handover = Arc::clone(self);
         let body = delivery::body(delivery, move || handover.reason());
         ReplyBody::Bytes(Body::from_stream(body))
     }
 
-    /// Whether hyper is done with the connection.
+    /// Whether the response head of a delivery to hand over has been flushed.
     pub(super) fn is_flushed(&self) -> bool {
         self.flushed.load(Ordering::Relaxed)
     }
 
-    /// The delivery that leaves with the connection. `None` if there is none, or if its head was not
-    /// flushed: then its subscriber ends.
+    /// Takes the delivery to hand over. `None` if there is none, or if its response head was not flushed: its
+    /// subscriber then ends.
     pub(super) fn take(&self) -> Option<Box<Delivery>> {
         let mut delivery = self.waiting().take()?;
         if self.is_flushed() {
@@ -83,28 +83,29 @@ impl Handover {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Why the connection ended, as far as that is known by now.
+    /// Why the connection ended, [`Reason::Cut`] if that is not known.
     fn reason(&self) -> Reason {
         self.ended.get().copied().unwrap_or(Reason::Cut)
     }
 
+    /// Records why the connection ended. Only the first reason counts.
     fn note(&self, reason: Reason) {
         self.ended.get_or_init(|| reason);
     }
 }
 
-/// The body of a response, as hyper takes it.
+/// The body of a response, as hyper polls it.
 pub(super) enum ReplyBody {
     /// Bytes, all of them or as they come.
     Bytes(Body),
-    /// Of a connection that leaves.
-    Delivery(Leaving),
+    /// The body of a connection that is handed over.
+    HandedOver(SilentBody),
 }
 
-/// A body that never yields.
-pub(super) struct Leaving {
+/// A body that never yields. Its first poll means that hyper has the response head.
+pub(super) struct SilentBody {
     handover: Arc<Handover>,
-    /// `None` once hyper has the response head.
+    /// `None` once hyper has polled the body: the delivery is then in [`Handover::waiting`].
     delivery: Option<Box<Delivery>>,
 }
 
@@ -118,7 +119,7 @@ impl HttpBody for ReplyBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match &mut *self {
             ReplyBody::Bytes(body) => Pin::new(body).poll_frame(cx),
-            ReplyBody::Delivery(Leaving { handover, delivery }) => {
+            ReplyBody::HandedOver(SilentBody { handover, delivery }) => {
                 if let Some(delivery) = delivery.take() {
                     *handover.waiting() = Some(delivery);
                 }
@@ -130,19 +131,19 @@ impl HttpBody for ReplyBody {
     fn is_end_stream(&self) -> bool {
         match self {
             ReplyBody::Bytes(body) => body.is_end_stream(),
-            ReplyBody::Delivery(_) => false,
+            ReplyBody::HandedOver(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             ReplyBody::Bytes(body) => body.size_hint(),
-            ReplyBody::Delivery(_) => SizeHint::default(),
+            ReplyBody::HandedOver(_) => SizeHint::default(),
         }
     }
 }
 
-impl Drop for Leaving {
+impl Drop for SilentBody {
     fn drop(&mut self) {
         if let Some(delivery) = &mut self.delivery {
             delivery.subscriber.end(self.handover.reason());
@@ -150,7 +151,8 @@ impl Drop for Leaving {
     }
 }
 
-/// A connection's socket while hyper has it. Records why it ended, and when it can leave.
+/// A connection's socket while hyper has it. Records why the connection ended, and when the response head of
+/// a delivery to hand over is flushed.
 pub(super) struct Io {
     stream: TcpStream,
     handover: Arc<Handover>,
@@ -169,10 +171,11 @@ impl Io {
         result.inspect_err(|error| self.handover.note(reason(error)))
     }
 
-    /// Whether this was a subscriber's socket, and the subscriber is gone. hyper does not read while it
-    /// sends; if a body came with the request, its bytes may go here.
+    /// Whether hyper sends a subscriber's stream on this socket, and the subscriber is gone. hyper does not
+    /// read the socket meanwhile, so this function does. It may read bytes of the request's body, which are
+    /// then lost.
     fn is_gone(&self, cx: &mut Context<'_>) -> bool {
-        if !self.handover.stays.load(Ordering::Relaxed) {
+        if !self.handover.streams_in_hyper.load(Ordering::Relaxed) {
             return false;
         }
         let gone = self.handover.unsolicited.poll_gone(&self.stream, cx);
@@ -217,13 +220,13 @@ impl AsyncWrite for Io {
         self.stream.is_write_vectored()
     }
 
-    /// Called whenever hyper has written all it had.
+    /// hyper calls this whenever it has written all of its bytes.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.is_gone(cx) {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
-        let leaves = self.handover.waiting().is_some();
-        self.handover.flushed.store(leaves, Ordering::Relaxed);
+        let is_waiting = self.handover.waiting().is_some();
+        self.handover.flushed.store(is_waiting, Ordering::Relaxed);
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

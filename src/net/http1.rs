@@ -1,4 +1,4 @@
-//! A connection in HTTP/1, served by hyper until it ends or leaves as a stream.
+//! A connection in HTTP/1, served by hyper until it ends or is handed over.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
@@ -21,12 +21,13 @@ use super::handover::{Handover, Io, ReplyBody};
 use crate::api::{Api, Body, Reply};
 use crate::delivery::{Delivery, GRACE};
 
-/// The longest request head, and about what hyper holds for a subscriber that stops reading. Its
-/// least is 8 KiB; a head with long cookies of other ports on the same host needs more.
+/// The longest request head, and about what hyper holds of a stream whose subscriber stops reading. Higher:
+/// more memory for such a subscriber. Lower: a head with long cookies of other ports on the same host would
+/// be refused. hyper's minimum is 8 KiB.
 const BUFFER: usize = 64 << 10;
 
-/// Serves a connection until it has ended, or until it leaves: then the socket, and what is delivered
-/// to it.
+/// Serves a connection until it has ended, or until it is handed over. Returns the socket and the delivery
+/// of a connection that is handed over.
 pub(super) async fn serve(
     stream: TcpStream,
     address: SocketAddr,
@@ -35,25 +36,26 @@ pub(super) async fn serve(
     stopping: &CancellationToken,
 ) -> Option<(TcpStream, Box<Delivery>)> {
     let handover = Arc::new(Handover::default());
-    let service = service_fn(async |request: hyper::Request<Incoming>| {
+    let respond = service_fn(async |request: hyper::Request<Incoming>| {
         let version = request.version();
         let response = api.respond(address, request.map(Body::new)).await;
         Ok::<_, Infallible>(response.map(|reply| match reply {
             Reply::Body(body) => ReplyBody::Bytes(body),
-            // Plain bytes on a socket of its own: the stream needs nothing of hyper's any more.
-            Reply::Delivery(delivery) if version == Version::HTTP_11 => handover.leave(delivery),
-            Reply::Delivery(delivery) => handover.stay(*delivery),
+            // The chunks of HTTP/1.1 can be sent without hyper. HTTP/1.0 has no chunks.
+            Reply::Delivery(delivery) if version == Version::HTTP_11 => handover.hand_over(delivery),
+            Reply::Delivery(delivery) => handover.stream_in_hyper(*delivery),
         }))
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(header_timeout)
         .max_buf_size(BUFFER)
-        // Not read from while a request is answered: for that, hyper would take a buffer each time.
+        // With `half_close`, hyper does not read the socket during a response. It would allocate a buffer for
+        // each such read.
         .half_close(true)
-        // A chunk's frame and its size go out as one slice: cheaper than gathering three.
+        // Without `writev`, a chunk goes out as one slice: cheaper than gathering three.
         .writev(false)
-        .serve_connection(TokioIo::new(Io::new(stream, Arc::clone(&handover))), service);
+        .serve_connection(TokioIo::new(Io::new(stream, Arc::clone(&handover))), respond);
     let result = tokio::select! {
         biased;
         result = ended_or_flushed(&mut connection, &handover) => result,
@@ -73,8 +75,8 @@ pub(super) async fn serve(
     Some((connection.into_parts().io.into_inner().into_inner(), delivery?))
 }
 
-/// Serves the connection until it has ended, or until the response head of a stream that leaves has
-/// been flushed.
+/// Serves the connection until it has ended, or until the response head of a delivery to hand over has been
+/// flushed.
 async fn ended_or_flushed<C>(connection: &mut C, handover: &Handover) -> hyper::Result<()>
 where
     C: Future<Output = hyper::Result<()>> + Unpin,
