@@ -1,5 +1,5 @@
-//! The command line: read, its verb run, its exit code given. There is one verb yet, which needs not be
-//! named: serve.
+//! The command line: parses the arguments, runs the verb, returns the exit code. There is one verb so far,
+//! which serves the hub and needs no name.
 
 mod serve;
 
@@ -17,7 +17,8 @@ Examples:
 
 Durations are written 500ms, 15s, 10m, 24h; sizes 64KiB, 1MiB, 2GiB. A flag wins over its
 environment variable. SIGINT and SIGTERM stop the hub: every stream is ended, publishes in
-flight are finished, and it exits with 0. It exits with 1 if it can't start or its journal fails, 2 on a bad flag.";
+flight are finished, and it exits with 0. It exits with 1 if it can't start or its journal \
+fails, 2 on a bad flag.";
 
 /// A live message hub: POST a message, and every open browser tab and every `curl -N` sees it at once.
 #[derive(Debug, Parser)]
@@ -27,8 +28,8 @@ struct Cli {
     serve: serve::Settings,
 }
 
-/// Does what the process's arguments say. Ends the process on bad ones, and after `--help` or
-/// `--version`.
+/// Runs the verb that the process's arguments name. Ends the process on a bad argument, and after `--help`
+/// or `--version`.
 pub(crate) fn run() -> ExitCode {
     let matches = options::read(Cli::command(), std::env::args_os().collect());
     let cli =

@@ -1,27 +1,27 @@
-//! tabcast: a live message hub. Whoever POSTs a message has every subscriber see it at once: in
-//! order, once, and nothing that was acknowledged is ever lost.
+//! tabcast: a live message hub. A message that is POSTed is sent to every subscriber at once, in order and
+//! once. No acknowledged message is ever lost.
 //!
 //! ```text
-//! POST /messages → parse → hub.publish → journal.append (assigns the id; acknowledged only when kept)
-//!                                        journal's commits → live feeds → groups → sockets
+//! POST /messages → parse → hub.publish → journal.append (gives the id; acknowledged once stored)
+//!                                        committed messages → live feeds → groups → sockets
 //! GET /events    → parse → hub.subscribe(channels, start) → a subscriber → delivery
 //! ```
 //!
 //! # Layout
-//! Each file one noun; each module uses only those below it, and `value`, which is beside them.
+//! Each file defines one noun. Each module uses only those below it, and `value`, which parses settings.
 //! - [`options`]: every setting, and where its value is read from.
-//! - `net`: accepts connections, serves each, hands over those that have become streams.
-//! - `api`: who answers which request.
-//! - `delivery`: a subscriber's stream to its sink.
+//! - `net`: accepts and serves connections, and hands those that become streams to `delivery`.
+//! - `api`: responds to requests.
+//! - `delivery`: sends subscribers their streams.
 //! - [`hub`]: publish, subscribe, history.
-//! - [`journal`]: the record of published messages that everything reads from, in memory or a file.
+//! - [`journal`]: the record of published messages, in memory or in a file.
 //! - [`frame`]: a message's bytes on the wire.
-//! - [`message`]: what a message is made of, parsed once, valid after.
-//! - [`log`]: what the hub says to whoever runs it.
+//! - [`message`]: a message and its parts, parsed once and valid from then on.
+//! - [`log`]: the log on stderr.
 //!
-//! `docs/architecture.md` has a sentence for each file, and the ways through them.
+//! `docs/architecture.md` has a sentence for each file, and the way of a message and of a subscriber.
 //!
-//! # In a program of one's own
+//! # Embedding
 //! ```
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! use tabcast::{Options, Server, journal::Place};
@@ -34,7 +34,7 @@
 //! let serving = tokio::spawn(Server::new(options).serve([listener], async {
 //!     let _ = stopped.await;
 //! }));
-//! // … until it is time to go:
+//! // … until it is time to stop:
 //! drop(stop);
 //! serving.await??;
 //! # Ok(())
@@ -74,30 +74,30 @@ pub enum ServeError {
     /// The journal can't be opened.
     #[error("can't open the journal {place}: {error}")]
     Open {
-        /// Where it is.
+        /// The journal's place.
         place: journal::Place,
-        /// Why.
+        /// Why the journal can't be opened.
         error: journal::OpenError,
     },
-    /// The journal failed while the hub served. Nothing was acknowledged that may not be kept.
+    /// The journal failed while the hub served. Every acknowledged message is stored.
     #[error(transparent)]
     Journal(journal::Failure),
-    /// A listener's address can't be told.
+    /// A listener's address can't be read.
     #[error("can't tell the address: {0}")]
     Address(io::Error),
 }
 
 impl Server {
-    /// A server with these settings, which have been [checked](Options::check).
+    /// A server with these settings, which must have passed [`Options::check`].
     pub fn new(options: Options) -> Self {
         Server { options }
     }
 
-    /// Serves on `listeners` until `shutdown` is ready; then ends every stream, finishes the
-    /// publishes in flight, closes the journal, and returns within two seconds.
+    /// Serves on `listeners` until `shutdown` is ready. Then ends every stream, finishes the publishes in
+    /// flight, closes the journal, and returns, all within two seconds.
     ///
     /// # Errors
-    /// [`ServeError`].
+    /// [`ServeError`] if the journal can't be opened or fails, or a listener's address can't be read.
     pub async fn serve(
         self,
         listeners: impl IntoIterator<Item = TcpListener>,
@@ -124,7 +124,7 @@ impl Server {
             }
         };
         net::serve(listeners, api, net, stop).await;
-        // Its end closes the journal. A panic there has been logged.
+        // The end of the hub's task closes the journal. A panic of the task was reported when it happened.
         let _ = publishing.await;
         // The journal may have failed since `stop`, while publishes in flight were finished.
         let failure = failure.borrow().clone();

@@ -1,5 +1,5 @@
-//! The log: one line for each event, whatever its values, on stderr by way of a thread. A terminal that is
-//! paused, or a pipe nobody reads, must not stop the hub: then lines are dropped, messages never.
+//! The log: one line on stderr for each event, written by a thread of its own. A paused terminal, or a pipe
+//! that is not read, must not stop the hub: the log then drops lines.
 
 use std::cell::Cell;
 use std::fmt::{self, Write as _};
@@ -11,13 +11,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
-use tracing::{Event, Level, Subscriber};
+use tracing::{Event, Level};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 
 use crate::message::is_printable;
 
-/// What is logged.
+/// The settings of the log.
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
 pub struct Options {
@@ -32,6 +32,7 @@ pub struct Options {
 }
 
 impl Options {
+    /// The filter that `log` gives, with `log_level` for the parts that `log` does not name.
     fn filter(&self) -> Targets {
         let targets = self.log.clone().unwrap_or_default();
         match targets.default_level() {
@@ -41,11 +42,10 @@ impl Options {
     }
 }
 
-/// Has this process's events logged to stderr, as the options say. What waits is written when the value
-/// is dropped, unless nobody reads it.
+/// Logs this process's events to stderr. Dropping the [`Log`] writes the lines that wait, if stderr is read.
 ///
 /// # Errors
-/// If there can be no thread for it, or something is logged elsewhere already.
+/// If the log's thread can't be started, or the process has a log already.
 pub fn to_stderr(options: &Options) -> anyhow::Result<Log> {
     let lines = Arc::new(Lines::default());
     let is_colored =
@@ -58,7 +58,7 @@ pub fn to_stderr(options: &Options) -> anyhow::Result<Log> {
     Ok(Log { lines })
 }
 
-/// See [`to_stderr`].
+/// The log of this process, as [`to_stderr`] made it.
 #[derive(Debug)]
 pub struct Log {
     lines: Arc<Lines>,
@@ -73,7 +73,8 @@ impl Log {
 
 impl Drop for Log {
     fn drop(&mut self) {
-        /// How long somebody has who reads.
+        /// How long the drop waits for the last lines to be written. Higher: a process whose stderr is not
+        /// read takes longer to exit. Lower: a slow reader of stderr misses lines.
         const PATIENCE: Duration = Duration::from_millis(500);
         self.lines.waiting().ended = true;
         self.lines.changed.notify_all();
@@ -82,24 +83,24 @@ impl Drop for Log {
     }
 }
 
-/// Makes a line of each event.
+/// Formats each event as a line.
 struct Formatter {
     is_colored: bool,
     lines: Arc<Lines>,
 }
 
-impl<S: Subscriber> Layer<S> for Formatter {
+impl<S: tracing::Subscriber> Layer<S> for Formatter {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         thread_local! {
-            /// The last line, in whose place the next is written, and its second.
+            /// The thread's last line, whose text the next line reuses, and its time in seconds.
             static LAST: Cell<(String, u64)> = const { Cell::new((String::new(), u64::MAX)) };
         }
-        let (level, dim, plain) = head(*event.metadata().level(), self.is_colored);
+        let (level, dim, plain) = style(*event.metadata().level(), self.is_colored);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let (mut line, second) = LAST.take();
         let date_and_time = dim.len() + "2026-11-23T02:40:11".len();
         if second == now.as_secs() {
-            // Telling the date takes longer than all else: most lines share it.
+            // The date stays: formatting it takes longer than all else, and most lines share it.
             line.truncate(date_and_time);
         } else {
             line.clear();
@@ -107,7 +108,7 @@ impl<S: Subscriber> Layer<S> for Formatter {
             line.truncate(date_and_time);
         }
         let mut digits = itoa::Buffer::new();
-        // With its leading zeros.
+        // The million in front keeps the leading zeros, and is cut off.
         let micros = &digits.format(1_000_000 + now.subsec_micros())[1..];
         for part in [".", micros, "Z", plain, " ", level] {
             line.push_str(part);
@@ -119,8 +120,8 @@ impl<S: Subscriber> Layer<S> for Formatter {
     }
 }
 
-/// How a level is shown; and what makes text dim, and plain again.
-fn head(level: Level, colored: bool) -> (&'static str, &'static str, &'static str) {
+/// The text of a level, and the codes that make text dim and plain again.
+fn style(level: Level, colored: bool) -> (&'static str, &'static str, &'static str) {
     let levels = [
         (Level::ERROR, "ERROR", "\x1b[31mERROR\x1b[0m"),
         (Level::WARN, " WARN", "\x1b[33m WARN\x1b[0m"),
@@ -132,7 +133,7 @@ fn head(level: Level, colored: bool) -> (&'static str, &'static str, &'static st
     if colored { (bright, "\x1b[2m", "\x1b[0m") } else { (bare, "", "") }
 }
 
-/// Adds an event's values to its line: the message as it is, the others as ` name=value`.
+/// Adds an event's fields to its line: the message as it is, the others as ` name=value`.
 struct Values<'a>(&'a mut String);
 
 impl Values<'_> {
@@ -168,13 +169,13 @@ impl Visit for Values<'_> {
     }
 }
 
-/// Whether nothing of it has to be looked at more closely, as of almost all text. Without an early end, or it
-/// would go byte by byte.
+/// Whether the text is printable ASCII, as almost all text is. The loop has no early end, so that it compiles
+/// to many bytes at once.
 fn is_plain(text: &str) -> bool {
     text.bytes().fold(true, |plain, byte| plain & matches!(byte, b' '..=b'~'))
 }
 
-/// Escapes what could begin a line, or hide one.
+/// Escapes characters that could begin a line, or hide text.
 struct Printable<'a>(&'a mut String);
 
 impl fmt::Write for Printable<'_> {
@@ -194,7 +195,7 @@ impl fmt::Write for Printable<'_> {
     }
 }
 
-/// Lines that wait for the thread that writes them.
+/// The lines that wait for the log's thread.
 #[derive(Debug, Default)]
 struct Lines {
     waiting: Mutex<Waiting>,
@@ -204,11 +205,11 @@ struct Lines {
 #[derive(Debug, Default)]
 struct Waiting {
     text: String,
-    /// Lines for which there was no room.
+    /// How many lines were dropped since the last write.
     dropped: usize,
-    /// There will be no more.
+    /// Set once no more lines will come.
     ended: bool,
-    /// All of them are written.
+    /// Set once all lines are written.
     written: bool,
 }
 
@@ -217,11 +218,13 @@ impl Lines {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Adds a line. Drops it if too many wait.
     fn push(&self, line: &str) {
-        /// Bytes that wait at most, beside those being written.
-        const MOST_WAITING: usize = 1 << 20;
+        /// The most bytes that wait, beside those being written. Higher: more memory while stderr is not
+        /// read. Lower: a burst of lines loses some.
+        const MAX_WAITING: usize = 1 << 20;
         let mut waiting = self.waiting();
-        if waiting.text.len() + line.len() > MOST_WAITING {
+        if waiting.text.len() + line.len() > MAX_WAITING {
             waiting.dropped += 1;
             return;
         }
@@ -233,9 +236,10 @@ impl Lines {
         }
     }
 
-    /// Writes lines until there will be no more.
+    /// Writes lines until no more will come.
     fn write_all(&self) {
-        /// Lines that come so soon after others are written together: waking a thread costs more than a line.
+        /// How long lines are gathered before the next write. Higher: lines are seen later. Lower: the thread
+        /// is woken more often, which costs more than a line.
         const TOGETHER: Duration = Duration::from_millis(5);
         let mut text = String::new();
         loop {
@@ -262,7 +266,7 @@ impl Lines {
     }
 }
 
-/// Writes the text, waiting so long between tries where stderr does not wait by itself.
+/// Writes the text. Where stderr does not block, waits for `pause` between tries.
 fn write(text: &str, pause: Duration) {
     let mut rest = text.as_bytes();
     while !rest.is_empty() {
@@ -270,7 +274,7 @@ fn write(text: &str, pause: Duration) {
             Ok(length) => rest = &rest[length..],
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(pause),
-            // Nowhere to say that it failed.
+            // There is nowhere to report the error.
             Err(_) => return,
         }
     }

@@ -1,4 +1,4 @@
-//! The program `tabcast`: does what its command line says.
+//! The program `tabcast`: runs its command line.
 
 #![warn(clippy::unwrap_used)]
 

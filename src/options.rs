@@ -1,5 +1,5 @@
-//! Every setting, flattened from the modules that own them; and where its value is read from: its flag,
-//! else its environment variable, else the settings file, else its default.
+//! Every setting, flattened from the modules that own them. A setting's value is that of its flag, else of
+//! its environment variable, else of its key in the settings file, else its default.
 
 use std::ffi::OsString;
 use std::fs;
@@ -15,25 +15,25 @@ use crate::{api, delivery, hub, journal, net};
 #[derive(Clone, Debug, Args)]
 #[group(skip)]
 pub struct Options {
-    /// The journal's.
+    /// The settings of the journal.
     #[command(flatten, next_help_heading = "Journal")]
     pub journal: journal::Options,
-    /// The API's.
+    /// The settings of requests.
     #[command(flatten, next_help_heading = "Requests")]
     pub api: api::Options,
-    /// The hub's.
+    /// The settings of the hub.
     #[command(flatten, next_help_heading = "Subscribers")]
     pub hub: hub::Options,
-    /// Of streams.
+    /// The settings of streams.
     #[command(flatten, next_help_heading = "Subscribers")]
     pub delivery: delivery::Options,
-    /// Of connections.
+    /// The settings of connections.
     #[command(flatten, next_help_heading = "Connections")]
     pub net: net::Options,
 }
 
 impl Default for Options {
-    /// What is so if no setting is given.
+    /// The default of every setting.
     fn default() -> Self {
         let command = Options::augment_args(Command::new("tabcast").no_binary_name(true));
         let matches = command.try_get_matches_from([] as [&str; 0]);
@@ -42,24 +42,23 @@ impl Default for Options {
 }
 
 impl Options {
-    /// What one setting asks of another.
+    /// Checks the settings that depend on each other.
     ///
     /// # Errors
-    /// Which two don't go together.
+    /// Which two settings don't go together.
     pub fn check(&self) -> Result<(), &'static str> {
         if self.delivery.retry_min > self.delivery.retry_max {
             return Err("--retry-min must not be more than --retry-max");
         }
         if self.api.max_body > self.api.max_in_flight {
-            return Err(
-                "--max-body must not be more than --max-in-flight, or the longest bodies would never be taken",
-            );
+            return Err("--max-body must not be more than --max-in-flight, \
+                        or the longest bodies would never be taken");
         }
         Ok(())
     }
 }
 
-/// Where the settings file is.
+/// The path of the settings file.
 #[derive(Clone, Debug, Args)]
 #[group(skip)]
 pub struct SettingsFile {
@@ -69,13 +68,12 @@ pub struct SettingsFile {
     pub config: Option<PathBuf>,
 }
 
-/// The values of a command's settings.
+/// Reads the command's settings from the arguments, the environment and the settings file.
 ///
 /// # Errors
-/// What is wrong with the arguments, the environment or the settings file; or what `--help` and
-/// `--version` show.
+/// [`clap::Error`] if one of the three is invalid, and for `--help` and `--version`.
 pub fn read(command: Command, arguments: Vec<OsString>) -> Result<ArgMatches, clap::Error> {
-    // Errors come later, when all of the settings are known.
+    // This first parse is only for `--config`. The second one reports errors, with the file's values known.
     let probe = with_environment(command.clone()).ignore_errors(true);
     let file = probe.try_get_matches_from(&arguments).ok();
     let file = file.and_then(|matches| matches.get_one::<PathBuf>("config").cloned());
@@ -86,7 +84,7 @@ pub fn read(command: Command, arguments: Vec<OsString>) -> Result<ArgMatches, cl
     with_environment(command).try_get_matches_from(arguments)
 }
 
-/// Each setting has an environment variable of its name: `--max-body` is `TABCAST_MAX_BODY`.
+/// The command with an environment variable for each setting: `TABCAST_MAX_BODY` for `--max-body`.
 fn with_environment(command: Command) -> Command {
     command.mut_args(|arg| {
         let variable = format!("TABCAST_{}", arg.get_id().as_str().to_ascii_uppercase());
@@ -118,7 +116,7 @@ fn with_file(mut command: Command, path: &Path) -> Result<Command, clap::Error> 
             return Err(fails(&mut command, ErrorKind::InvalidValue, &what));
         };
         let (id, arg) = (arg.get_id().clone(), arg.default_values(values));
-        // Alone, so that a bad value is known to be the file's.
+        // The setting is parsed alone, so that a bad value is known to be the file's.
         if let Err(error) = Command::new("tabcast").arg(arg.clone()).try_get_matches_from(["tabcast"]) {
             let what = error.to_string();
             let what = what.trim_start_matches("error: ").lines().next().unwrap_or_default();
@@ -129,7 +127,7 @@ fn with_file(mut command: Command, path: &Path) -> Result<Command, clap::Error> 
     Ok(command)
 }
 
-/// A value as a flag would have it; several of a list. `None` if a flag can't have it.
+/// The texts that a flag would have for this value: several for a list. `None` if no flag could have it.
 fn texts(value: &toml::Value) -> Option<Vec<OsStr>> {
     match value {
         toml::Value::String(text) => Some(vec![text.into()]),

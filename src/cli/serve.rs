@@ -1,4 +1,4 @@
-//! The verb that serves: binds, raises the limit of open files, logs, stops at a signal.
+//! The verb that serves the hub: binds, raises the limit of open files, logs, stops at a signal.
 
 use std::future::Future;
 use std::io;
@@ -12,7 +12,7 @@ use tabcast::{ServeError, Server, log};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// The settings of a hub that is run by itself.
+/// The settings of the verb.
 #[derive(Debug, Args)]
 pub(super) struct Settings {
     /// Where to listen. Anything but loopback lets others in: see --allow-host
@@ -58,12 +58,13 @@ pub(super) fn run(settings: Settings) -> ExitCode {
     }
 }
 
-/// Descriptors that are no connections: the journal's, the runtime's, the standard streams.
+/// The descriptors that connections can't have: the journal, the runtime and the standard streams need them.
+/// Lower: with all connections open, the journal could run out of descriptors. Higher: fewer connections.
 const OTHER_DESCRIPTORS: u64 = 64;
 
 #[tokio::main]
 async fn serve(Settings { listen: address, mut options, .. }: Settings) -> anyhow::Result<()> {
-    // A subscriber is a descriptor; the usual soft limit of 1,024 is there for select(2).
+    // Each connection needs a descriptor. The usual soft limit of 1,024 is for programs with select(2).
     let descriptors =
         rlimit::increase_nofile_limit(u64::MAX).context("can't tell the limit of open files")?;
     let most = usize::try_from(descriptors.saturating_sub(OTHER_DESCRIPTORS)).unwrap_or(usize::MAX).max(1);
@@ -82,12 +83,13 @@ async fn serve(Settings { listen: address, mut options, .. }: Settings) -> anyho
 }
 
 fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    /// Connections the kernel holds until they are accepted: all tabs of a hub that restarts come
-    /// back within seconds, and a full backlog costs each of them a second or more.
+    /// The connections that the kernel holds until they are accepted. All tabs of a restarted hub reconnect
+    /// within seconds. Lower: a full backlog delays a tab by a second or more. Higher: Linux caps the backlog
+    /// at 4,096 by default.
     const BACKLOG: u32 = 4096;
     let bind = || {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        // A hub that restarts takes its port back while its old connections linger.
+        // A restarted hub can bind its port again while old connections linger.
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         socket.listen(BACKLOG)
@@ -105,7 +107,7 @@ fn stopped() -> io::Result<impl Future<Output = ()>> {
         }
     };
     Ok(async move {
-        // Not inside the macro, which does not even wait if the level is off.
+        // Not inside `info!`, which does not evaluate its fields if the level is off.
         let signal = next().await;
         tracing::info!(signal, "stopping");
         tokio::spawn(async move {

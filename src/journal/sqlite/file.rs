@@ -99,7 +99,7 @@ pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
 
 /// Prepares a connection for the writer.
 fn prepare(db: &Connection) -> rusqlite::Result<()> {
-    /// The size to which the WAL's file is cut when the WAL is reset: twice that of normal work. Higher: a
+    /// The size to which the WAL's file is cut when the WAL is reset, twice that of normal work. Higher: a
     /// burst takes disk space for good. Lower: normal work would cut the file and grow it again.
     const WAL_BYTES: i64 = 16 << 20;
     let mode: String = db.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
@@ -113,9 +113,9 @@ fn prepare(db: &Connection) -> rusqlite::Result<()> {
     db.pragma_update(None, "synchronous", "FULL")
 }
 
-/// The one table, a row a message. The columns `id` and `time` are derived, for people who query the file.
-/// `data` is NULL in a row whose message was dropped, and which remains for its key. The table is not
-/// STRICT: SQLite would compute the derived columns at every INSERT, to check their types.
+/// The one table, with a row for each message. The columns `id` and `time` are derived, for people who query
+/// the file. `data` is NULL in a row whose message was dropped, and which remains for its key. The table is
+/// not STRICT: SQLite would compute the derived columns at every INSERT, to check their types.
 fn schema(epoch: Epoch) -> String {
     format!(
         "CREATE TABLE messages (

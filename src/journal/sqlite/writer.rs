@@ -28,11 +28,11 @@ const CHECK_PAUSE: Duration = Duration::from_millis(50);
 /// than the hub's batch: messages would come in faster than they are deleted, and the file would grow.
 const STEP: u64 = 1_000;
 
-/// The pages of the WAL at which they are copied to the file, 4 KiB each: some 8 MiB. Higher: reads search
-/// a longer WAL. Lower: pages that change often are copied more often.
+/// The number of WAL pages at which the writer copies them to the file: some 8 MiB, of 4 KiB each. Higher:
+/// reads search a longer WAL. Lower: pages that change often are copied more often.
 const CHECKPOINT_PAGES: i64 = 2_000;
 
-/// The pages of the WAL at which the writer waits for readers, to start the WAL over: 64 MiB. Higher: the
+/// The number of WAL pages at which the writer waits for readers, to start the WAL over: 64 MiB. Higher: the
 /// WAL takes more disk space. Lower: publishers wait more often.
 const RESTART_PAGES: i64 = 16_000;
 
