@@ -1,5 +1,6 @@
-//! A frame: the bytes of one event in one format. A message's frames are encoded once, and shared by all
-//! its subscribers.
+//! A frame: the bytes of one event in one format. A message's frames are encoded when they are first asked
+//! for, and shared by all who have the same entry of the journal: every subscriber of a group, and everyone
+//! who reads the recent messages. A message that is read back from the file is encoded anew.
 
 use std::fmt::Write as _;
 use std::sync::OnceLock;

@@ -75,5 +75,6 @@ pub(super) fn is_full(error: &rusqlite::Error) -> bool {
 
 /// Whether another program has the lock. The transaction or query was then not begun.
 pub(super) fn is_busy(error: &rusqlite::Error) -> bool {
-    error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+    // The second is SQLite's answer where the locks of readers were taken for some ten seconds.
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::FileLockingProtocolFailed))
 }
