@@ -1,5 +1,5 @@
-//! The browser client, `/tabcast.js`, in real browsers: what its functions promise, one to a few tabs at
-//! a time. What twenty tabs do, and what may happen to them, is in `tabs.rs`.
+//! The browser client, `/tabcast.js`, in real browsers: what its functions promise, with a few tabs at a
+//! time. Twenty tabs, and all that may happen to them, are in `tabs.rs`.
 
 mod browser;
 mod common;
@@ -7,48 +7,54 @@ mod common;
 use std::process::Command;
 
 use browser::{Browser, Tab};
-use common::{Folder, Hub};
+use common::{Folder, Hub, Site};
 use serde_json::{Value, json};
 
-/// A tab of the hub's origin in which `hub` is a client that is connected, made by this expression.
-/// Whatever it tells is in `told`: the names of what it tells itself with their data, and messages as
-/// `[event, data]`.
+/// A tab of the hub's origin in which `hub` is a connected client, made by the expression `connect`. Each
+/// call of its listeners is in `seen`: an event of the client's own as its name and data, a message as its
+/// event, data and id.
 fn open<'a>(browser: &'a Browser, hub: &Hub, connect: &str) -> Tab<'a> {
-    // A page without a client of its own, and without a policy.
+    // This page has no client of its own and no Content-Security-Policy.
     let tab = browser.open(&format!("http://{}/messages?last=0", hub.address));
     start(&tab, connect);
     tab.wait_for("window.hub?.connected");
     tab
 }
 
+/// Three such tabs: two of them hold a stream, and the third shares one.
+fn open_three<'a>(browser: &'a Browser, hub: &Hub, connect: &str) -> [Tab<'a>; 3] {
+    [(); 3].map(|()| open(browser, hub, connect))
+}
+
+/// Makes the client of [`open`] in a tab that has a page of the hub's origin.
 fn start(tab: &Tab, connect: &str) {
     tab.run(&format!(
-        "window.told = [];
+        "window.seen = [];
          import('/tabcast.js').then(({{ connect }}) => {{
            window.hub = {connect};
-           hub.on('connect', () => told.push(['connect']));
-           hub.on('disconnect', (why) => told.push(['disconnect', why]));
-           hub.on('tabcast:state', (now) => told.push(['tabcast:state', now]));
-           hub.on('tabcast:gap', (gap) => told.push(['tabcast:gap', gap]));
-           hub.onAny((event, data, message) => told.push([event, data, message.id]));
+           hub.on('connect', () => seen.push(['connect']));
+           hub.on('disconnect', (why) => seen.push(['disconnect', why]));
+           hub.on('tabcast:state', (now) => seen.push(['tabcast:state', now]));
+           hub.on('tabcast:gap', (gap) => seen.push(['tabcast:gap', gap]));
+           hub.onAny((event, data, message) => seen.push([event, data, message.id]));
          }});"
     ));
 }
 
 fn wait_for_message(tab: &Tab, last: &Value) {
     tab.wait_for(&format!(
-        "JSON.stringify(told.findLast(([,, id]) => id)?.[1]) === {}",
+        "JSON.stringify(seen.findLast(([,, id]) => id)?.[1]) === {}",
         json!(last.to_string())
     ));
 }
 
-/// The data of each message it was told, once the last of them is this.
+/// The data of each message in `seen`, once the last of them is this.
 fn messages_until(tab: &Tab, last: &Value) -> Value {
     wait_for_message(tab, last);
-    tab.get("told.filter(([,, id]) => id).map(([, data]) => data)")
+    tab.get("seen.filter(([,, id]) => id).map(([, data]) => data)")
 }
 
-/// What a promise comes to: its value, or the error it is rejected with.
+/// The value of a promise, or the error it is rejected with.
 fn settled(tab: &Tab, promise: &str) -> Value {
     tab.run("window.settled = undefined;");
     tab.run(&format!(
@@ -62,28 +68,23 @@ fn settled(tab: &Tab, promise: &str) -> Value {
     tab.get("settled[0]")
 }
 
-fn count(hub: &Hub, part: &str) -> usize {
-    hub.log().iter().filter(|line| line.contains(part)).count()
+/// The id of each message that the hub has.
+fn history_ids(hub: &Hub) -> Value {
+    hub.history("").iter().map(|message| message["id"].clone()).collect()
 }
 
 #[test]
-fn what_one_emits_everyone_is_told_in_order_and_the_promise_is_its_id() {
+fn what_one_tab_emits_every_tab_gets_in_order_and_the_promise_is_its_id() {
     let (hub, browser) = (Hub::start(&[]), Browser::start());
-    let tabs = [
-        open(&browser, &hub, "connect()"),
-        open(&browser, &hub, "connect()"),
-        open(&browser, &hub, "connect()"),
-    ];
+    let tabs = open_three(&browser, &hub, "connect()");
     let ids = settled(&tabs[2], "Promise.all([1, 2, 3].map((n) => hub.emit('count', n)))");
-    let kept = hub.get("/messages").json()["messages"].clone();
-    let expected: Vec<_> = kept.as_array().unwrap().iter().map(|message| message["id"].clone()).collect();
-    assert_eq!(ids, json!(expected));
+    assert_eq!(ids, history_ids(&hub));
     for tab in &tabs {
         assert_eq!(messages_until(tab, &json!(3)), json!([1, 2, 3]));
-        assert_eq!(tab.get("told.findLast(([,, id]) => id)"), json!(["count", 3, ids[2]]));
+        assert_eq!(tab.get("seen.findLast(([,, id]) => id)"), json!(["count", 3, ids[2]]));
         assert_eq!(tab.get("hub.position"), ids[2]);
     }
-    assert_eq!(count(&hub, "subscriber connected"), 2);
+    assert_eq!(hub.count_log("subscriber connected"), 2);
 }
 
 #[test]
@@ -94,7 +95,8 @@ fn a_listener_is_called_as_it_was_asked_for() {
         "window.calls = [];
          const call = (name) => (...values) => calls.push([name, values.length, values[0]]);
          window.twice = call('twice');
-         hub.on('a', twice).on('a', call('on')).once('a', call('once')).once('a', twice).on('b', call('b')).onAny(call('any'));",
+         hub.on('a', twice).on('a', call('on')).once('a', call('once')).once('a', twice)
+           .on('b', call('b')).onAny(call('any'));",
     );
     tab.run("hub.emit('a', 1); hub.emit('a', 2); hub.emit('b', 3);");
     messages_until(&tab, &json!(3));
@@ -105,7 +107,7 @@ fn a_listener_is_called_as_it_was_asked_for() {
         ["once", 2, 1],
         ["twice", 2, 1],
         ["any", 3, "a"],
-        // Its `once` is over, its `on` is not.
+        // `once` is over for `twice`, `on` is not.
         ["twice", 2, 2],
         ["on", 2, 2],
         ["any", 3, "b"],
@@ -140,15 +142,15 @@ fn a_listener_that_throws_takes_nothing_from_the_others_and_is_reported() {
     tab.run("hub.on('a', (data) => { window.heard = data; }); hub.emit('a', 1); hub.emit('b', 2);");
     assert_eq!(messages_until(&tab, &json!(2)), json!([1, 2]));
     assert_eq!(tab.get("heard"), 1);
-    // A browser doesn't tell of what went wrong in a driver's scripts; that it did, it tells.
+    // Their number alone: browsers hide what went wrong in a driver's script.
     assert_eq!(tab.get("reported.length"), 3);
 }
 
 #[test]
 fn broadcast_reaches_everyone_but_the_page_it_comes_from_on_replay_too() {
     let (hub, browser) = (Hub::start(&[]), Browser::start());
-    // The third shares the stream of a tab that is to be told.
-    let connect = "connect({ id: 'me' + told.length })";
+    // The third tab shares the stream of a tab that is to get the message.
+    let connect = "connect({ id: 'me' + seen.length })";
     let others = [open(&browser, &hub, "connect()"), open(&browser, &hub, "connect()")];
     let tab = open(&browser, &hub, connect);
     assert_eq!(tab.get("hub.id"), "me0");
@@ -159,7 +161,7 @@ fn broadcast_reaches_everyone_but_the_page_it_comes_from_on_replay_too() {
     assert_eq!(messages_until(&tab, &json!("to all")), json!(["to all"]));
     let again = open(&browser, &hub, "connect({ id: 'me0', last: 9 })");
     assert_eq!(messages_until(&again, &json!("to all")), json!(["to all"]));
-    // By itself, no id is like another.
+    // An id that the client makes itself is no other client's.
     assert!(others[0].get("hub.id").as_str().unwrap().len() == 32);
     assert_ne!(others[0].get("hub.id"), others[1].get("hub.id"));
 }
@@ -168,10 +170,10 @@ fn broadcast_reaches_everyone_but_the_page_it_comes_from_on_replay_too() {
 fn channels_are_listened_to_together_and_the_first_is_published_on() {
     let (hub, browser) = (Hub::start(&[]), Browser::start());
     let tab = open(&browser, &hub, "connect({ channel: ['b', 'a'] })");
-    // Of the same channels in another order: it shares the stream.
+    // The same channels in another order: this tab shares the stream.
     let same = open(&browser, &hub, "connect({ channel: ['a', 'b'] })");
     let other = open(&browser, &hub, "connect({ channel: 'c' })");
-    tab.run("hub.on('x', (data, { channel }) => told.push([channel]));");
+    tab.run("hub.on('x', (data, { channel }) => seen.push([channel]));");
     tab.run(
         "hub.emit('x', 1); hub.emit('x', 2, { channel: 'a' }); hub.broadcast.emit('x', 3, { channel: 'c' });",
     );
@@ -179,7 +181,7 @@ fn channels_are_listened_to_together_and_the_first_is_published_on() {
     hub.publish_to("main", "nobody listens");
     hub.publish_to("a", "end");
     assert_eq!(messages_until(&tab, &json!("end")), json!([1, 2, "end"]));
-    assert_eq!(tab.get("told.filter(({ length }) => length === 1)"), json!([["connect"], ["b"], ["a"]]));
+    assert_eq!(tab.get("seen.filter(({ length }) => length === 1)"), json!([["connect"], ["b"], ["a"]]));
     assert_eq!(messages_until(&same, &json!("end")), json!([1, 2, "end"]));
     assert_eq!(messages_until(&other, &json!(3)), json!([3]));
     hub.wait_for_logs(&["subscriber connected", "channels=\"a,b\""], 2);
@@ -187,7 +189,7 @@ fn channels_are_listened_to_together_and_the_first_is_published_on() {
 }
 
 #[test]
-fn a_newcomer_is_told_the_newest_messages_first_whether_it_holds_a_stream_or_shares_one() {
+fn a_newcomer_gets_the_newest_messages_first_whether_it_holds_a_stream_or_shares_one() {
     let (hub, browser) = (Hub::start(&[]), Browser::start());
     for number in 0..5 {
         hub.publish(&format!("{number}"));
@@ -195,11 +197,10 @@ fn a_newcomer_is_told_the_newest_messages_first_whether_it_holds_a_stream_or_sha
     for _ in 0..3 {
         let tab = open(&browser, &hub, "connect({ last: 2 })");
         assert_eq!(messages_until(&tab, &json!("4")), json!(["3", "4"]));
-        // What is shown first is no recovery.
-        assert!(
-            tab.get("told.filter(([name]) => name === 'tabcast:state').every(([, { recovered }]) => recovered === 0)")
-                == true
-        );
+        // Its first messages do not count as recovered.
+        let recovered =
+            "seen.filter(([name]) => name === 'tabcast:state').map(([, { recovered }]) => recovered)";
+        assert_eq!(tab.get(&format!("{recovered}.every((count) => count === 0)")), true);
         let tab = open(&browser, &hub, "connect()");
         hub.publish("now");
         assert_eq!(messages_until(&tab, &json!("now")), json!(["now"]));
@@ -209,20 +210,20 @@ fn a_newcomer_is_told_the_newest_messages_first_whether_it_holds_a_stream_or_sha
 }
 
 #[test]
-fn names_of_the_clients_own_can_t_be_emitted_and_are_never_mistaken_for_its_own() {
+fn names_of_the_clients_own_events_can_t_be_emitted_and_do_not_pass_for_its_own() {
     let (hub, browser) = (Hub::start(&[]), Browser::start());
     let tab = open(&browser, &hub, "connect()");
     for name in ["connect", "disconnect", "tabcast:state", "tabcast:x"] {
         let error = settled(&tab, &format!("hub.emit('{name}', 1)"));
         assert_eq!(error["message"], format!("\"{name}\" is an event of the client's own"));
     }
-    tab.run("told.length = 0;");
+    tab.run("seen.length = 0;");
     assert_eq!(hub.post("?event=connect", "text/plain", "forged").status, 201);
     hub.publish("end");
     messages_until(&tab, &json!("end"));
-    // Told by `onAny` alone, which tells every message and nothing else.
+    // By `onAny` alone, which gets every message and nothing else.
     assert_eq!(
-        tab.get("told.map(([name, data]) => [name, data])"),
+        tab.get("seen.map(([name, data]) => [name, data])"),
         json!([["connect", "forged"], ["message", "end"]])
     );
 }
@@ -245,13 +246,10 @@ fn a_refused_message_rejects_with_the_problem_and_the_next_one_is_sent() {
 
 #[test]
 fn what_is_emitted_while_the_hub_is_away_is_kept_once_and_in_order_when_it_is_back() {
-    let (folder, browser) = (Folder::new(), Browser::start());
-    let journal = folder.file("tabcast.db");
-    let flags = ["--journal", journal.as_str()];
-    let hub = Hub::start(&flags);
-    let address = hub.address;
+    let (site, browser) = (Site::new(&[]), Browser::start());
+    let hub = site.start();
     let tab = open(&browser, &hub, "connect()");
-    // The first is kept, but its answer does not arrive.
+    // The hub keeps the first message, but its answer does not arrive.
     tab.run(
         "const real = fetch;
          window.requests = [];
@@ -270,19 +268,17 @@ fn what_is_emitted_while_the_hub_is_away_is_kept_once_and_in_order_when_it_is_ba
     drop(hub);
     tab.wait_for("hub.state === 'offline' && requests.length > 1");
 
-    let hub = Hub::start_at(address, &flags);
+    let hub = site.start();
     let ids = settled(&tab, "ids");
     let expected: Vec<_> = (0..100).collect();
     assert_eq!(messages_until(&tab, &json!(99)), json!(expected));
-    let kept = hub.get("/messages").json()["messages"].clone();
-    let kept: Vec<_> = kept.as_array().unwrap().iter().map(|message| message["id"].clone()).collect();
-    assert_eq!(ids, json!(kept));
+    assert_eq!(ids, history_ids(&hub));
     assert_eq!(tab.get("[mostInFlight, new Set(requests).size]"), json!([1, 100]));
     assert!(tab.get("requests.length").as_u64().unwrap() > 101, "some were sent again");
 }
 
 #[test]
-fn a_passing_refusal_is_asked_again_and_no_sooner_than_it_says() {
+fn a_message_is_sent_again_after_a_passing_refusal_and_no_sooner_than_that_says() {
     let (hub, browser) = (Hub::start(&[]), Browser::start());
     let tab = open(&browser, &hub, "connect()");
     tab.run(
@@ -294,7 +290,7 @@ fn a_passing_refusal_is_asked_again_and_no_sooner_than_it_says() {
            times.push(performance.now());
            const [status, after] = answers.shift() ?? [];
            if (!status) return real(url, init);
-           // Whatever says that it is worth a try.
+           // An event that makes the client try again at once.
            setTimeout(() => dispatchEvent(new Event('online')), 50);
            const headers = after ? { 'Retry-After': after } : {};
            return new Response('<!doctype html><title>a proxy</title>', { status, headers });
@@ -304,12 +300,12 @@ fn a_passing_refusal_is_asked_again_and_no_sooner_than_it_says() {
     assert_eq!(messages_until(&tab, &json!("through")), json!(["through"]));
     assert_eq!(tab.get("times.length"), 7);
     assert!(tab.get("times[1] - times[0]").as_f64().unwrap() >= 1_000.0);
-    // The others were cut short.
+    // The other waits were cut short.
     assert!(tab.get("times[6] - times[1]").as_f64().unwrap() < 5.0 * 500.0);
 }
 
 #[test]
-fn too_much_waiting_is_refused_at_once() {
+fn messages_beyond_what_may_wait_are_refused_at_once() {
     let (hub, browser) = (Hub::start(&[]), Browser::start());
     let tab = open(&browser, &hub, "connect()");
     drop(hub);
@@ -330,31 +326,34 @@ fn too_much_waiting_is_refused_at_once() {
 #[test]
 fn what_emit_was_given_is_what_on_gets() {
     let (hub, browser) = (Hub::start(&[]), Browser::start());
-    let tabs = [
-        open(&browser, &hub, "connect()"),
-        open(&browser, &hub, "connect()"),
-        open(&browser, &hub, "connect()"),
-    ];
+    let tabs = open_three(&browser, &hub, "connect()");
     let values = r#"
         const bytes = Uint8Array.from({ length: 256 }, (_, n) => n);
         const file = (type) => new Blob([bytes], { type });
         const values = [
-          null, true, false, 0, -0.5, 1e300, 2 ** 53, '', ' ', 'text', '0', 'null', '"quoted"', '{"a":1}', '[]',
-          'line\r\nbreak\rand\u2028 more\0', 'Größe 日本語 👩‍👩‍👧‍👦 🎉', '\ufeffmark', [], {}, [[]], { a: { b: [1, 'x', null, { c: '' }] } },
+          null, true, false, 0, -0.5, 1e300, 2 ** 53,
+          '', ' ', 'text', '0', 'null', '"quoted"', '{"a":1}', '[]',
+          'line\r\nbreak\rand\u2028 more\0', 'Größe 日本語 👩‍👩‍👧‍👦 🎉', '\ufeffmark',
+          [], {}, [[]], { a: { b: [1, 'x', null, { c: '' }] } },
           { '': 1, __proto: 2, 'data:': 'data:text/plain;base64,AAAA', half: '\ud800' },
-          'data:', 'data:,x', 'data:text/plain,x', 'data:text/plain;base64,AAAA', 'data:image/png;base64,', 'data:a/b;base64,%',
-          'data:application/octet-stream;as=uint8array;base64,AQID', 'data:text/plain;charset=utf-8;base64,w7w=',
+          'data:', 'data:,x', 'data:text/plain,x', 'data:text/plain;base64,AAAA', 'data:image/png;base64,',
+          'data:a/b;base64,%', 'data:application/octet-stream;as=uint8array;base64,AQID',
+          'data:text/plain;charset=utf-8;base64,w7w=',
           bytes, new Uint8Array(), bytes.subarray(7, 9),
-          file('image/png'), file('application/octet-stream'), file('text/plain'), file('text/plain;charset=utf-8'), file('text/html'),
-          file('application/json'), file('application/x-www-form-urlencoded'), file('multipart/form-data; boundary=x'),
-          file('audio/webm; codecs="opus, vp8"'), file('video/mp4;codecs=avc1.42E01E'), file('application/octet-stream;as=uint8array'),
-          file('no type at all'), file('a/b;as=string'), new Blob([], { type: 'image/gif' }),
+          file('image/png'), file('application/octet-stream'), file('text/plain'),
+          file('text/plain;charset=utf-8'), file('text/html'), file('application/json'),
+          file('application/x-www-form-urlencoded'), file('multipart/form-data; boundary=x'),
+          file('audio/webm; codecs="opus, vp8"'), file('video/mp4;codecs=avc1.42E01E'),
+          file('application/octet-stream;as=uint8array'), file('no type at all'), file('a/b;as=string'),
+          new Blob([], { type: 'image/gif' }),
         ];
     "#;
-    // Told apart: a string from a Blob of the same text, -0.5 from "-0.5", and each type.
+    // Distinct for a string and a Blob of the same text, for -0.5 and "-0.5", and for each type.
     let described = "
         window.described = async (value) => {
-          if (value instanceof Blob) return ['Blob', value.type, [...new Uint8Array(await value.arrayBuffer())].join()];
+          if (value instanceof Blob) {
+            return ['Blob', value.type, new Uint8Array(await value.arrayBuffer()).join()];
+          }
           if (value instanceof Uint8Array) return ['Uint8Array', value.join()];
           return [typeof value, JSON.stringify(value)];
         };";
@@ -369,7 +368,7 @@ fn what_emit_was_given_is_what_on_gets() {
         tab.run(described);
         let got = settled(
             tab,
-            "Promise.all(told.filter(([name]) => name === 'value').map(([, data]) => described(data)))",
+            "Promise.all(seen.filter(([name]) => name === 'value').map(([, data]) => described(data)))",
         );
         let (given, got) = (given.as_array().unwrap(), got.as_array().unwrap());
         for (given, got) in given.iter().zip(got) {
@@ -384,9 +383,9 @@ fn what_has_no_form_of_its_own_arrives_as_documented_or_is_refused() {
     let (hub, browser) = (Hub::start(&[]), Browser::start());
     let tab = open(&browser, &hub, "connect()");
     let got = |given: &str, as_text: &str| {
-        tab.run(&format!("told.length = 0; hub.emit('a', {given});"));
-        tab.wait_for("told.length");
-        assert_eq!(tab.get(&format!("(([, data]) => {as_text})(told[0])")), json!(true), "{given}");
+        tab.run(&format!("seen.length = 0; hub.emit('a', {given});"));
+        tab.wait_for("seen.length");
+        assert_eq!(tab.get(&format!("(([, data]) => {as_text})(seen[0])")), json!(true), "{given}");
     };
     got("undefined", "data === null");
     got("NaN", "data === null");
@@ -402,7 +401,7 @@ fn what_has_no_form_of_its_own_arrives_as_documented_or_is_refused() {
     for (given, message) in [
         ("{ a: new Blob() }", "binary data is emitted by itself, not in an object"),
         ("[new Uint8Array(1)]", "binary data is emitted by itself, not in an object"),
-        // Half a surrogate pair is no text.
+        // Half a surrogate pair is not text.
         ("'\\ud800'", "Unprocessable Entity"),
     ] {
         assert_eq!(settled(&tab, &format!("hub.emit('a', {given})"))["message"], message, "{given}");
@@ -427,10 +426,12 @@ fn what_others_send_arrives_as_what_it_is() {
     }
     hub.publish("end");
     messages_until(&tab, &json!("end"));
-    let told =
-        tab.get("told.filter(([,, id]) => id).map(([, data]) => data instanceof Blob ? [data.type, data.size] : data)");
+    let got = tab.get(
+        "seen.filter(([,, id]) => id)
+           .map(([, data]) => data instanceof Blob ? [data.type, data.size] : data)",
+    );
     assert_eq!(
-        told,
+        got,
         json!([
             ["image/png", 4],
             ["text/html;charset=utf-8", 8],
@@ -463,7 +464,7 @@ fn disconnect_stops_listening_and_connect_goes_on_from_there() {
     let state =
         |state: &str, recovered: u32| json!(["tabcast:state", {"state": state, "recovered": recovered}]);
     assert_eq!(
-        tab.get("told.filter(([,, id]) => !id)"),
+        tab.get("seen.filter(([,, id]) => !id)"),
         json!([
             state("live", 0),
             ["connect"],
@@ -474,18 +475,14 @@ fn disconnect_stops_listening_and_connect_goes_on_from_there() {
             ["connect"]
         ])
     );
-    assert_eq!(count(&hub, "subscriber connected"), 2);
+    assert_eq!(hub.count_log("subscriber connected"), 2);
 }
 
 #[test]
-fn when_the_journal_is_another_each_tab_is_told_of_the_gap_once() {
-    let (hub, browser) = (Hub::start(&["--journal", "memory"]), Browser::start());
-    let address = hub.address;
-    let tabs = [
-        open(&browser, &hub, "connect()"),
-        open(&browser, &hub, "connect()"),
-        open(&browser, &hub, "connect()"),
-    ];
+fn when_the_journal_is_another_each_tab_gets_one_gap_event() {
+    let (site, browser) = (Site::new(&["--journal", "memory"]), Browser::start());
+    let hub = site.start();
+    let tabs = open_three(&browser, &hub, "connect()");
     let last = hub.publish("before");
     for tab in &tabs {
         messages_until(tab, &json!("before"));
@@ -494,7 +491,7 @@ fn when_the_journal_is_another_each_tab_is_told_of_the_gap_once() {
     for tab in &tabs {
         tab.wait_for("hub.state === 'offline'");
     }
-    let hub = Hub::start_at(address, &["--journal", "memory"]);
+    let hub = site.start();
     let first = hub.publish("kept before they are back");
     for tab in &tabs {
         tab.wait_for("hub.connected");
@@ -505,49 +502,41 @@ fn when_the_journal_is_another_each_tab_is_told_of_the_gap_once() {
             messages_until(tab, &json!("after")),
             json!(["before", "kept before they are back", "after"])
         );
-        let gaps = tab.get("told.filter(([name]) => name === 'tabcast:gap').map(([, gap]) => gap)");
+        let gaps = tab.get("seen.filter(([name]) => name === 'tabcast:gap').map(([, gap]) => gap)");
         assert_eq!(gaps, json!([{"asked": last, "earliest": first}]));
     }
 }
 
 #[test]
-fn when_the_journal_is_an_older_one_from_a_backup_each_tab_is_told_of_the_gap() {
-    let (folder, browser) = (Folder::new(), Browser::start());
-    let (journal, backup) = (folder.file("tabcast.db"), folder.file("backup.db"));
-    let flags = ["--journal", journal.as_str()];
-    let mut hub = Hub::start(&flags);
-    let address = hub.address;
+fn when_the_journal_is_restored_from_a_backup_each_tab_gets_one_gap_event() {
+    let (site, browser) = (Site::new(&[]), Browser::start());
+    let (journal, backup) = (site.journal(), site.folder.file("backup.db"));
+    let mut hub = site.start();
     hub.publish("in the backup");
-    hub.signal("TERM");
-    hub.wait();
+    hub.end("TERM");
     std::fs::copy(&journal, &backup).unwrap();
 
-    let mut hub = Hub::start_at(address, &flags);
-    let tabs = [
-        open(&browser, &hub, "connect()"),
-        open(&browser, &hub, "connect()"),
-        open(&browser, &hub, "connect()"),
-    ];
+    let mut hub = site.start();
+    let tabs = open_three(&browser, &hub, "connect()");
     for text in ["one", "two", "three"] {
         hub.publish(text);
     }
     for tab in &tabs {
         messages_until(tab, &json!("three"));
     }
-    hub.signal("TERM");
-    hub.wait();
+    hub.end("TERM");
     std::fs::rename(&backup, &journal).unwrap();
-    let hub = Hub::start_at(address, &flags);
+    let hub = site.start();
     hub.publish("with an id that was another's");
     for tab in &tabs {
         let expected = json!(["one", "two", "three", "in the backup", "with an id that was another's"]);
         assert_eq!(messages_until(tab, &json!("with an id that was another's")), expected);
-        assert_eq!(tab.get("told.filter(([name]) => name === 'tabcast:gap').length"), 1);
+        assert_eq!(tab.get("seen.filter(([name]) => name === 'tabcast:gap').length"), 1);
     }
 }
 
 #[test]
-fn nothing_is_lost_while_what_is_missing_can_t_be_fetched() {
+fn nothing_is_lost_while_missed_messages_can_t_be_fetched() {
     let (hub, browser) = (Hub::start(&[]), Browser::start());
     let tab = open(&browser, &hub, "connect()");
     tab.run(
@@ -569,7 +558,7 @@ fn nothing_is_lost_while_what_is_missing_can_t_be_fetched() {
 }
 
 #[test]
-fn a_tab_whose_network_is_another_makes_its_stream_anew_at_once() {
+fn a_tab_whose_network_changes_makes_its_stream_anew_at_once() {
     let (hub, browser) = (Hub::start(&[]), Browser::start());
     let tab = open(&browser, &hub, "connect()");
     tab.run("dispatchEvent(new Event('online'));");
@@ -577,46 +566,46 @@ fn a_tab_whose_network_is_another_makes_its_stream_anew_at_once() {
     hub.wait_for_log(&["subscriber connected", "subscriber=2"]);
     hub.publish("end");
     assert_eq!(messages_until(&tab, &json!("end")), json!(["end"]));
-    assert_eq!(tab.get("told.filter(([name]) => name === 'disconnect').length"), 0);
+    assert_eq!(tab.get("seen.filter(([name]) => name === 'disconnect').length"), 0);
 }
 
 #[test]
 fn over_http_2_each_tab_holds_a_stream_of_its_own() {
     let (hub, browser) = (Hub::start(&[]), Browser::start());
-    // What a browser tells of a hub behind a proxy that speaks HTTP/2.
-    let connect = "(performance.getEntriesByType = () => [{ name: location.origin + '/tabcast.js', nextHopProtocol: 'h2' }], connect())";
+    // The entry that a browser has for a hub behind a proxy with HTTP/2.
+    let connect = "(performance.getEntriesByType =
+        () => [{ name: location.origin + '/tabcast.js', nextHopProtocol: 'h2' }], connect())";
     for _ in 0..3 {
         assert_eq!(open(&browser, &hub, connect).get("hub.state"), "live");
     }
-    assert_eq!(count(&hub, "subscriber connected"), 3);
-    assert_eq!(count(&hub, "subscriber disconnected"), 0);
+    assert_eq!(hub.count_log("subscriber connected"), 3);
+    assert_eq!(hub.count_log("subscriber disconnected"), 0);
 }
 
 const NO_LOCKS: &str = "Object.defineProperty(navigator, 'locks', { value: undefined })";
 
 #[test]
-fn without_web_locks_a_shared_worker_holds_the_stream_as_long_as_a_tab_wants_it() {
+fn without_web_locks_a_shared_worker_holds_the_stream_as_long_as_a_tab_needs_it() {
     let (hub, browser) = (Hub::start(&[]), Browser::start());
     let connect = format!("({NO_LOCKS}, connect())");
-    let tabs =
-        [open(&browser, &hub, &connect), open(&browser, &hub, &connect), open(&browser, &hub, &connect)];
+    let tabs = open_three(&browser, &hub, &connect);
     settled(&tabs[0], "hub.emit('a', 1)");
     for tab in &tabs {
         assert_eq!(messages_until(tab, &json!(1)), json!([1]));
         assert_eq!(tab.get("hub.state"), "shared");
     }
-    assert_eq!(count(&hub, "subscriber connected"), 1);
-    // The worker lets go of it whenever a tab leaves, and takes it up for those that are left.
+    assert_eq!(hub.count_log("subscriber connected"), 1);
+    // Whenever a tab leaves, the worker ends its stream and opens another for the tabs that are left.
     tabs[0].run("hub.disconnect();");
     hub.wait_for_logs(&["subscriber connected"], 2);
     tabs[1].run("hub.disconnect();");
     hub.wait_for_logs(&["subscriber connected"], 3);
     settled(&tabs[0], "hub.emit('a', 2)");
     assert_eq!(messages_until(&tabs[2], &json!(2)), json!([1, 2]));
-    assert_eq!(tabs[2].get("told.filter(([name]) => name === 'disconnect')"), json!([]));
+    assert_eq!(tabs[2].get("seen.filter(([name]) => name === 'disconnect')"), json!([]));
     tabs[2].run("hub.disconnect();");
     hub.wait_for_logs(&["subscriber disconnected"], 3);
-    // And anew.
+    // A tab that comes back has a stream again.
     tabs[1].run("hub.connect();");
     assert_eq!(messages_until(&tabs[1], &json!(2)), json!([1, 2]));
     hub.wait_for_logs(&["subscriber connected"], 4);
@@ -637,9 +626,9 @@ fn a_tab_that_disconnects_before_it_has_a_shared_worker_makes_none() {
 }
 
 #[test]
-fn a_page_that_is_kept_for_the_way_back_keeps_no_stream_of_a_shared_worker() {
+fn a_page_in_the_back_forward_cache_keeps_no_stream_of_a_shared_worker() {
     let (hub, browser) = (Hub::start(&[]), Browser::start());
-    // A browser keeps no page that is `no-store`.
+    // This file, as a browser does not cache a page with `no-store` for the way back.
     let [kept, last] = [(); 2].map(|()| browser.open(&format!("http://{}/tabcast.js", hub.address)));
     for tab in [&kept, &last] {
         start(tab, &format!("({NO_LOCKS}, connect())"));
@@ -668,28 +657,28 @@ fn without_a_shared_worker_either_each_tab_holds_its_own_and_the_console_says_so
         );
         assert_eq!(warned.as_array().unwrap().len(), 1, "{warned}");
     }
-    assert_eq!(count(&hub, "subscriber connected"), 2);
+    assert_eq!(hub.count_log("subscriber connected"), 2);
 }
 
 #[test]
-fn a_page_of_another_origin_imports_the_client_and_uses_it_where_the_hub_lets_it_in() {
-    let (site, browser) = (Hub::start(&[]), Browser::start());
-    let origin = format!("http://{}", site.address);
+fn a_page_of_another_origin_imports_the_client_and_uses_it_if_the_hub_allows_the_origin() {
+    let (other, browser) = (Hub::start(&[]), Browser::start());
+    let origin = format!("http://{}", other.address);
     let hub = Hub::start(&["--allow-origin", &origin]);
     let tab = browser.open(&format!("{origin}/messages?last=0"));
     tab.run(&format!(
-        "window.told = [];
+        "window.seen = [];
          import('http://{}/tabcast.js').then(({{ connect }}) => {{
-           window.hub = connect({{ last: 1 }}).onAny((...all) => told.push(all));
+           window.hub = connect({{ last: 1 }}).onAny((...all) => seen.push(all));
          }});",
         hub.address
     ));
     tab.wait_for("window.hub?.connected");
     assert!(settled(&tab, "hub.emit('a', new Uint8Array([7]))").is_string());
-    tab.wait_for("told[0]?.[1]?.[0] === 7");
-    // The other hub has nothing to do with it.
-    assert_eq!(site.get("/messages").json(), json!({"messages": []}));
-    assert_eq!(count(&site, "subscriber connected"), 0);
+    tab.wait_for("seen[0]?.[1]?.[0] === 7");
+    // The hub of the page's origin has no part in it.
+    assert_eq!(other.get("/messages").json(), json!({"messages": []}));
+    assert_eq!(other.count_log("subscriber connected"), 0);
 }
 
 #[test]
@@ -719,7 +708,7 @@ fn the_client_is_served_to_any_page_once_and_anew_when_it_changed() {
             let tag = format!("If-None-Match: {}", response.header("etag").unwrap());
             assert_eq!(hub.send("GET", path, &[&tag], b"").status, 304);
         }
-        // The rest of the page is nobody else's.
+        // The page's other files are for its own origin alone.
         let page = hub.send("GET", "/app.js", &["Origin: https://example.net"], b"");
         assert_eq!(page.header("cross-origin-resource-policy"), Some("same-origin"));
         assert_eq!(page.header("access-control-allow-origin"), None);

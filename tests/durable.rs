@@ -1,5 +1,5 @@
-//! The journal in a file: what a restart must not change, what retention drops, and what is said
-//! when the file can't be used.
+//! The journal in a file: what a restart must not change, what retention drops, and what the hub says if it
+//! can't use the file.
 
 mod common;
 
@@ -7,29 +7,11 @@ use std::fs;
 use std::io::{BufReader, Write};
 use std::process::Command;
 
-use common::{Folder, Hub, Response};
+use common::{Folder, Hub, Response, Site, request};
 
-/// A hub on the journal `tabcast.db` of this folder.
-fn hub(folder: &Folder, flags: &[&str]) -> Hub {
-    let journal = folder.file("tabcast.db");
-    Hub::start(&[&["--journal", &journal], flags].concat())
-}
-
-fn restart(mut hub: Hub, folder: &Folder, signal: &str, flags: &[&str]) -> Hub {
-    hub.signal(signal);
-    hub.wait();
-    self::hub(folder, flags)
-}
-
-fn texts(response: &Response) -> Vec<String> {
-    let json = response.json();
-    let text = |message: &serde_json::Value| message["data"].as_str().unwrap().to_owned();
-    json["messages"].as_array().unwrap().iter().map(text).collect()
-}
-
-/// What a hub that can't start says.
+/// What a hub prints that can't start with this file.
 fn refused(journal: &str) -> String {
-    // One that starts all the same is ended, and fails the test by its exit code.
+    // If the hub starts all the same, timeout(1) ends it, and the exit code fails the test.
     let output = Command::new("timeout")
         .args(["30", env!("CARGO_BIN_EXE_tabcast"), "--listen", "127.0.0.1:0", "--journal", journal])
         .output()
@@ -52,14 +34,14 @@ fn sqlite3(file: &str, sql: &str) -> String {
 #[test]
 fn whoever_reconnects_after_a_restart_goes_on_where_they_were() {
     for signal in ["TERM", "KILL"] {
-        let folder = Folder::new();
-        let first = hub(&folder, &[]);
+        let site = Site::new(&[]);
+        let first = site.start();
         let ids: Vec<_> = (1..=5).map(|number| first.publish(&number.to_string())).collect();
-        let second = restart(first, &folder, signal, &[]);
+        let second = site.restart(first, signal);
         let mut stream = second.watch("/events", &[&format!("Last-Event-ID: {}", ids[1])]);
         assert_eq!((3..=5).map(|_| stream.data()).collect::<String>(), "345");
         let mut newcomer = second.watch("/events?last=2", &[]);
-        // The id goes on too: nothing is numbered twice.
+        // Ids go on too: no two messages have the same.
         assert_eq!(second.publish("6"), ids[0].replace("-1", "-6"));
         assert_eq!(stream.data(), "6");
         assert_eq!((4..=6).map(|_| newcomer.data()).collect::<String>(), "456");
@@ -68,8 +50,8 @@ fn whoever_reconnects_after_a_restart_goes_on_where_they_were() {
 
 #[test]
 fn a_message_is_the_same_after_a_restart() {
-    let folder = Folder::new();
-    let first = hub(&folder, &[]);
+    let site = Site::new(&[]);
+    let first = site.start();
     first.post(
         "?event=gr%C3%B6%C3%9Fe%20%F0%9F%8E%89&channel=a.b&except=me",
         "text/plain",
@@ -78,74 +60,69 @@ fn a_message_is_the_same_after_a_restart() {
     first.post("?channel=a.b", "application/octet-stream", b"\x00\xff");
     first.post("", "application/json", r#"{"data":{"z":1.50,"a":[1.0,null]},"channel":"a.b"}"#);
     let before = first.get("/messages?channel=a.b").body;
-    let second = restart(first, &folder, "KILL", &[]);
+    let second = site.restart(first, "KILL");
     assert_eq!(second.get("/messages?channel=a.b").body, before);
     let except = second.get("/messages?channel=a.b&as=me").json();
     assert_eq!(except["messages"].as_array().unwrap().len(), 2);
 }
 
+/// Publishes this text with a key, always the same.
+fn send(hub: &Hub, text: &str) -> Response {
+    hub.send("POST", "/messages", &["Idempotency-Key: k", "Content-Type: text/plain"], text.as_bytes())
+}
+
 #[test]
 fn the_answer_to_a_key_outlives_a_restart() {
-    let folder = Folder::new();
-    let send = |hub: &Hub, body: &str| {
-        hub.send("POST", "/messages", &["Idempotency-Key: k", "Content-Type: text/plain"], body.as_bytes())
-    };
-    let first = hub(&folder, &[]);
+    let site = Site::new(&[]);
+    let first = site.start();
     let answer = send(&first, "once");
-    let second = restart(first, &folder, "KILL", &[]);
+    let second = site.restart(first, "KILL");
     assert_eq!(send(&second, "once").body, answer.body);
     send(&second, "other").problem(422);
-    assert_eq!(texts(&second.get("/messages")), ["once"]);
+    assert_eq!(second.history_data(""), ["once"]);
 }
 
 #[test]
 fn a_thousand_concurrent_retries_of_one_key_publish_once() {
-    let folder = Folder::new();
-    let hub = hub(&folder, &[]);
-    let request = format!(
-        "POST /messages HTTP/1.1\r\nHost: {}\r\nIdempotency-Key: same\r\nContent-Type: text/plain\r\nContent-Length: 1\r\n\r\nx",
-        hub.address
-    );
+    let site = Site::new(&[]);
+    let hub = site.start();
+    let headers = ["Idempotency-Key: same", "Content-Type: text/plain"];
+    let request = request("POST /messages HTTP/1.1", hub.address, &headers, Some(b"x"));
     let mut connections: Vec<_> = (0..1_000).map(|_| hub.connect()).collect();
-    connections.iter_mut().for_each(|connection| connection.write_all(request.as_bytes()).unwrap());
+    connections.iter_mut().for_each(|connection| connection.write_all(&request).unwrap());
     let answers: Vec<_> = connections
         .into_iter()
         .map(|connection| Response::read(&mut BufReader::new(connection), false).body)
         .collect();
     assert_eq!(answers.len(), 1_000);
     assert!(answers.iter().all(|answer| *answer == answers[0]));
-    assert_eq!(texts(&hub.get("/messages")), ["x"]);
+    assert_eq!(hub.history_data(""), ["x"]);
 }
 
 #[test]
 fn a_key_is_remembered_for_its_window_also_when_its_message_is_no_longer_kept() {
-    let folder = Folder::new();
-    let send = |hub: &Hub, body: &str| {
-        hub.send("POST", "/messages", &["Idempotency-Key: k", "Content-Type: text/plain"], body.as_bytes())
-    };
-    let flags = ["--retention-messages", "2"];
-    let first = hub(&folder, &flags);
+    let site = Site::new(&["--retention-messages", "2"]);
+    let first = site.start();
     let answer = send(&first, "once").body;
     (0..9).for_each(|number| drop(first.publish(&number.to_string())));
     assert_eq!(send(&first, "once").body, answer);
-    // A row of the dropped message is left, for its key; its data is not.
-    let second = restart(first, &folder, "TERM", &flags);
+    // The row of the dropped message stays for its key, without the data.
+    let second = site.restart(first, "TERM");
     assert_eq!(send(&second, "once").body, answer);
-    assert_eq!(texts(&second.get("/messages")), ["7", "8"]);
-    // The window is over: the same key is another request.
-    let third =
-        restart(second, &folder, "TERM", &["--idempotency-window", "1ms", "--retention-messages", "2"]);
+    assert_eq!(second.history_data(""), ["7", "8"]);
+    // The window is over: the same key makes another request.
+    let third = site.restart_with(second, "TERM", &["--idempotency-window", "1ms"]);
     assert_eq!(send(&third, "anew").status, 201);
-    assert_eq!(texts(&third.get("/messages")), ["8", "anew"]);
+    assert_eq!(third.history_data(""), ["8", "anew"]);
 }
 
 #[test]
 fn retention_by_count_holds_across_restarts_and_tells_of_the_gap() {
-    let folder = Folder::new();
-    let first = hub(&folder, &[]);
+    let site = Site::new(&[]);
+    let first = site.start();
     let ids: Vec<_> = (1..=9).map(|number| first.publish(&number.to_string())).collect();
-    let second = restart(first, &folder, "TERM", &["--retention-messages", "3"]);
-    assert_eq!(texts(&second.get("/messages?last=500")), ["7", "8", "9"]);
+    let second = site.restart_with(first, "TERM", &["--retention-messages", "3"]);
+    assert_eq!(second.history_data("?last=500"), ["7", "8", "9"]);
     let mut stream = second.watch("/events", &[&format!("Last-Event-ID: {}", ids[2])]);
     let gap = stream.event().unwrap();
     assert_eq!((&*gap.event, gap.json()["earliest"].as_str()), ("tabcast:gap", Some(&*ids[6])));
@@ -154,64 +131,65 @@ fn retention_by_count_holds_across_restarts_and_tells_of_the_gap() {
 
 #[test]
 fn retention_by_age_drops_all_but_the_newest_message() {
-    let folder = Folder::new();
-    let first = hub(&folder, &[]);
+    let site = Site::new(&[]);
+    let first = site.start();
     (1..=5).for_each(|number| drop(first.publish(&number.to_string())));
-    let second = restart(first, &folder, "TERM", &["--retention-age", "1ms"]);
-    while texts(&second.get("/messages")).len() > 1 {}
-    assert_eq!(texts(&second.get("/messages")), ["5"]);
+    let second = site.restart_with(first, "TERM", &["--retention-age", "1ms"]);
+    while second.history_data("").len() > 1 {}
+    assert_eq!(second.history_data(""), ["5"]);
     assert!(second.publish("6").ends_with("-6"));
 }
 
 #[test]
 fn retention_by_bytes_bounds_the_file_whose_space_is_used_again() {
-    let folder = Folder::new();
-    let hub = hub(&folder, &["--retention-bytes", "4MiB", "--hide-data"]);
+    let site = Site::new(&["--retention-bytes", "4MiB", "--hide-data"]);
+    let hub = site.start();
     let text = "x".repeat(100_000);
-    let size = || fs::metadata(folder.path.join("tabcast.db")).unwrap().len();
-    // 40 MB go through.
+    let size = || fs::metadata(site.journal()).unwrap().len();
+    // 40 MB in all.
     (0..400).for_each(|_| drop(hub.publish(&text)));
     assert!(size() < 8 << 20, "{}", size());
-    let kept = texts(&hub.get("/messages?last=500")).len();
+    let kept = hub.history_data("?last=500").len();
     assert!((20..80).contains(&kept), "{kept}");
 }
 
 #[test]
 fn retention_by_bytes_drops_one_message_larger_than_what_is_over() {
-    let folder = Folder::new();
-    let hub = hub(&folder, &["--retention-bytes", "1MiB", "--hide-data"]);
+    let site = Site::new(&["--retention-bytes", "1MiB", "--hide-data"]);
+    let hub = site.start();
     hub.publish(&"x".repeat(1_000_000));
     hub.publish(&"y".repeat(100_000));
-    // What is over is far less than the first, which goes all the same. It is looked for 20 times a second.
+    // The first message is dropped although it is much larger than what is over. The hub looks 20 times a
+    // second.
     let deadline = std::time::Instant::now() + common::PATIENCE;
-    while texts(&hub.get("/messages")).len() > 1 {
+    while hub.history_data("").len() > 1 {
         assert!(std::time::Instant::now() < deadline, "it stays");
     }
-    assert!(texts(&hub.get("/messages"))[0].starts_with('y'));
+    assert!(hub.history_data("")[0].as_str().unwrap().starts_with('y'));
 }
 
 #[test]
 fn the_wal_is_bounded() {
-    let folder = Folder::new();
-    let hub = hub(&folder, &["--hide-data", "--retention-bytes", "16MiB"]);
+    let site = Site::new(&["--hide-data", "--retention-bytes", "16MiB"]);
+    let hub = site.start();
     let text = "x".repeat(500_000);
     (0..300).for_each(|_| drop(hub.publish(&text)));
-    let wal = fs::metadata(folder.path.join("tabcast.db-wal")).unwrap().len();
+    let wal = fs::metadata(format!("{}-wal", site.journal())).unwrap().len();
     assert!(wal < 80 << 20, "{wal}");
 }
 
 #[test]
 fn a_quiet_channels_newest_are_found_far_back_and_replay_passes_over_the_rest() {
-    let folder = Folder::new();
-    let first = hub(&folder, &["--hide-data"]);
+    let site = Site::new(&["--hide-data"]);
+    let first = site.start();
     let id = first.publish_to("quiet", "far back");
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| (0..1_000).for_each(|_| drop(first.publish("loud"))));
         }
     });
-    let second = restart(first, &folder, "TERM", &["--hide-data"]);
-    assert_eq!(texts(&second.get("/messages?channel=quiet&last=1")), ["far back"]);
+    let second = site.restart(first, "TERM");
+    assert_eq!(second.history_data("?channel=quiet&last=1"), ["far back"]);
     assert_eq!(second.watch("/events?channel=quiet&last=5", &[]).data(), "far back");
     let mut stream = second.watch("/events?channel=quiet", &[&format!("Last-Event-ID: {id}")]);
     second.publish_to("quiet", "near");
@@ -220,32 +198,34 @@ fn a_quiet_channels_newest_are_found_far_back_and_replay_passes_over_the_rest() 
 
 #[test]
 fn a_hub_stops_cleanly_to_one_file_that_sqlite3_reads_as_documented() {
-    let folder = Folder::new();
-    let mut hub = hub(&folder, &[]);
+    let site = Site::new(&[]);
+    let mut hub = site.start();
     let receipt = hub.post("?event=e", "text/plain", "Hello World!").json();
-    hub.signal("TERM");
-    assert_eq!(hub.wait().code(), Some(0));
-    let files: Vec<_> = fs::read_dir(&folder.path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(hub.end("TERM").code(), Some(0));
+    let files: Vec<_> =
+        fs::read_dir(&site.folder.path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(files, ["tabcast.db"]);
     let query = "SELECT id, channel, event, data, time FROM messages";
     assert!(operations().contains(query));
-    let row = sqlite3(&folder.file("tabcast.db"), query);
+    let row = sqlite3(&site.journal(), query);
     let (id, time) = (receipt["id"].as_str().unwrap(), receipt["time"].as_str().unwrap());
     assert_eq!(row.trim_end(), format!("{id}|main|e|\"Hello World!\"|{time}"));
-    assert_eq!(sqlite3(&folder.file("tabcast.db"), "PRAGMA integrity_check").trim_end(), "ok");
+    assert_eq!(sqlite3(&site.journal(), "PRAGMA integrity_check").trim_end(), "ok");
 }
 
 #[test]
 fn the_documented_backup_command_copies_a_journal_in_use() {
-    let folder = Folder::new();
-    let hub = hub(&folder, &[]);
+    let site = Site::new(&[]);
+    let hub = site.start();
     let id = hub.publish("kept");
     let command = "sqlite3 tabcast.db \"VACUUM INTO 'backup.db'\"";
     assert!(operations().contains(command));
-    assert!(Command::new("sh").args(["-c", command]).current_dir(&folder.path).status().unwrap().success());
+    assert!(
+        Command::new("sh").args(["-c", command]).current_dir(&site.folder.path).status().unwrap().success()
+    );
     hub.publish("after the backup");
-    let copy = Hub::start(&["--journal", &folder.file("backup.db")]);
-    assert_eq!(texts(&copy.get("/messages")), ["kept"]);
+    let copy = Hub::start(&["--journal", &site.folder.file("backup.db")]);
+    assert_eq!(copy.history_data(""), ["kept"]);
     assert_eq!(copy.publish("goes on").split_once('-').unwrap().0, id.split_once('-').unwrap().0);
 }
 
@@ -256,12 +236,27 @@ fn operations() -> String {
 
 #[test]
 fn a_second_hub_on_the_same_file_refuses_to_start() {
-    let folder = Folder::new();
-    let first = hub(&folder, &[]);
-    assert!(refused(&folder.file("tabcast.db")).contains("in use by another hub"));
+    let site = Site::new(&[]);
+    let first = site.start();
+    assert!(refused(&site.journal()).contains("in use by another hub"));
     first.publish("the first goes on");
     // A hub that was killed leaves no lock behind.
-    restart(first, &folder, "KILL", &[]).publish("so does its successor");
+    site.restart(first, "KILL").publish("so does its successor");
+}
+
+/// Checks that a hub refuses to start with this file, gives this reason, and leaves the file as it is.
+fn assert_refused_and_unchanged(file: &str, reason: &str) {
+    let before = fs::read(file).unwrap();
+    assert!(refused(file).contains(reason));
+    assert!(fs::read(file).unwrap() == before, "the file is changed");
+}
+
+/// The path of the journal that a hub leaves behind after `count` messages of 1,000 bytes.
+fn left_behind(site: &Site, count: usize) -> String {
+    let mut hub = site.start();
+    (0..count).for_each(|_| drop(hub.publish(&"x".repeat(1_000))));
+    hub.end("TERM");
+    site.journal()
 }
 
 #[test]
@@ -270,64 +265,49 @@ fn a_file_that_is_no_journal_is_refused_and_left_as_it_is() {
     let file = folder.file("other");
     for content in [&b""[..], b"not a database", &[0; 8192]] {
         fs::write(&file, content).unwrap();
-        assert!(refused(&file).contains("not a tabcast journal"));
-        assert_eq!(fs::read(&file).unwrap(), content);
+        assert_refused_and_unchanged(&file, "not a tabcast journal");
     }
     fs::remove_file(&file).unwrap();
     sqlite3(&file, "PRAGMA journal_mode = WAL; CREATE TABLE messages (id)");
-    let before = fs::read(&file).unwrap();
-    assert!(refused(&file).contains("not a tabcast journal"));
-    assert_eq!(fs::read(&file).unwrap(), before);
+    assert_refused_and_unchanged(&file, "not a tabcast journal");
 }
 
 #[test]
 fn a_journal_of_a_newer_version_is_refused_and_left_as_it_is() {
-    let folder = Folder::new();
-    let mut hub = hub(&folder, &[]);
-    hub.signal("TERM");
-    hub.wait();
-    let file = folder.file("tabcast.db");
+    let site = Site::new(&[]);
+    let file = left_behind(&site, 0);
     sqlite3(&file, "PRAGMA user_version = 2");
-    let before = fs::read(&file).unwrap();
-    assert!(refused(&file).contains("made by a newer tabcast"));
-    assert_eq!(fs::read(&file).unwrap(), before);
+    assert_refused_and_unchanged(&file, "made by a newer tabcast");
 }
 
 #[test]
 fn a_damaged_journal_is_refused_and_left_as_it_is() {
-    let folder = Folder::new();
-    let mut hub = hub(&folder, &[]);
-    (0..100).for_each(|_| drop(hub.publish(&"x".repeat(1_000))));
-    hub.signal("TERM");
-    hub.wait();
-    let file = folder.file("tabcast.db");
+    let site = Site::new(&[]);
+    let file = left_behind(&site, 100);
     let whole = fs::read(&file).unwrap();
     let mut scrambled = whole.clone();
     scrambled[4096..8192].fill(0xa5);
     for damaged in [scrambled, whole[..5_000].to_vec(), whole[..whole.len() / 2].to_vec()] {
         fs::write(&file, &damaged).unwrap();
-        assert!(refused(&file).contains("damaged"));
-        assert!(fs::read(&file).unwrap() == damaged);
+        assert_refused_and_unchanged(&file, "damaged");
     }
 }
 
 #[test]
 fn a_damaged_journal_is_left_as_it_is_with_what_a_crash_left_beside_it() {
-    let folder = Folder::new();
-    let first = hub(&folder, &[]);
-    (0..100).for_each(|_| drop(first.publish(&"x".repeat(1_000))));
-    let mut second = restart(first, &folder, "TERM", &[]);
-    second.publish("in the WAL");
-    second.signal("KILL");
-    second.wait();
-    let (file, wal) = (folder.file("tabcast.db"), folder.file("tabcast.db-wal"));
+    let site = Site::new(&[]);
+    let file = left_behind(&site, 100);
+    let mut hub = site.start();
+    hub.publish("in the WAL");
+    hub.end("KILL");
+    let wal = format!("{file}-wal");
     let mut damaged = fs::read(&file).unwrap();
     damaged[4096..].fill(0xa5);
     fs::write(&file, &damaged).unwrap();
     let before = fs::read(&wal).unwrap();
     assert!(!before.is_empty());
-    refused(&file);
-    assert!(fs::read(&file).unwrap() == damaged && fs::read(&wal).unwrap() == before);
+    assert_refused_and_unchanged(&file, "damaged");
+    assert!(fs::read(&wal).unwrap() == before, "the WAL is changed");
 }
 
 #[test]
@@ -368,10 +348,10 @@ fn an_event_of_the_hubs_own_in_a_row_is_a_message_like_any_other() {
 
 #[test]
 fn while_another_program_writes_a_publish_is_503_and_the_hub_goes_on() {
-    let folder = Folder::new();
-    let hub = hub(&folder, &[]);
+    let site = Site::new(&[]);
+    let hub = site.start();
     let mut stream = hub.watch("/events", &[]);
-    let other = rusqlite::Connection::open(folder.file("tabcast.db")).unwrap();
+    let other = rusqlite::Connection::open(site.journal()).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let busy = hub.post("", "text/plain", "too early");
     busy.problem(503);

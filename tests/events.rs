@@ -1,11 +1,35 @@
-//! `GET /events`: what a subscriber is sent, to the byte, in each format; and what is logged of it.
+//! `GET /events`: the bytes a subscriber is sent in each format, and what the log says of it.
 
 mod common;
 
-use common::Hub;
+use std::cell::RefCell;
+
+use common::{Hub, Path, on_each_journal, on_each_path};
 
 #[test]
-fn a_stream_begins_with_a_comment_a_retry_and_where_the_subscriber_is() {
+fn a_claim_is_tested_on_the_path_it_is_made_for() {
+    let is_in_file = |hub: &Hub| {
+        let mut open = std::fs::read_dir(format!("/proc/{}/fd", hub.pid())).unwrap();
+        open.any(|link| {
+            std::fs::read_link(link.unwrap().path()).is_ok_and(|path| path.ends_with("tabcast.db"))
+        })
+    };
+    // A hub keeps its path on other threads than the one that started it.
+    let is_chunked = |hub: &Hub| {
+        let watch = || hub.watch("/events", &[]).header("transfer-encoding").is_some();
+        std::thread::scope(|scope| scope.spawn(watch).join().unwrap())
+    };
+    let found = RefCell::new(Vec::new());
+    let look = || {
+        let hub = Hub::start(&[]);
+        found.borrow_mut().push((is_in_file(&hub), is_chunked(&hub)));
+    };
+    [Path::memory(), Path::file(), Path::http_1_0()].into_iter().for_each(|path| path.test(look));
+    look();
+    assert_eq!(*found.borrow(), [(false, true), (true, true), (false, false), (false, true)]);
+}
+
+on_each_path!(a_stream_begins_with_a_comment_a_retry_and_the_id_of_its_position, {
     let hub = Hub::start(&[]);
     let id = hub.publish("before");
     let stream = hub.watch("/events", &[]);
@@ -18,30 +42,28 @@ fn a_stream_begins_with_a_comment_a_retry_and_where_the_subscriber_is() {
     assert_eq!(stream.header("content-type"), Some("text/event-stream"));
     assert_eq!(stream.header("cache-control"), Some("no-store, no-transform"));
     assert_eq!(stream.header("x-accel-buffering"), Some("no"));
-}
+});
 
-#[test]
-fn the_default_format_is_the_bare_data() {
+on_each_path!(the_default_format_is_the_bare_data, {
     let hub = Hub::start(&[]);
     let mut stream = hub.watch("/events", &[]);
     let id = hub.publish("Hello World!");
     assert_eq!(stream.block().unwrap(), format!("id: {id}\ndata: Hello World!\n\n"));
-    // A name but `message` is told; every kind of line break is one; a leading space stays.
+    // `event:` is there for every name but `message`. CR, LF and CRLF each end a line. A leading space stays.
     hub.post("?event=chat%20message", "text/plain", " a\nb\r\nc\rd\n");
     let block = stream.block().unwrap();
     let (_, rest) = block.split_once('\n').unwrap();
     assert_eq!(rest, "event: chat message\ndata:  a\ndata: b\ndata: c\ndata: d\ndata: \n\n");
-    // JSON but a string is its compact text, a string its own.
+    // A JSON string is sent as its text, all other JSON as compact JSON.
     hub.post("", "application/json", "{\"data\": {\"a\": [1, \"x\\ny\"]}}");
     assert_eq!(stream.data(), "{\"a\":[1,\"x\\ny\"]}");
     hub.post("", "application/json", "{\"data\": \"x\\ny\"}");
     assert_eq!(stream.data(), "x\ny");
     hub.post("", "text/plain", "");
     assert!(stream.block().unwrap().ends_with("\ndata: \n\n"));
-}
+});
 
-#[test]
-fn format_message_is_the_whole_message_as_json_of_type_message() {
+on_each_path!(format_message_is_the_whole_message_as_json_of_type_message, {
     let hub = Hub::start(&[]);
     let mut stream = hub.watch("/events?format=message&channel=a.b", &[]);
     let receipt = hub.post("?channel=a.b&event=x", "text/plain", "1\n2").json();
@@ -52,10 +74,9 @@ fn format_message_is_the_whole_message_as_json_of_type_message() {
     let mut lines = hub.open("/events?channel=a.b&last=1", &["Accept: application/x-ndjson"]);
     assert_eq!(lines.header("content-type"), Some("application/x-ndjson"));
     assert_eq!(lines.line().unwrap(), format!("{object}\n"));
-}
+});
 
-#[test]
-fn a_subscriber_gets_the_channels_it_asked_for_in_the_order_of_publishing() {
+on_each_path!(a_subscriber_gets_the_channels_it_asked_for_in_the_order_of_publishing, {
     let hub = Hub::start(&[]);
     let mut both = hub.watch("/events?channel=a&channel=b&channel=a", &[]);
     let mut main = hub.watch("/events", &[]);
@@ -65,10 +86,9 @@ fn a_subscriber_gets_the_channels_it_asked_for_in_the_order_of_publishing() {
     let expected: Vec<_> = (0..50).filter(|number| number % 4 < 2).map(|number| number.to_string()).collect();
     assert_eq!(expected.iter().map(|_| both.data()).collect::<Vec<_>>(), expected);
     assert_eq!(main.data(), "3");
-}
+});
 
-#[test]
-fn no_message_overtakes_one_of_another_channel_when_many_publish_at_once() {
+on_each_path!(no_message_overtakes_one_of_another_channel_when_many_publish_at_once, {
     let hub = Hub::start(&[]);
     let names: Vec<_> = (0..8).map(|number| format!("c{number}")).collect();
     let target = format!("/events?channel={}", names.join("&channel="));
@@ -84,10 +104,9 @@ fn no_message_overtakes_one_of_another_channel_when_many_publish_at_once() {
             }
         }
     });
-}
+});
 
-#[test]
-fn last_replays_the_newest_kept_messages_and_then_goes_on_live() {
+on_each_path!(last_replays_the_newest_kept_messages_and_then_goes_on_live, {
     let hub = Hub::start(&[]);
     (1..=5).for_each(|number| drop(hub.publish(&number.to_string())));
     hub.publish_to("other", "x");
@@ -101,20 +120,18 @@ fn last_replays_the_newest_kept_messages_and_then_goes_on_live() {
     let mut none = hub.watch("/events?last=0", &[]);
     hub.publish("8");
     assert_eq!(none.data(), "8");
-}
+});
 
-#[test]
-fn all_that_waits_for_a_subscriber_is_written_at_once() {
+on_each_path!(a_replay_is_written_at_once, {
     let hub = Hub::start(&[]);
     let ids: Vec<_> = (0..100).map(|_| hub.publish("x")).collect();
     let expected: String = ids.iter().map(|id| format!("id: {id}\ndata: x\n\n")).collect();
     if let Some(chunk) = hub.watch("/events?last=100", &[]).chunk() {
         assert_eq!(chunk, expected);
     }
-}
+});
 
-#[test]
-fn a_message_except_one_subscriber_is_not_sent_to_it_live_or_on_replay() {
+on_each_path!(a_message_except_one_subscriber_is_not_sent_to_it_live_or_on_replay, {
     let hub = Hub::start(&[]);
     let (mut me, mut you) = (hub.watch("/events?as=me", &[]), hub.watch("/events?as=you", &[]));
     let id = hub.publish("to all");
@@ -124,12 +141,10 @@ fn a_message_except_one_subscriber_is_not_sent_to_it_live_or_on_replay() {
     assert_eq!([you.data(), you.data()], ["to all", "not to me"]);
     let mut me = hub.watch("/events?as=me", &[&format!("Last-Event-ID: {id}")]);
     assert_eq!(me.data(), "not to you");
-    assert_eq!(hub.get("/messages?as=me").json()["messages"].as_array().unwrap().len(), 2);
-    assert_eq!(hub.get("/messages").json()["messages"].as_array().unwrap().len(), 3);
-}
+    assert_eq!((hub.history("?as=me").len(), hub.history("").len()), (2, 3));
+});
 
-#[test]
-fn an_idle_stream_is_kept_alive_by_comments_and_ndjson_by_empty_lines() {
+on_each_path!(an_idle_stream_is_kept_alive_by_comments_and_ndjson_by_empty_lines, {
     let hub = Hub::start(&["--keep-alive", "20ms"]);
     let mut stream = hub.watch("/events", &[]);
     assert_eq!(stream.block().unwrap(), ":\n\n");
@@ -140,10 +155,9 @@ fn an_idle_stream_is_kept_alive_by_comments_and_ndjson_by_empty_lines() {
         hub.open("/events", &["Accept: text/plain, application/x-ndjson;q=0.9"]).line().unwrap(),
         "\n"
     );
-}
+});
 
-#[test]
-fn for_programs_the_opening_and_every_keep_alive_is_an_event_that_script_can_see() {
+on_each_path!(with_format_message_the_opening_and_every_keep_alive_are_events_that_a_script_can_see, {
     let hub = Hub::start(&["--keep-alive", "20ms"]);
     let id = hub.publish("before");
     let mut stream = hub.watch("/events?format=message", &[]);
@@ -154,10 +168,9 @@ fn for_programs_the_opening_and_every_keep_alive_is_an_event_that_script_can_see
     let id = hub.publish("x");
     let moved = format!("id: {id}\nevent: tabcast:keep-alive\ndata: {{}}\n\n");
     while quiet.block().unwrap() != moved {}
-}
+});
 
-#[test]
-fn whoever_listens_for_several_subscribers_sees_whom_a_message_is_not_for() {
+on_each_path!(with_format_message_a_subscriber_sees_whom_a_message_is_not_for, {
     let hub = Hub::start(&[]);
     let mut stream = hub.watch("/events?format=message", &[]);
     let mut lines = hub.open("/events", &["Accept: application/x-ndjson"]);
@@ -171,11 +184,10 @@ fn whoever_listens_for_several_subscribers_sees_whom_a_message_is_not_for() {
     };
     assert_eq!(line(&mut lines)["except"], "me");
     assert_eq!(line(&mut lines).get("except"), None);
-    assert_eq!(hub.get("/messages?last=2").json()["messages"][0]["except"], "me");
-}
+    assert_eq!(hub.history("?last=2")[0]["except"], "me");
+});
 
-#[test]
-fn a_quiet_channels_subscriber_is_told_where_it_is_so_that_it_does_not_fall_out_of_retention() {
+on_each_path!(a_quiet_channels_subscriber_is_sent_newer_ids_so_that_it_stays_within_retention, {
     let hub = Hub::start(&["--keep-alive", "50ms", "--retention-messages", "3"]);
     let mut quiet = hub.watch("/events?channel=quiet&channel=silent", &[]);
     let loud: Vec<_> = (0..9).map(|_| hub.publish("loud")).collect();
@@ -186,26 +198,24 @@ fn a_quiet_channels_subscriber_is_told_where_it_is_so_that_it_does_not_fall_out_
             break block;
         }
     };
-    // An id without data: an EventSource keeps it and dispatches nothing.
+    // An EventSource remembers an id without data, and dispatches nothing.
     assert_eq!(checkpoint, format!("id: {newest}\n\n"));
     let mut again = hub.watch("/events?channel=quiet", &[&format!("Last-Event-ID: {newest}")]);
     hub.publish_to("quiet", "at last");
     assert_eq!(again.event().unwrap().event, "message");
     assert_eq!(quiet.data(), "at last");
-}
+});
 
-#[test]
-fn head_answers_the_headers_and_is_no_subscriber() {
+on_each_path!(head_answers_the_headers_and_is_no_subscriber, {
     let hub = Hub::start(&["--max-subscribers", "1"]);
     let response = hub.send("HEAD", "/events", &[], b"");
     assert_eq!((response.status, response.header("content-type")), (200, Some("text/event-stream")));
     let _stream = hub.watch("/events", &[]);
     assert!(hub.log().iter().all(|line| !line.contains("subscriber=2")));
     hub.wait_for_log(&["subscriber connected", "subscriber=1"]);
-}
+});
 
-#[test]
-fn http_1_0_gets_a_stream_that_ends_with_the_connection() {
+on_each_journal!(http_1_0_gets_a_stream_that_ends_with_the_connection, {
     use std::io::{BufRead, BufReader, Write};
     let hub = Hub::start(&[]);
     let mut connection = hub.connect();
@@ -217,10 +227,9 @@ fn http_1_0_gets_a_stream_that_ends_with_the_connection() {
     hub.wait_for_log(&["subscriber connected"]);
     hub.publish("old but good");
     assert!(lines.any(|line| line == "data: old but good"));
-}
+});
 
-#[test]
-fn connect_and_disconnect_are_logged_with_how_long_how_many_and_why() {
+on_each_path!(connect_and_disconnect_are_logged_with_how_long_how_many_and_why, {
     let hub = Hub::start(&[]);
     let mut closed = hub.watch("/events?channel=a&channel=b", &[]);
     let line = hub.wait_for_log(&["subscriber connected", "subscriber=1"]);
@@ -234,20 +243,19 @@ fn connect_and_disconnect_are_logged_with_how_long_how_many_and_why() {
         "{line}"
     );
 
-    // Data left unread makes the kernel answer the close with a reset.
+    // The kernel resets a connection that is closed with data left unread.
     let reset = hub.watch_without_reading("/events");
     hub.wait_for_log(&["subscriber connected", "subscriber=2"]);
     reset.peek(&mut [0]).unwrap();
     drop(reset);
     hub.wait_for_log(&["subscriber disconnected", "subscriber=2", "reason=\"reset\""]);
-}
+});
 
-#[test]
-fn the_log_tells_how_many_subscribers_a_message_reached() {
+on_each_path!(the_log_says_how_many_subscribers_a_message_reached, {
     let hub = Hub::start(&[]);
     let _streams: Vec<_> = (0..3).map(|_| hub.watch("/events?channel=a", &[])).collect();
     hub.publish_to("a", "x");
     hub.publish_to("b", "y");
     hub.wait_for_log(&["message published", "channel=\"a\"", "subscribers=3"]);
     hub.wait_for_log(&["message published", "channel=\"b\"", "subscribers=0"]);
-}
+});

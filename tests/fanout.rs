@@ -1,4 +1,4 @@
-//! The fan-out: many subscribers at once, that come, go and stop reading while messages are published.
+//! The fan-out: many subscribers that come, go and stop reading while messages are published.
 
 mod common;
 
@@ -6,20 +6,20 @@ use std::io::{BufReader, Write};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{Event, Hub, Response, Stream};
+use common::{Event, Hub, Response, Stream, on_each_journal, on_each_path, post_text, request};
 
-/// The sequence of an id.
+/// The sequence in an id.
 fn sequence(id: &str) -> u64 {
     id.split_once('-').unwrap().1.parse().unwrap()
 }
 
-/// Where the stream's opening says that it begins.
+/// The sequence of the position at which the stream's opening says that it begins.
 fn beginning(stream: &Stream) -> u64 {
     sequence(stream.opening.lines().find_map(|line| line.strip_prefix("id: ")).unwrap())
 }
 
-/// The sequence of the message that `end` is, once every message after the stream's beginning was there,
-/// each once and in order.
+/// Reads every message after the stream's beginning, each once and in order, up to `end`, and returns the
+/// sequence of that one.
 fn read_to_end(stream: &mut Stream) -> u64 {
     let mut last = beginning(stream);
     loop {
@@ -32,8 +32,7 @@ fn read_to_end(stream: &mut Stream) -> u64 {
     }
 }
 
-#[test]
-fn whoever_comes_while_messages_are_published_has_each_from_its_beginning_on() {
+on_each_path!(who_subscribes_while_messages_are_published_has_each_from_its_beginning_on, {
     let hub = Hub::start(&["--hide-data"]);
     let (stop, newest) = (AtomicBool::new(false), Mutex::new(hub.publish("first")));
     let (mut streams, published) = std::thread::scope(|scope| {
@@ -61,10 +60,9 @@ fn whoever_comes_while_messages_are_published_has_each_from_its_beginning_on() {
         assert_eq!(read_to_end(stream), published);
     }
     hub.wait_for_log(&["message published", "subscribers=300"]);
-}
+});
 
-#[test]
-fn bursts_on_several_channels_come_whole_and_in_order() {
+on_each_path!(bursts_on_several_channels_come_whole_and_in_order, {
     let hub = Hub::start(&["--hide-data"]);
     let channels = ["a", "b", "c"];
     let mut streams: Vec<_> =
@@ -84,13 +82,12 @@ fn bursts_on_several_channels_come_whole_and_in_order() {
     for stream in &mut streams {
         assert_eq!(read_to_end(stream), end);
     }
-}
+});
 
-#[test]
-fn those_who_stop_reading_for_a_while_have_everything_when_they_go_on_and_the_others_had_it_meanwhile() {
+on_each_path!(subscribers_that_stop_reading_get_everything_later_and_the_others_get_it_meanwhile, {
     let hub = Hub::start(&["--hide-data", "--retention-bytes", "1GiB"]);
     let mut streams: Vec<_> = (0..6).map(|_| hub.watch("/events", &[])).collect();
-    // More than the buffers of a socket take, time and again.
+    // More than the buffers of a socket hold, in each round.
     let text = "x".repeat(200_000);
     for _ in 0..2 {
         let (late, prompt) = streams.split_at_mut(2);
@@ -106,13 +103,12 @@ fn those_who_stop_reading_for_a_while_have_everything_when_they_go_on_and_the_ot
             assert!(ids.windows(2).all(|pair| pair[1] == pair[0] + 1));
         }
     }
-    // And all of them follow what is live again.
+    // All of them follow live again.
     hub.publish("end");
     assert!(streams.iter_mut().all(|stream| stream.data() == "end"));
-}
+});
 
-#[test]
-fn one_whom_messages_are_not_for_is_told_where_it_is_while_others_are_kept_busy() {
+on_each_path!(a_subscriber_excepted_from_all_messages_is_sent_their_ids_while_others_get_them, {
     let hub = Hub::start(&["--keep-alive", "50ms"]);
     let (mut me, mut you) = (hub.watch("/events?as=me", &[]), hub.watch("/events?as=you", &[]));
     let stop = AtomicBool::new(false);
@@ -128,19 +124,18 @@ fn one_whom_messages_are_not_for_is_told_where_it_is_while_others_are_kept_busy(
             let block = me.block().unwrap();
             let id = block.strip_prefix("id: ").and_then(|rest| rest.strip_suffix("\n\n"));
             let Some(id) = id else {
-                // Before the first of them.
+                // A keep-alive before the first message.
                 assert_eq!(block, ":\n\n");
                 continue;
             };
-            assert!(sequence(id) > last, "told again, or of an earlier one");
+            assert!(sequence(id) > last, "{id} is sent again, or after a later one");
             last = sequence(id);
         }
         stop.store(true, Ordering::Relaxed);
     });
-}
+});
 
-#[test]
-fn the_same_channels_in_another_order_or_format_are_the_same_messages() {
+on_each_path!(the_same_channels_in_another_order_or_format_are_the_same_messages, {
     let hub = Hub::start(&[]);
     let targets = [
         "/events?channel=a&channel=b",
@@ -161,41 +156,36 @@ fn the_same_channels_in_another_order_or_format_are_the_same_messages() {
     assert_eq!(one.data(), "2");
     hub.wait_for_log(&["message published", "channel=\"a\"", "subscribers=4"]);
     hub.wait_for_log(&["message published", "channel=\"b\"", "subscribers=5"]);
-}
+});
 
-#[test]
-fn a_connection_that_has_published_may_become_a_stream() {
+on_each_journal!(a_connection_that_has_published_may_become_a_stream, {
     let hub = Hub::start(&[]);
     let mut connection = hub.connect();
-    let head = format!("Host: {}\r\n", hub.address);
     for number in 0..3 {
-        let post = format!(
-            "POST /messages HTTP/1.1\r\n{head}Content-Type: text/plain\r\nContent-Length: 1\r\n\r\n{number}"
-        );
-        connection.write_all(post.as_bytes()).unwrap();
+        connection.write_all(&post_text(hub.address, &number.to_string())).unwrap();
         assert_eq!(Response::read(&mut BufReader::new(&connection), false).status, 201);
     }
-    connection.write_all(format!("GET /events?last=2 HTTP/1.1\r\n{head}\r\n").as_bytes()).unwrap();
+    connection.write_all(&request("GET /events?last=2 HTTP/1.1", hub.address, &[], None)).unwrap();
     let mut stream = Stream::read(connection);
     assert_eq!([stream.data(), stream.data()], ["1", "2"]);
     hub.publish("live");
     assert_eq!(stream.data(), "live");
-}
+});
 
 #[test]
-fn a_subscriber_that_talks_is_heard_to_go_and_one_that_never_stops_is_cut() {
+fn a_subscriber_that_sends_more_is_still_seen_to_close_and_one_that_sends_for_ever_is_cut() {
     for version in ["1.0", "1.1"] {
         let hub = Hub::start(&["--keep-alive", "1h"]);
-        let request = format!("GET /events HTTP/{version}\r\nHost: {}\r\n\r\n", hub.address);
+        let request = request(&format!("GET /events HTTP/{version}"), hub.address, &[], None);
         let mut connection = hub.connect();
-        connection.write_all(request.as_bytes()).unwrap();
+        connection.write_all(&request).unwrap();
         hub.wait_for_log(&["subscriber connected", "subscriber=1"]);
         connection.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
         connection.shutdown(std::net::Shutdown::Write).unwrap();
         hub.wait_for_log(&["subscriber disconnected", "subscriber=1", "reason=\"closed\""]);
 
         let mut endless = hub.connect();
-        endless.write_all(request.as_bytes()).unwrap();
+        endless.write_all(&request).unwrap();
         hub.wait_for_log(&["subscriber connected", "subscriber=2"]);
         while endless.write_all(&[b'x'; 4096]).is_ok() {}
         hub.wait_for_log(&["subscriber disconnected", "subscriber=2"]);

@@ -1,5 +1,5 @@
-//! What the hub does with its disk, as strace(1) sees it; and what it does when the disk fails,
-//! for which strace makes system calls fail.
+//! What the hub does with its disk, as strace(1) sees it; and what the hub does when the disk fails, for
+//! which strace makes system calls fail.
 
 #![cfg(target_os = "linux")]
 
@@ -14,16 +14,15 @@ use std::time::{Duration, Instant};
 use checker::{Load, Reading, Site, Workload, assert_kept, kill, run, seed};
 use common::{Hub, PATIENCE};
 
-/// A hub with strace beside it.
+/// A hub that strace watches.
 struct Traced {
     hub: Hub,
-    /// The trace's path.
+    /// The path of the trace.
     trace: String,
 }
 
 impl Traced {
-    /// The hub is this process's child all the same: strace watches it from the side (`-D`), and
-    /// ends when it does.
+    /// The hub is this process's child: with `-D` strace watches it from the side, and ends when it does.
     fn spawn(site: &Site, options: &[&str]) -> Traced {
         let installed = Command::new("strace").arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
         assert!(installed.is_ok_and(|status| status.success()), "this test needs strace");
@@ -39,7 +38,7 @@ impl Traced {
         traced
     }
 
-    /// A hub whose system calls on these files fail as `inject` says; see strace(1).
+    /// A hub whose system calls on these files fail as `inject` says: see strace(1).
     fn faulty(site: &Site, files: &[String], inject: &str) -> Traced {
         let inject = format!("inject={inject}");
         let mut options = vec!["-e", "trace=pread64,pwrite64,fsync,fdatasync", "-e", &inject];
@@ -51,23 +50,22 @@ impl Traced {
         String::from_utf8_lossy(&std::fs::read(&self.trace).unwrap()).into_owned()
     }
 
-    /// Whether a system call was made to fail so far.
+    /// Whether a system call has been made to fail so far.
     fn is_injected(&self) -> bool {
         self.text().contains("(INJECTED)")
     }
 
     fn kill(&mut self) {
-        self.hub.signal("KILL");
-        self.hub.wait();
+        self.hub.end("KILL");
     }
 
-    /// All the hub has done, once it has ended.
+    /// All calls of the hub, once it has ended.
     fn calls(mut self) -> Vec<Call> {
         self.hub.wait();
         let pid = self.hub.pid().to_string();
         let is_end = |line: &str| line.split_whitespace().next() == Some(&pid) && line.ends_with(" +++");
         let deadline = Instant::now() + PATIENCE;
-        // There is no event to wait for but what strace writes at last.
+        // There is no event for the end of strace but what it writes at last.
         while !self.text().lines().any(is_end) {
             assert!(Instant::now() < deadline, "the trace does not end");
             std::thread::sleep(Duration::from_millis(5));
@@ -86,7 +84,7 @@ fn wal(site: &Site) -> String {
     format!("{}-wal", site.journal())
 }
 
-/// The files whose calls are to fail.
+/// The journal's file and its WAL.
 fn files(site: &Site) -> [String; 2] {
     [site.journal(), wal(site)]
 }
@@ -97,8 +95,8 @@ struct Call {
     name: String,
     arguments: String,
     result: String,
-    /// The lines of the trace on which it began and ended. strace stops a thread at both, so that
-    /// of two lines of whatever threads the earlier one was earlier.
+    /// The numbers of the lines in the trace on which it began and ended. strace stops a thread at both: of
+    /// two lines, also of different threads, the first was earlier.
     began: usize,
     ended: usize,
 }
@@ -110,19 +108,19 @@ impl Call {
         names.contains(&&*self.name) && descriptor.ends_with(&format!("<{path}>"))
     }
 
-    /// Whether it put this file on the disk.
+    /// Whether it has put this file on the disk.
     fn syncs(&self, path: &str) -> bool {
         self.is_on(&["fsync", "fdatasync"], path) && self.result == "0"
     }
 
-    /// Whether it lies between two others.
+    /// Whether it began after one call had ended, and ended before another began.
     fn is_between(&self, before: &Call, after: &Call) -> bool {
         before.ended < self.began && self.ended < after.began
     }
 }
 
-/// The calls of a trace, in the order in which they began. Of each line: `PID name(arguments) =
-/// result`; or `PID name(arguments <unfinished ...>` and later `PID <... name resumed>) = result`.
+/// The calls of a trace, in the order in which they began. A line is `PID name(arguments) = result`; or
+/// `PID name(arguments <unfinished ...>`, with a later `PID <... name resumed>) = result`.
 fn parse_calls(trace: &str) -> Vec<Call> {
     let mut calls = Vec::new();
     for (number, line) in trace.lines().enumerate() {
@@ -145,15 +143,16 @@ fn parse_calls(trace: &str) -> Vec<Call> {
     calls.into_iter().map(|(_, call)| call).collect()
 }
 
-const TRACE: &str = "trace=openat,linkat,unlink,rename,write,writev,sendto,sendmsg,pwrite64,pwritev,ftruncate,fsync,fdatasync";
+const TRACE: &str = "trace=openat,linkat,unlink,rename,write,writev,sendto,sendmsg,\
+    pwrite64,pwritev,ftruncate,fsync,fdatasync";
 
-/// Options for a trace with all the bytes.
+/// The options for a trace that has all bytes written.
 const WITH_BYTES: [&str; 4] = ["-s", "1000000", "-e", TRACE];
 
-/// A message as this file publishes them: its text, which is nobody else's, and its id.
+/// A message as these tests publish it: its text, which no other has, and its id.
 type Marked = (String, String);
 
-/// Publishes as many from each of some publishers at once, and returns them.
+/// Publishes `count` messages from each of several publishers at once, and returns them.
 fn publish(hub: &Hub, publishers: usize, count: usize) -> Vec<Marked> {
     let publisher = |publisher: usize| {
         (0..count).map(move |number| format!("<marker {publisher}.{number}>")).map(|text| {
@@ -169,7 +168,7 @@ fn publish(hub: &Hub, publishers: usize, count: usize) -> Vec<Marked> {
     })
 }
 
-/// The write of the 201 with this id to its publisher's socket.
+/// The call that wrote the 201 with this id to its publisher's socket.
 fn answer<'a>(calls: &'a [Call], id: &str) -> &'a Call {
     let id = format!(r#"\"id\":\"{id}\""#);
     let is_answer = |call: &&Call| {
@@ -179,7 +178,7 @@ fn answer<'a>(calls: &'a [Call], id: &str) -> &'a Call {
     calls.iter().find(is_answer).unwrap_or_else(|| panic!("no write of {id} in {} calls", calls.len()))
 }
 
-/// The messages that were acknowledged before they were in the WAL, and the WAL on the disk.
+/// The texts of the messages that were acknowledged before they were in the WAL and the WAL was on the disk.
 fn acknowledged_too_early(calls: &[Call], wal: &str, published: &[Marked]) -> Vec<String> {
     let is_kept = |(text, id): &&Marked| {
         let answer = answer(calls, id);
@@ -191,14 +190,19 @@ fn acknowledged_too_early(calls: &[Call], wal: &str, published: &[Marked]) -> Ve
     published.iter().filter(|marked| !is_kept(marked)).map(|(text, _)| text.clone()).collect()
 }
 
+/// Publishes under strace, kills the hub, and returns the messages and the hub's calls.
+fn published_and_traced(site: &Site, publishers: usize, count: usize) -> (Vec<Marked>, Vec<Call>) {
+    let mut traced = Traced::start(site, &WITH_BYTES);
+    let published = publish(&traced.hub, publishers, count);
+    assert_eq!(published.len(), publishers * count);
+    traced.kill();
+    (published, traced.calls())
+}
+
 #[test]
 fn each_message_is_on_the_disk_before_it_is_acknowledged() {
     let site = Site::new();
-    let mut traced = Traced::start(&site, &WITH_BYTES);
-    let published = publish(&traced.hub, 8, 10);
-    traced.kill();
-    let calls = traced.calls();
-    assert_eq!(published.len(), 80);
+    let (published, calls) = published_and_traced(&site, 8, 10);
     assert_eq!(acknowledged_too_early(&calls, &wal(&site), &published), [""; 0]);
 }
 
@@ -206,22 +210,18 @@ fn each_message_is_on_the_disk_before_it_is_acknowledged() {
 fn it_is_so_while_old_messages_are_dropped_too() {
     let mut site = Site::new();
     site.retention = 20;
-    let mut traced = Traced::start(&site, &WITH_BYTES);
-    let published = publish(&traced.hub, 8, 30);
-    traced.kill();
-    assert_eq!(acknowledged_too_early(&traced.calls(), &wal(&site), &published), [""; 0]);
+    let (published, calls) = published_and_traced(&site, 8, 30);
+    assert_eq!(acknowledged_too_early(&calls, &wal(&site), &published), [""; 0]);
     let db = rusqlite::Connection::open(site.journal()).unwrap();
     let rows: usize = db.query_row("SELECT count(*) FROM messages", [], |row| row.get(0)).unwrap();
     assert!((20..240).contains(&rows), "{rows} rows: nothing was dropped while it published");
 }
 
 #[test]
-fn nothing_at_all_is_unsynced_when_a_lone_message_is_acknowledged() {
+fn nothing_at_all_is_unsynced_when_the_only_message_in_flight_is_acknowledged() {
     let site = Site::new();
-    let mut traced = Traced::start(&site, &WITH_BYTES);
-    let published = publish(&traced.hub, 1, 20);
-    traced.kill();
-    let (calls, wal) = (traced.calls(), wal(&site));
+    let (published, calls) = published_and_traced(&site, 1, 20);
+    let wal = wal(&site);
     for (text, id) in &published {
         let answer = answer(&calls, id);
         let changes = |call: &&Call| {
@@ -239,7 +239,7 @@ fn nothing_at_all_is_unsynced_when_a_lone_message_is_acknowledged() {
 fn a_new_file_is_in_its_folder_on_the_disk_before_anything_is_acknowledged() {
     let site = Site::new();
     let (journal, wal, folder) = (site.journal(), wal(&site), site.folder.path.to_str().unwrap().to_owned());
-    // Opened anew after an orderly end, it makes a WAL only.
+    // The second hub, after an orderly end of the first, makes a WAL only.
     for number in 0..2 {
         let mut traced = Traced::start(&site, &WITH_BYTES);
         let id = traced.hub.publish("x");
@@ -278,20 +278,20 @@ fn workload(padding: usize) -> Workload {
     Workload { publishers: 4, subscribers: vec![Reading::Steady, Reading::HangsUp], padding, seed: seed() }
 }
 
-/// Of a message's data: some messages a page.
+/// The bytes of a small message's data, of which a page holds a few.
 const SMALL: usize = 1_500;
 
-/// Of a message's data: after some 80 of them the WAL is copied to the file.
+/// The bytes of a large message's data. After some 80 of them the WAL is copied to the file.
 const LARGE: usize = 100_000;
 
-/// Waits for as many messages more to be acknowledged.
+/// Waits until `count` more messages are acknowledged.
 fn goes_on(load: &Load<'_>, count: usize) {
     let count = load.acknowledged() + count;
     assert!(load.wait_until(|evidence| evidence.acknowledged.len() >= count), "publishing does not go on");
 }
 
-/// Under load, has these calls on these files fail with EIO, one after the other in a hub each.
-/// Returns how many publishers were told that it is not known whether their message is kept.
+/// Under load, has the calls of these numbers on these files fail with EIO, each in a hub of its own. Returns
+/// how many publishes were answered with 503: it is not known whether their message is kept.
 fn stops_on_eio(
     site: &Site,
     files: &[String],
@@ -309,12 +309,12 @@ fn stops_on_eio(
             let status = faulty.hub.wait();
             assert!(faulty.is_injected(), "{number}: {:?}", faulty.hub.log());
             assert!(status.code().is_some_and(|code| code != 0), "{number}: {status}");
-            // Of a read that failed, SQLite says that the file is malformed.
+            // What failed is left open: SQLite reports a failed read as a malformed file.
             faulty.hub.wait_for_log(&["tabcast: can't ", " the journal"]);
             if listened {
                 assert!(
                     load.wait_until(|evidence| evidence.count(&[0, 503]) > before),
-                    "{number}: nobody was told"
+                    "{number}: no publisher noticed"
                 );
             }
             hub = site.start();
@@ -342,7 +342,7 @@ fn after_a_failed_write_the_hub_stops_and_nothing_acknowledged_is_lost() {
 #[test]
 fn after_a_failed_read_the_hub_stops_and_nothing_acknowledged_is_lost() {
     let site = Site::new();
-    // The first while it serves, as there is little to read at the start; the others at the start.
+    // Read 24 is while the hub serves: it reads little at its start. Reads 1 to 12 are at its start.
     stops_on_eio(&site, &files(&site), SMALL, "pread64", [24].into_iter().chain(1..=12));
 }
 
@@ -373,7 +373,7 @@ fn without_space_to_copy_the_wal_to_all_goes_on() {
 #[test]
 fn a_hub_that_cannot_make_its_journal_says_so_and_leaves_nothing_half_made() {
     for calls in ["pwrite64", "fsync,fdatasync", "linkat"] {
-        // Until there is no call left to fail.
+        // Until the hub makes no call of that number.
         for number in 1.. {
             let site = Site::new();
             let inject = format!("inject={calls}:error=EIO:when={number}");
@@ -393,11 +393,11 @@ fn a_hub_that_cannot_make_its_journal_says_so_and_leaves_nothing_half_made() {
             let names: Vec<_> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
             let known = ["tabcast.db", "tabcast.db-wal", "tabcast.db-shm", "tabcast.db-journal"];
             assert!(names.iter().all(|name| known.contains(&&**name)), "{calls} {number}: {names:?}");
-            // Whatever it left, the next one takes it from there.
+            // Whatever that hub has left, the next one starts.
             let hub = site.start();
             let id = hub.publish("x");
             kill(hub);
-            assert_eq!(site.start().get("/messages").json()["messages"][0]["id"], id, "{calls} {number}");
+            assert_eq!(site.start().newest()["id"], id, "{calls} {number}");
             if !injected {
                 assert!(listens && number > 1, "{calls} {number}");
                 break;
@@ -422,10 +422,13 @@ fn without_space_publishers_are_told_so_and_all_goes_on_when_there_is_some() {
             );
             let before = load.count(&[507]);
             assert!(faulty.hub.listens(), "{number}: {:?}", faulty.hub.log());
-            assert!(load.wait_until(|evidence| evidence.count(&[507]) > before), "{number}: nobody was told");
+            assert!(
+                load.wait_until(|evidence| evidence.count(&[507]) > before),
+                "{number}: no publisher was refused"
+            );
             goes_on(load, 20);
             faulty.hub.wait_for_log(&["no space for the journal"]);
-            // The same process, to which each subscriber still has the stream it began with.
+            // The same process goes on, and each subscriber has the stream it began with.
             faulty.kill();
             hub = site.start();
             hubs += 2;
@@ -435,7 +438,7 @@ fn without_space_publishers_are_told_so_and_all_goes_on_when_there_is_some() {
     });
     assert_kept(&evidence);
     println!("ENOSPC: {:?}", evidence.answers);
-    // And the one that follows after the load.
+    // The hub that `run` starts after the load.
     hubs += 1;
     assert!(
         evidence.subscribers[0].streams <= hubs,
@@ -444,7 +447,7 @@ fn without_space_publishers_are_told_so_and_all_goes_on_when_there_is_some() {
     );
 }
 
-/// A small file system over a folder, unmounted when dropped.
+/// A small file system mounted over a folder, unmounted when dropped.
 struct Small<'a>(&'a Path);
 
 impl Small<'_> {
@@ -463,7 +466,7 @@ impl Small<'_> {
 
 impl Drop for Small<'_> {
     fn drop(&mut self) {
-        // Lazily: a test that fails may still have a hub there.
+        // Lazily: if the test fails, its hub may still have files there.
         let _ = Command::new("umount").arg("--lazy").arg(self.0).status();
     }
 }
@@ -486,7 +489,7 @@ fn on_a_full_disk_streams_stay_open_and_publishing_goes_on_when_space_is_made() 
         std::fs::remove_file(&ballast).unwrap();
         goes_on(load, 5);
         is_full(load);
-        // Nor is anything lost by a hub that dies there, or kept from the next.
+        // A hub that is killed on a full disk loses nothing, and the next one starts.
         kill(hub);
         let hub = site.start();
         is_full(load);
@@ -499,8 +502,7 @@ fn on_a_full_disk_streams_stay_open_and_publishing_goes_on_when_space_is_made() 
     assert!(evidence.subscribers[0].streams <= 3, "{} streams of 3 hubs", evidence.subscribers[0].streams);
 }
 
-// That the trace would show it.
-
+/// The trace shows it if messages are acknowledged too early.
 #[test]
 fn acknowledging_before_the_commit_is_seen_in_the_trace() {
     let site = Site::of(bugs::hub("acknowledge-before-commit"));

@@ -1,20 +1,22 @@
-//! Clients that know nothing of the hub, as they are published: their streams are cut off again and
-//! again, at every kind of moment, and none of them misses a message or is given one twice.
+//! Published clients of event streams, which know nothing of the hub: their streams are cut off again and
+//! again, in every kind of place, and no client misses a message or gets one twice.
 //!
-//! `tests/interop/` has a program for each, as its documentation has a careful user write it; it prints
-//! what it is given. `eventsource`, `eventsource-client`, `requests-sse` and `reqwest-eventsource`
-//! reconnect and resume by themselves, `fetch-event-source` where its user throws in `onclose`;
-//! `httpx-sse` and curl never do, and are called again with the last event's id.
+//! `tests/interop/` has a program for each client, written as the client's documentation tells a careful
+//! user; the program prints each message. `eventsource`, `eventsource-client`, `requests-sse` and
+//! `reqwest-eventsource` reconnect and resume by themselves. `fetch-event-source` does if its user throws in
+//! `onclose`. `httpx-sse` and curl never do: their programs call them again with the last event's id.
 //!
-//! `tests/run` installs them. Each goes through 200 drops, or `TABCAST_DROPS`, half of them in each
-//! format: two minutes, for no client comes back sooner than half a second, and one after a second.
+//! `tests/run` installs them. Each goes through 200 drops, or `TABCAST_DROPS`, half of them in each format.
+//! That takes two minutes: no client reconnects before half a second has passed, and one of them waits a
+//! second.
 
 mod common;
+mod proxy;
 
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
@@ -23,9 +25,10 @@ use std::time::Duration;
 
 use common::{Hub, PATIENCE, Stream, parse_event};
 use fastrand::Rng;
+use proxy::{Mode, Proxy};
 use socket2::SockRef;
 
-/// Of each client, in `tests/interop/`.
+/// The programs, in `tests/interop/`.
 const PROGRAMS: [&str; 7] = [
     "curl.sh",
     "eventsource.mjs",
@@ -36,39 +39,39 @@ const PROGRAMS: [&str; 7] = [
     "reqwest-eventsource",
 ];
 
-/// Those which pass over an id that comes without data, as the opening's does. Cut off before their
-/// first message they ask as if they had never been there, so their query asks for what is kept.
-/// With `format=message` the opening has data, and they need no such thing.
+/// The programs of clients that ignore an id without data, as the opening has one. Cut off before their first
+/// message they reconnect without an id, so they have `last=` in their query. With `format=message` the
+/// opening has data, and they need no `last=`.
 const PASS_OVER_BARE_IDS: [&str; 3] = ["eventsource.mjs", "eventsource-client.mjs", "reqwest-eventsource"];
 
-/// How the query asks for each format.
+/// What each format adds to the query.
 const FORMATS: [&str; 2] = ["", "&format=message"];
 
-/// The least reconnection time the hub allows, and a keep-alive in every pause.
+/// The shortest reconnection time that the hub allows, and a keep-alive in every pause.
 const FLAGS: [&str; 8] =
     ["--journal", "memory", "--retry-min", "500ms", "--retry-max", "500ms", "--keep-alive", "100ms"];
 
-/// Where a stream is cut.
+/// Where a stream is cut off.
 #[derive(Clone, Copy)]
 enum Place {
-    /// Before there is an answer.
+    /// After the request, before there is a response.
     Request,
     /// Before the first message.
     Opening,
-    /// In the midst of an event.
+    /// Within an event.
     Event,
     /// Between two events.
     Between,
-    /// After all there was had been printed, and a keep-alive.
+    /// After the client has printed every message, and got a keep-alive.
     Idle,
 }
 
-/// How it is cut.
+/// How it is cut off.
 #[derive(Clone, Copy)]
 enum End {
-    /// The body's own end.
+    /// By the last chunk of the body.
     Clean,
-    /// The connection's end, in the midst of the body.
+    /// By the end of the connection, within the body.
     Close,
     Reset,
 }
@@ -95,7 +98,7 @@ fn every_client_resumes_after_every_drop_with_nothing_lost_or_doubled() {
         std::env::var("TABCAST_DROPS").map_or(200, |drops| drops.parse().expect("TABCAST_DROPS is a number"));
     let folder = installed();
     let hub = Hub::start(&FLAGS);
-    // All at once, for they mostly wait; and what is sent to one moves the others' positions.
+    // All at once: they mostly wait. And what is published for one client moves the others' positions.
     let tallies: Vec<Tally> = thread::scope(|scope| {
         let pairs = PROGRAMS.into_iter().flat_map(|program| FORMATS.map(|format| (program, format)));
         let (hub, folder) = (&hub, &folder);
@@ -108,7 +111,7 @@ fn every_client_resumes_after_every_drop_with_nothing_lost_or_doubled() {
     tallies.iter().for_each(|tally| assert!(tally.printed == tally.published, "{}", tally.summary()));
 }
 
-/// Where the clients are, if they are those wanted.
+/// The folder of the clients. Panics if they are not there, or not in the versions that are wanted.
 fn installed() -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("interop");
     let wanted = concat!(include_str!("interop/package.json"), include_str!("interop/requirements.txt"));
@@ -117,10 +120,10 @@ fn installed() -> PathBuf {
     folder
 }
 
-/// One client in one format, through so many drops and to its next message.
+/// Runs one client in one format through so many drops, and to one more message after the last of them.
 fn run(hub: &Hub, folder: &Path, program: &'static str, format: &'static str, drops: usize) -> Tally {
     let mut rng = Rng::with_seed(1);
-    let proxy = Proxy::listen(program);
+    let proxy = Proxy::start(hub.address, Mode::Leave);
     let mut feed =
         Feed { hub, channel: format!("{program}{}", format.replace("&format=", ".")), published: Vec::new() };
     let mut url = format!("http://{}/events?channel={}{format}", proxy.address, feed.channel);
@@ -132,35 +135,35 @@ fn run(hub: &Hub, folder: &Path, program: &'static str, format: &'static str, dr
     }
     let mut client = Client::start(program, folder, &url);
     for (place, end) in DROPS.into_iter().cycle().take(drops) {
-        let mut visit = proxy.accept(hub);
+        let mut relay = Relay::accept(&proxy, hub, program);
         if !matches!(place, Place::Request) {
-            visit.open();
+            relay.open();
         }
         match place {
             Place::Request | Place::Opening => {}
             Place::Event => {
                 feed.publish(2);
-                visit.pass_messages(rng.usize(..2));
-                visit.pass_part_of_message(&mut rng);
+                relay.pass_messages(rng.usize(..2));
+                relay.pass_part_of_message(&mut rng);
             }
             Place::Between => {
                 feed.publish(3);
-                visit.pass_messages(rng.usize(1..3));
+                relay.pass_messages(rng.usize(1..3));
             }
             Place::Idle => {
                 let last = feed.publish(2);
-                visit.pass_until(&last);
+                relay.pass_until(&last);
                 client.wait_until_printed(&last);
-                visit.pass_keep_alive();
+                relay.pass_keep_alive();
             }
         }
-        visit.cut(end);
+        relay.cut(end);
         feed.publish(rng.usize(1..3));
     }
-    let mut visit = proxy.accept(hub);
-    visit.open();
+    let mut relay = Relay::accept(&proxy, hub, program);
+    relay.open();
     let last = feed.publish(1);
-    visit.pass_until(&last);
+    relay.pass_until(&last);
     client.wait_until_printed(&last);
     let text = |(id, text): Message| match serde_json::from_str::<serde_json::Value>(&text) {
         Ok(message) if !format.is_empty() && message["id"] == *id => {
@@ -172,9 +175,10 @@ fn run(hub: &Hub, folder: &Path, program: &'static str, format: &'static str, dr
     Tally { program, format, drops, published: feed.published, printed }
 }
 
-/// An id, and a text.
+/// An id and a text.
 type Message = (String, String);
 
+/// What was published for one client, and what it printed.
 struct Tally {
     program: &'static str,
     format: &'static str,
@@ -193,7 +197,7 @@ impl Tally {
     }
 }
 
-/// What is published for one client.
+/// The messages published for one client.
 struct Feed<'a> {
     hub: &'a Hub,
     channel: String,
@@ -207,10 +211,11 @@ impl Feed<'_> {
             let number = self.published.len();
             let text = match number % 4 {
                 0 => format!("{number}"),
-                // For a character to be cut in two, and no line break where a client may see one.
+                // Characters of several bytes, for a cut within one; and U+2028 and U+0085, which some
+                // clients take for line breaks.
                 1 => format!("{number} Gr\u{fc}\u{df}e \u{1f388}\u{2028}\u{85}."),
                 2 => format!("{number}\nof three\nlines"),
-                // More than is read at once.
+                // More than a client reads at once.
                 _ => format!("{number} {}", "x".repeat(20_000)),
             };
             let id = self.hub.publish_to(&self.channel, &text);
@@ -220,7 +225,7 @@ impl Feed<'_> {
     }
 }
 
-/// The program of a client, ended when dropped.
+/// A client's program, ended when dropped.
 struct Client {
     program: &'static str,
     child: Child,
@@ -233,7 +238,7 @@ impl Client {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop").join(program);
         let mut command = match source.extension().and_then(|extension| extension.to_str()) {
             Some("mjs") => {
-                // What it reads from its input finds the packages of the folder it runs in.
+                // Read from its input, the program finds the packages of the folder it runs in.
                 let mut node = Command::new("node");
                 node.args(["--input-type=module", "-"])
                     .current_dir(folder)
@@ -279,48 +284,25 @@ impl Drop for Client {
     }
 }
 
-/// What a client takes for the hub.
-struct Proxy {
-    program: &'static str,
-    address: SocketAddr,
-    connections: Receiver<TcpStream>,
+/// A client's connection, and the hub's stream for it, which the test passes on block by block.
+struct Relay {
+    connection: TcpStream,
+    stream: Stream,
 }
 
-impl Proxy {
-    fn listen(program: &'static str) -> Proxy {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let (sender, connections) = mpsc::channel();
-        thread::spawn(move || {
-            listener.incoming().try_for_each(|connection| sender.send(connection.unwrap()))
-        });
-        Proxy { program, address, connections }
-    }
-
-    /// The next connection, with the hub's answer to its request.
-    fn accept(&self, hub: &Hub) -> Visit {
-        let connection = self.connections.recv_timeout(PATIENCE);
-        let connection = connection.unwrap_or_else(|_timeout| panic!("{} does not come back", self.program));
-        connection.set_read_timeout(Some(PATIENCE)).unwrap();
-        connection.set_write_timeout(Some(PATIENCE)).unwrap();
-        connection.set_nodelay(true).unwrap();
+impl Relay {
+    /// The client's next connection, with the hub's answer to its request.
+    fn accept(proxy: &Proxy, hub: &Hub, program: &str) -> Relay {
+        let connection = proxy.accept(program);
         let lines = BufReader::new(&connection).lines().map(Result::unwrap);
         let head: Vec<_> = lines.take_while(|line| !line.is_empty()).collect();
         let target = head[0].split(' ').nth(1).expect("a request names its target");
         let headers: Vec<_> = head[1..].iter().map(|header| &**header).collect();
         let stream = hub.open(target, &headers);
-        Visit { connection, stream }
+        Relay { connection, stream }
     }
-}
 
-/// A client's connection, and the stream it is to be given.
-struct Visit {
-    connection: TcpStream,
-    stream: Stream,
-}
-
-impl Visit {
-    /// Passes on the answer's head, and the opening.
+    /// Passes on the head of the hub's response, and the opening.
     fn open(&mut self) {
         let headers = self.stream.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n"));
         let head = format!("HTTP/1.1 200 OK\r\n{}\r\n", headers.collect::<String>());
@@ -346,7 +328,7 @@ impl Visit {
         self.send(&message.as_bytes()[..end]);
     }
 
-    /// Passes on all up to the message with this id.
+    /// Passes on everything up to and with the message that has this id.
     fn pass_until(&mut self, id: &str) {
         loop {
             let message = self.next_message();
@@ -363,7 +345,7 @@ impl Visit {
         self.send(keep_alive.as_bytes());
     }
 
-    /// The next message, not passed on yet. What is before it is.
+    /// The next message, which is not passed on yet. All blocks before it are.
     fn next_message(&mut self) -> String {
         loop {
             let block = self.next();
@@ -378,7 +360,7 @@ impl Visit {
         self.stream.block().expect("the hub's stream goes on")
     }
 
-    /// Sends a chunk.
+    /// Sends the client a chunk.
     fn send(&mut self, bytes: &[u8]) {
         let length = format!("{:x}\r\n", bytes.len());
         self.connection.write_all(&[length.as_bytes(), bytes, b"\r\n"].concat()).unwrap();

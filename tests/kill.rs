@@ -1,5 +1,5 @@
-//! kill -9 at any moment: nothing acknowledged is lost, nothing is there twice, and everybody sees
-//! the same. And the checker that says so notices each bug that a hub has on purpose.
+//! kill -9 at any moment: nothing acknowledged is lost, nothing is there twice, and all subscribers get the
+//! same. And the checker that finds this so notices each bug that a hub has on purpose.
 
 mod bugs;
 mod checker;
@@ -13,21 +13,21 @@ use checker::{
 };
 use fastrand::Rng;
 
-/// How often the hub is killed.
+/// How many times the hub is killed.
 fn kills() -> usize {
     std::env::var("TABCAST_KILLS").map_or(50, |kills| kills.parse().expect("TABCAST_KILLS is a number"))
 }
 
-/// The load over a hub that is killed this often.
+/// The evidence of a load on a hub that is killed this many times.
 fn killed(site: &Site, kills: usize, seed: u64) -> Evidence {
     let subscribers = vec![Reading::Steady, Reading::HangsUp, Reading::HangsUp];
-    // Half a page each, so that the WAL is copied to the file now and then.
+    // Half a page a message, so that the WAL is copied to the file now and then.
     let workload = Workload { publishers: 6, subscribers, padding: 2_000, seed };
     let mut rng = Rng::with_seed(seed);
     run(site, site.start(), &workload, |mut hub, load| {
         for _ in 0..kills {
             if rng.u8(..) < 64 {
-                // The moment an acknowledgement arrives.
+                // At the moment an acknowledgement arrives.
                 let count = load.acknowledged() + rng.usize(1..100);
                 assert!(load.wait_until(|evidence| evidence.acknowledged.len() >= count));
             } else {
@@ -35,7 +35,7 @@ fn killed(site: &Site, kills: usize, seed: u64) -> Evidence {
             }
             kill(hub);
             if rng.u8(..) < 64 {
-                // While it starts, and recovers what the one before has left.
+                // While the next hub starts and recovers what the killed one has left.
                 let mut command = site.command(&[]);
                 let mut starting = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
                 moment(&mut rng, 30);
@@ -44,30 +44,30 @@ fn killed(site: &Site, kills: usize, seed: u64) -> Evidence {
             }
             hub = site.start();
         }
-        // The last one is at work, too.
+        // The last hub has a load too.
         let count = load.acknowledged() + 50;
         assert!(load.wait_until(|evidence| evidence.acknowledged.len() >= count));
         hub
     })
 }
 
-/// Sleeps, for what is to happen at any moment to happen at a random one, up to this many ms from
-/// now. Nothing is waited for, and whatever the moment, the test must hold.
+/// Sleeps for a random time of at most `most_ms`, so that what is to happen at any moment happens at a random
+/// one. Nothing is waited for: the test holds whatever the moment.
 fn moment(rng: &mut Rng, most_ms: u64) {
     std::thread::sleep(Duration::from_micros(rng.u64(0..most_ms * 1_000)));
 }
 
-/// The load with a subscriber that stalls while more goes past it than its sockets and its live
-/// feed can hold.
+/// The evidence of a load with a subscriber that stalls while more is published than its sockets and its live
+/// feed hold.
 fn stalled(site: &Site, seed: u64) -> Evidence {
     const MESSAGES: usize = 1_000;
     const STALLED: usize = 1;
     let subscribers = vec![Reading::Steady, Reading::Stalls { until: MESSAGES }];
-    // The sockets' buffers hold some 4 MB: a quarter of it at most.
+    // The buffers of the sockets hold some 4 MB: a quarter of the messages at most.
     let workload = Workload { publishers: 6, subscribers, padding: 16_000, seed };
     run(site, site.start(), &workload, |hub, load| {
         assert!(load.wait_until(|evidence| evidence.acknowledged.len() >= MESSAGES));
-        // On the stream it has: after another hub's start it would come back and be given all.
+        // On the stream that it has: after another hub's start it would reconnect and get everything anyway.
         assert!(load.wait_until_received_by(STALLED));
         hub
     })
@@ -79,7 +79,7 @@ fn whenever_the_hub_is_killed_nothing_acknowledged_is_lost_or_doubled() {
     let evidence = killed(&Site::new(), kills, seed());
     assert_kept(&evidence);
     println!("{kills} kills; acknowledged: {}; answers: {:?}", evidence.acknowledged.len(), evidence.answers);
-    // It was a load worth the name: many a kill left a publisher without its answer.
+    // The hub was busy when it was killed: many kills left a publisher without an answer.
     assert!(evidence.count(&[0]) >= kills / 2, "{:?}", evidence.answers);
     assert!(evidence.subscribers[0].streams > kills / 2, "{:?}", evidence.subscribers[0].streams);
 }
@@ -90,17 +90,17 @@ fn it_is_so_while_old_messages_are_dropped_too() {
     site.retention = 40;
     let evidence = killed(&site, kills() / 5, seed());
     assert_kept(&evidence);
-    // The newcomer was given no more than is kept, and keeps the others from being all there is.
+    // The newcomer got no more than is kept, and the first subscriber got more.
     let seen: Vec<_> = evidence.subscribers.iter().map(|seen| seen.messages.len()).collect();
     assert!(seen[3] <= 40 && seen[0] > 40, "{seen:?}");
 }
 
 #[test]
-fn a_subscriber_that_stalls_while_all_others_go_on_sees_the_same() {
+fn a_subscriber_that_stalls_while_all_others_go_on_gets_the_same() {
     assert_kept(&stalled(&Site::new(), seed()));
 }
 
-/// Two messages, of which `b` is asked for again, and two subscribers that have seen them.
+/// The evidence of two messages, of which `b` was published twice, and of two subscribers that got both.
 fn sound() -> Evidence {
     let known = |key: &str, id: &str| Known { id: id.to_owned(), key: key.to_owned() };
     let messages = vec![known("a", "e-1"), known("b", "e-2")];
@@ -114,15 +114,15 @@ fn sound() -> Evidence {
 }
 
 #[test]
-fn the_checker_tells_each_broken_promise() {
+fn the_checker_finds_each_broken_promise() {
     assert_eq!(check(&sound()), []);
-    // What nobody was promised may be there or not, but for all or for none.
+    // A message that was not acknowledged may be there or not, but for all subscribers alike.
     let mut unanswered = sound();
     unanswered.acknowledged.pop();
     unanswered.acknowledged.remove(0);
     assert_eq!(check(&unanswered), []);
 
-    // What is told to be dropped is not lost; nor is what a newcomer finds dropped already.
+    // A message within a gap is not lost; nor is one that was dropped before a newcomer's first.
     let mut forgetful = Evidence { forgets: true, ..sound() };
     forgetful.subscribers[1].messages.remove(0);
     assert_eq!(check(&forgetful), []);
@@ -165,9 +165,9 @@ fn the_checker_tells_each_broken_promise() {
     }
 }
 
-// That the load brings out what the checker is to see.
+// The load brings out each bug, and the checker finds it.
 
-/// Few: each of these bugs shows at once, or at the first kill.
+/// Few kills: each of these bugs shows at once, or at the first of them.
 const KILLS: usize = 5;
 
 fn is_lost_by(violation: &Violation, name: &str) -> bool {
@@ -176,7 +176,7 @@ fn is_lost_by(violation: &Violation, name: &str) -> bool {
 
 #[test]
 fn acknowledging_before_the_commit_is_noticed_as_a_loss() {
-    // Whether a kill falls between an answer and its commit is chance; it does in almost every try.
+    // A kill falls between an answer and its commit by chance, though in almost every try.
     const TRIES: usize = 10;
     let hub = bugs::hub("acknowledge-before-commit");
     let noticed = || {

@@ -1,11 +1,11 @@
-//! Slow subscribers: one that reads late gets everything that is still kept, costs no more memory
-//! than it is allowed, and harms nobody.
+//! Slow subscribers: one that reads late gets everything that is still kept, costs bounded memory,
+//! and does not slow the others down.
 
 mod common;
 
 use std::io::{BufReader, Read, Write};
 
-use common::{Hub, Response};
+use common::{Hub, Response, on_each_path, post_text};
 
 /// Publishes `count` numbered messages over a few keep-alive connections, one after the other on
 /// each, and returns the texts in the order of their ids.
@@ -15,13 +15,8 @@ fn flood(hub: &Hub, count: usize, padding: &str) -> Vec<String> {
         let mut connection = BufReader::new(hub.connect());
         let mut published = Vec::new();
         for number in (first..count).step_by(PUBLISHERS) {
-            let body = format!("{number} {padding}");
-            let head = format!(
-                "POST /messages HTTP/1.1\r\nHost: {}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n",
-                hub.address,
-                body.len()
-            );
-            connection.get_mut().write_all(&[head, body].concat().into_bytes()).unwrap();
+            let request = post_text(hub.address, &format!("{number} {padding}"));
+            connection.get_mut().write_all(&request).unwrap();
             let response = Response::read(&mut connection, false);
             assert_eq!(response.status, 201);
             let id = response.json()["id"].as_str().unwrap().to_owned();
@@ -41,10 +36,9 @@ fn number(data: &str) -> String {
     data.split_once(' ').unwrap().0.to_owned()
 }
 
-#[test]
-fn a_stalled_reader_among_fast_ones_gets_all_of_100_000_messages_in_order() {
+on_each_path!(a_stalled_reader_among_fast_ones_gets_all_of_100_000_messages_in_order, {
     const COUNT: usize = 100_000;
-    // More than a socket's buffers hold, so that the stalled one's live feed runs far ahead of it.
+    // All messages together are more than a socket's buffers hold: the live feed runs far ahead of `stalled`.
     let padding = "x".repeat(100);
     let hub = Hub::start(&["--retention-messages", "200000", "--retention-bytes", "1GiB", "--hide-data"]);
     let mut stalled = hub.watch("/events", &[]);
@@ -61,13 +55,12 @@ fn a_stalled_reader_among_fast_ones_gets_all_of_100_000_messages_in_order() {
     assert!(received.iter().all(|texts| *texts == published));
     let late: Vec<_> = (0..COUNT).map(|_| number(&stalled.data())).collect();
     assert!(late == published);
-    // And is live again.
+    // `stalled` follows live again.
     hub.publish("0 live");
     assert_eq!(stalled.data(), "0 live");
-}
+});
 
-#[test]
-fn one_that_reads_too_late_is_told_of_the_gap() {
+on_each_path!(one_that_reads_too_late_gets_a_gap_event, {
     let hub = Hub::start(&["--retention-messages", "100", "--hide-data"]);
     let mut stalled = hub.watch("/events", &[]);
     let published = flood(&hub, 2_000, &"x".repeat(10_000));
@@ -79,8 +72,8 @@ fn one_that_reads_too_late_is_told_of_the_gap() {
         let event = stalled.event().unwrap();
         if event.event == "tabcast:gap" {
             gaps += 1;
-            // From where it was, to the first message that is left. Retention may have moved on
-            // before that one was read: then another gap follows at once.
+            // The gap reaches from the position to the earliest message that is kept. Retention may drop
+            // that one before it is read: then another gap follows at once.
             let gap = event.json();
             assert_eq!(sequence(gap["asked"].as_str().unwrap()), position);
             assert_eq!(sequence(gap["earliest"].as_str().unwrap()), sequence(&event.id) + 1);
@@ -92,16 +85,15 @@ fn one_that_reads_too_late_is_told_of_the_gap() {
         position = sequence(&event.id);
     }
     assert!(gaps > 0, "20 MB fitted into the socket's buffers");
-    // Nothing doubled, nothing out of order: what it got is a subsequence.
+    // `received` is a subsequence of `published`: nothing is doubled or out of order.
     let mut rest = published.iter();
     assert!(received.iter().all(|text| rest.any(|other| other == text)));
-}
+});
 
-#[test]
-fn subscribers_that_read_nothing_cost_bounded_memory() {
+on_each_path!(subscribers_that_read_nothing_cost_bounded_memory, {
     let hub = Hub::start(&["--retention-bytes", "8MiB", "--hide-data"]);
     let padding = "x".repeat(20_000);
-    // Fill retention first, so that what grows afterwards is the subscribers'.
+    // What is kept has its full size before memory is measured: what grows afterwards is the subscribers'.
     flood(&hub, 500, &padding);
     let mut stalled: Vec<_> = (0..50).map(|_| hub.watch_without_reading("/events")).collect();
     for stream in &mut stalled {
@@ -110,7 +102,7 @@ fn subscribers_that_read_nothing_cost_bounded_memory() {
     let before = hub.resident_bytes();
     flood(&hub, 2_000, &padding);
     let grown = hub.resident_bytes().saturating_sub(before);
-    // Each may hold a replay page and what is being written; 40 MB went past each of them.
+    // A subscriber may hold one replay page and what is being written to it, of the 40 MB published.
     assert!(grown < 50 * (1 << 20), "{grown} bytes for 50 stalled subscribers");
     assert_eq!(hub.publish("alive").split_once('-').unwrap().1, "2501");
-}
+});

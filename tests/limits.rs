@@ -1,5 +1,5 @@
-//! Every limit crossed: just inside it works, just outside it is refused, and the answer names the
-//! field and the limit. And every kind of bad input, with the status it is due.
+//! Every limit: what just fits is taken, what is one more is refused, and the answer names the field and the
+//! limit. And every kind of bad input, with its status.
 
 mod common;
 
@@ -8,10 +8,10 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Hub, PATIENCE, Response};
+use common::{Hub, PATIENCE, Response, on_each_journal, post_text, request};
 use serde_json::{Value, json};
 
-/// A problem with this status, and all that is true of every problem.
+/// A problem with this status, checked for what every problem has.
 fn problem(response: &Response, status: u16) -> Value {
     let problem = response.problem(status);
     assert_eq!(response.header("x-content-type-options"), Some("nosniff"), "{problem}");
@@ -19,14 +19,14 @@ fn problem(response: &Response, status: u16) -> Value {
     problem
 }
 
-/// A problem with this field.
+/// A problem that names this field.
 fn problem_of(response: &Response, status: u16, field: &str) -> Value {
     let problem = problem(response, status);
     assert_eq!(problem["field"], field, "{problem}");
     problem
 }
 
-/// A problem with this field, which crossed this limit.
+/// A problem that names this field and this limit.
 fn problem_past(response: &Response, status: u16, field: &str, limit: u64) -> Value {
     let problem = problem_of(response, status, field);
     assert_eq!(problem["limit"], limit, "{problem}");
@@ -42,39 +42,21 @@ fn with_key(hub: &Hub, key: &str, text: &str) -> Response {
     hub.send("POST", "/messages", &headers, text.as_bytes())
 }
 
-fn kept(hub: &Hub) -> Vec<Value> {
-    hub.get("/messages").json()["messages"].as_array().unwrap().clone()
-}
-
-fn kept_data(hub: &Hub) -> Vec<Value> {
-    kept(hub).iter().map(|message| message["data"].clone()).collect()
-}
-
-/// A publish of text, for a connection that is kept.
-fn publish_request(hub: &Hub, text: &str) -> String {
-    let length = text.len();
-    format!(
-        "POST /messages HTTP/1.1\r\nHost: {}\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n\r\n{text}",
-        hub.address
-    )
-}
-
-/// The same text in two chunks, of no declared length.
+/// The bytes of a request that publishes text in two chunks, without a declared length.
 fn chunked_request(hub: &Hub, text: &str) -> String {
     let (first, second) = text.split_at(1);
     let length = second.len();
-    format!(
-        "POST /messages HTTP/1.1\r\nHost: {}\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n\
-         1\r\n{first}\r\n{length:x}\r\n{second}\r\n0\r\n\r\n",
-        hub.address
-    )
+    let headers = ["Content-Type: text/plain", "Transfer-Encoding: chunked"];
+    let head = request("POST /messages HTTP/1.1", hub.address, &headers, None);
+    let body = format!("1\r\n{first}\r\n{length:x}\r\n{second}\r\n0\r\n\r\n");
+    String::from_utf8(head).unwrap() + &body
 }
 
 fn answer(connection: &mut BufReader<TcpStream>) -> Response {
     Response::read(connection, false)
 }
 
-/// Reads until the other side closes, whichever way. Panics if it doesn't.
+/// Reads until the hub closes or resets the connection. Panics if it does neither.
 fn wait_for_close(mut stream: &TcpStream) {
     let mut rest = Vec::new();
     match stream.read_to_end(&mut rest) {
@@ -84,7 +66,7 @@ fn wait_for_close(mut stream: &TcpStream) {
     }
 }
 
-/// A hub that is not to start: its exit code and what it said.
+/// The exit code of a hub that is not to start, and what it printed.
 fn refused_start(arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_tabcast"))
         .args(arguments)
@@ -108,18 +90,16 @@ fn refused_start(arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i3
 
 // Bodies.
 
-#[test]
-fn a_body_of_the_limit_is_taken_and_one_byte_more_is_not() {
+on_each_journal!(a_body_of_the_limit_is_taken_and_one_byte_more_is_not, {
     let hub = Hub::start(&["--max-body", "10"]);
     assert_eq!(hub.post("", "text/plain", "0123456789").status, 201);
     problem_past(&hub.post("", "text/plain", "0123456789x"), 413, "body", 10);
     assert_eq!(hub.raw(chunked_request(&hub, "0123456789")).status, 201);
     problem_past(&hub.raw(chunked_request(&hub, "0123456789x")), 413, "body", 10);
-    assert_eq!(kept_data(&hub), ["0123456789", "0123456789"]);
-}
+    assert_eq!(hub.history_data(""), ["0123456789", "0123456789"]);
+});
 
-#[test]
-fn whoever_waits_to_be_told_before_it_sends_too_long_a_body_reads_the_answer() {
+on_each_journal!(a_publisher_that_expects_100_continue_and_sends_too_long_a_body_reads_the_answer, {
     let hub = Hub::start(&["--max-body", "10"]);
     let request = chunked_request(&hub, "xx");
     let (head, _) = request.split_once("\r\n\r\n").unwrap();
@@ -127,24 +107,20 @@ fn whoever_waits_to_be_told_before_it_sends_too_long_a_body_reads_the_answer() {
     connection.write_all(format!("{head}\r\nExpect: 100-continue\r\n\r\n").as_bytes()).unwrap();
     let mut answers = BufReader::new(connection.try_clone().unwrap());
     assert_eq!(Response::read_interim(&mut answers), 100);
-    // Far more than the hub takes in before it answers.
+    // Far more than the hub reads before it answers.
     let chunk = format!("{:x}\r\n{}\r\n", 1 << 20, "x".repeat(1 << 20));
     for _ in 0..4 {
         connection.write_all(chunk.as_bytes()).unwrap();
     }
     connection.write_all(b"0\r\n\r\n").unwrap();
     problem_past(&answer(&mut answers), 413, "body", 10);
-}
+});
 
 #[test]
 fn a_size_has_units_and_may_come_from_the_environment_over_which_a_flag_wins() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tabcast"));
-    let hub = Hub::start_with(command.env("TABCAST_MAX_BODY", "1KiB").args([
-        "--listen",
-        "127.0.0.1:0",
-        "--journal",
-        "memory",
-    ]));
+    command.args(["--listen", "127.0.0.1:0", "--journal", "memory"]);
+    let hub = Hub::start_with(command.env("TABCAST_MAX_BODY", "1KiB"));
     assert_eq!(hub.post("", "text/plain", vec![b'x'; 1024]).status, 201);
     problem_past(&hub.post("", "text/plain", vec![b'x'; 1025]), 413, "body", 1024);
 
@@ -159,10 +135,9 @@ fn a_size_has_units_and_may_come_from_the_environment_over_which_a_flag_wins() {
     problem_past(&hub.post("", "text/plain", vec![b'x'; 2001]), 413, "body", 2000);
 }
 
-/// Most programs write the whole body before they read. If the hub closed its socket with the rest
-/// of the body unread, the kernel would answer that rest with a reset, and the 413 would be lost.
-#[test]
-fn a_publisher_that_writes_all_of_a_far_too_long_body_still_reads_why_it_is_refused() {
+// Most programs write the whole body before they read. If the hub closed its socket with a part of the body
+// unread, the kernel would reset the connection, and the 413 would be lost.
+on_each_journal!(a_publisher_that_writes_all_of_a_far_too_long_body_reads_why_it_is_refused, {
     const SIZE: usize = 4 << 20;
     let hub = Hub::start(&["--max-body", "1KiB"]);
     let head = format!("POST /messages HTTP/1.1\r\nHost: {}\r\nContent-Type: text/plain\r\n", hub.address);
@@ -170,60 +145,58 @@ fn a_publisher_that_writes_all_of_a_far_too_long_body_still_reads_why_it_is_refu
     let known_length = format!("{head}Content-Length: {SIZE}\r\n\r\n{body}");
     let chunked = format!("{head}Transfer-Encoding: chunked\r\n\r\n{SIZE:x}\r\n{body}\r\n0\r\n\r\n");
     for (kind, request) in [("of known length", known_length), ("chunked", chunked)] {
-        // Buffers and timing can hide a reset now and then, but not each time.
+        // Buffers and timing may hide a reset, but not ten times.
         for _ in 0..10 {
             let cut_off = |error| panic!("a body {kind} is cut off: {error}");
             let mut stream = hub.connect();
             stream.write_all(request.as_bytes()).unwrap_or_else(cut_off);
             let mut stream = BufReader::new(stream);
             problem_past(&answer(&mut stream), 413, "body", 1024);
-            // This fails after a reset, of which the read tells.
+            // After a reset this fails; the read below says so.
             let _ = stream.get_ref().shutdown(Shutdown::Write);
             stream.read_to_end(&mut Vec::new()).map_or_else(cut_off, drop);
         }
     }
-    assert!(kept(&hub).is_empty());
-}
+    assert!(hub.history("").is_empty());
+});
 
-#[test]
-fn bodies_beyond_what_is_taken_at_once_are_to_come_again_later() {
+on_each_journal!(bodies_beyond_what_may_be_in_flight_are_503_and_may_come_again_later, {
     let hub = Hub::start(&["--max-body", "1000", "--max-in-flight", "1000"]);
-    let request = publish_request(&hub, &"x".repeat(1000));
-    let (all_but_one, last) = request.split_at(request.len() - 1);
+    let request = post_text(hub.address, &"x".repeat(1000));
+    let (all_but_last, last) = request.split_at(request.len() - 1);
     let begin = || {
         let mut slow = BufReader::new(hub.connect());
-        slow.get_mut().write_all(all_but_one.as_bytes()).unwrap();
+        slow.get_mut().write_all(all_but_last).unwrap();
         slow
     };
     let mut slow = begin();
-    // Nothing tells that the hub has read it, but that there is no more room.
+    // There is no event for the hub's having read all of `slow` but that other bodies are refused.
     let deadline = Instant::now() + PATIENCE;
     let refused = loop {
         let response = hub.post("", "text/plain", "12");
         if response.status != 201 {
             break response;
         }
-        // Where the two bytes were there first, it was the slow one that found no room.
+        // If those two bytes were read before `slow`, the hub has refused `slow`.
         slow.get_ref().set_nonblocking(true).unwrap();
         if slow.get_ref().peek(&mut [0]).is_ok() {
             slow = begin();
         }
         slow.get_ref().set_nonblocking(false).unwrap();
-        assert!(Instant::now() < deadline, "there is always room");
+        assert!(Instant::now() < deadline, "no body is ever refused");
     };
     problem(&refused, 503);
     let seconds: u32 = refused.header("retry-after").expect("it says when").parse().unwrap();
     assert!(seconds > 0);
-    // One byte of room is left.
+    // One byte more may be in flight.
     assert_eq!(hub.post("", "text/plain", "1").status, 201);
 
-    slow.get_mut().write_all(last.as_bytes()).unwrap();
+    slow.get_mut().write_all(last).unwrap();
     assert_eq!(answer(&mut slow).status, 201);
     assert_eq!(hub.post("", "text/plain", "12").status, 201);
-}
+});
 
-#[test]
-fn a_query_has_room_for_all_its_channels_and_no_more() {
+on_each_journal!(a_query_may_name_all_its_channels_and_no_more, {
     let hub = Hub::start(&["--max-channels", "64"]);
     let channels: Vec<_> = (0..64).map(|number| format!("channel=c{number}")).collect();
     let target = format!("/events?{}&last=5", channels.join("&"));
@@ -233,22 +206,20 @@ fn a_query_has_room_for_all_its_channels_and_no_more() {
     assert_eq!([stream.data(), stream.data()], ["kept", "live"]);
     assert_eq!(problem(&hub.get(&format!("{target}&bogus=1")), 422)["field"], "bogus");
     assert_eq!(problem(&hub.get(&format!("{target}{}", "&x=1".repeat(99))), 422)["limit"], 96);
-}
+});
 
-#[test]
-fn a_body_that_does_not_arrive_in_time_is_given_up() {
+on_each_journal!(a_body_that_does_not_arrive_in_time_is_given_up, {
     let hub = Hub::start(&["--body-timeout", "200ms"]);
-    let request = publish_request(&hub, "never whole");
+    let request = post_text(hub.address, "never whole");
     problem(&hub.raw(&request[..request.len() - 1]), 408);
-    problem(&hub.raw(request.trim_end_matches("never whole")), 408);
+    problem(&hub.raw(&request[..request.len() - "never whole".len()]), 408);
     assert_eq!(hub.raw(&request).status, 201);
-    assert_eq!(kept(&hub).len(), 1);
-}
+    assert_eq!(hub.history("").len(), 1);
+});
 
 // Names and JSON.
 
-#[test]
-fn an_event_name_has_a_longest_length_in_bytes() {
+on_each_journal!(an_event_name_has_a_longest_length_in_bytes, {
     let hub = Hub::start(&["--max-event-name", "4"]);
     for name in ["abcd", "üü"] {
         assert_eq!(json_post(&hub, json!({"data": 1, "event": name}).to_string()).status, 201);
@@ -259,22 +230,20 @@ fn an_event_name_has_a_longest_length_in_bytes() {
     assert_eq!(hub.post("?event=abcd", "text/plain", "x").status, 201);
     problem_past(&hub.post("?event=abcde", "text/plain", "x"), 422, "event", 4);
     problem_past(&hub.post("", "application/x-www-form-urlencoded", "data=1&event=abcde"), 422, "event", 4);
-}
+});
 
-#[test]
-fn a_channel_name_has_a_longest_length_wherever_it_is_given() {
+on_each_journal!(a_channel_name_has_a_longest_length_wherever_it_is_given, {
     let hub = Hub::start(&["--max-channel-name", "4"]);
     assert_eq!(json_post(&hub, r#"{"data":1,"channel":"a.bc"}"#).status, 201);
     problem_past(&json_post(&hub, r#"{"data":1,"channel":"a.bcd"}"#), 422, "channel", 4);
     for target in ["/events", "/messages"] {
         problem_past(&hub.get(&format!("{target}?channel=abcd&channel=abcde")), 422, "channel", 4);
     }
-    assert_eq!(hub.get("/messages?channel=a.bc").json()["messages"].as_array().unwrap().len(), 1);
+    assert_eq!(hub.history("?channel=a.bc").len(), 1);
     assert!(hub.watch("/events?channel=a.bc&last=1", &[]).event().is_some());
-}
+});
 
-#[test]
-fn a_subscriber_listens_to_so_many_channels_and_no_more() {
+on_each_journal!(a_subscriber_listens_to_so_many_channels_and_no_more, {
     let hub = Hub::start(&["--max-channels", "2"]);
     let mut stream = hub.watch("/events?channel=a&channel=b", &[]);
     for target in ["/events", "/messages"] {
@@ -283,10 +252,9 @@ fn a_subscriber_listens_to_so_many_channels_and_no_more() {
     hub.publish_to("a", "to a");
     hub.publish_to("b", "to b");
     assert_eq!((stream.data(), stream.data()), ("to a".to_owned(), "to b".to_owned()));
-}
+});
 
-#[test]
-fn json_data_nests_so_deep_and_no_deeper() {
+on_each_journal!(json_data_nests_so_deep_and_no_deeper, {
     let hub = Hub::start(&["--max-json-depth", "2"]);
     for data in ["1", "[[]]", r#"[{"a":1},{"b":2}]"#, r#"[["[[[[ \" {{{{"]]"#] {
         assert_eq!(json_post(&hub, format!("{{\"data\":{data}}}")).status, 201, "{data}");
@@ -297,10 +265,9 @@ fn json_data_nests_so_deep_and_no_deeper() {
     let hub = Hub::start(&["--max-json-depth", "0"]);
     assert_eq!(json_post(&hub, r#"{"data":"flat"}"#).status, 201);
     problem_past(&json_post(&hub, r#"{"data":[]}"#), 422, "data", 0);
-}
+});
 
-#[test]
-fn no_depth_of_json_ends_the_hub() {
+on_each_journal!(no_depth_of_json_ends_the_hub, {
     let hub = Hub::start(&[]);
     let depth = 200_000;
     let deep = format!("{}{}", "[".repeat(depth), "]".repeat(depth));
@@ -314,26 +281,25 @@ fn no_depth_of_json_ends_the_hub() {
     assert_eq!(json_post(&hub, format!("{{\"data\":{deep}}}")).status, 201);
     let body = hub.get("/messages?last=1").body;
     assert!(body.windows(deep.len()).any(|window| window == deep.as_bytes()));
-}
+});
 
 // Subscribers and connections.
 
-/// The answer where no seat is free: a 200 with a way back, the reason, and an end.
+/// Checks the answer to a subscriber beyond a limit: a 200 with a `retry`, the reason, and an end.
 fn assert_full(hub: &Hub, reason: &str) {
     let full = hub.get("/events");
     assert_eq!((full.status, full.header("content-type")), (200, Some("text/event-stream")));
     let blocks: Vec<_> = full.text().split_inclusive("\n\n").collect();
     assert_eq!(blocks.len(), 2, "{blocks:?}");
-    let retry = blocks[0].lines().find_map(|line| line.strip_prefix("retry: ")).expect("it may come back");
-    // Later than one that is let in: the default range ends at 4 s.
+    let retry = blocks[0].lines().find_map(|line| line.strip_prefix("retry: ")).expect("it may reconnect");
+    // Later than for a subscriber within the limits: that range ends at 4 s by default.
     assert!(retry.parse::<u32>().unwrap() > 4_000, "{retry}");
     let event = common::parse_event(blocks[1]);
     assert_eq!((&*event.event, &*event.id), ("tabcast:full", ""));
     assert!(event.json()["detail"].as_str().unwrap().contains(reason), "{event:?}");
 }
 
-#[test]
-fn a_subscriber_beyond_the_limit_is_told_so_and_gets_in_once_another_goes() {
+on_each_journal!(a_subscriber_beyond_the_limit_gets_the_reason_and_a_stream_once_another_leaves, {
     let hub = Hub::start(&["--max-subscribers", "2"]);
     let mut first = hub.watch("/events", &[]);
     let second = hub.watch("/events", &[]);
@@ -348,12 +314,11 @@ fn a_subscriber_beyond_the_limit_is_told_so_and_gets_in_once_another_goes() {
     hub.wait_for_log(&["subscriber disconnected"]);
     let mut third = hub.watch("/events", &[]);
     assert_full(&hub, "the limit of subscribers, 2,");
-    hub.publish("for those inside");
-    assert_eq!((first.data(), third.data()), ("for those inside".to_owned(), "for those inside".to_owned()));
-}
+    hub.publish("for both");
+    assert_eq!([first.data(), third.data()], ["for both", "for both"]);
+});
 
-#[test]
-fn one_address_has_only_so_many_subscribers() {
+on_each_journal!(one_address_has_only_so_many_subscribers, {
     let hub = Hub::start(&["--max-subscribers-per-address", "1"]);
     let first = hub.watch("/events", &[]);
     assert_full(&hub, "the limit of subscribers from one address, 1,");
@@ -362,61 +327,58 @@ fn one_address_has_only_so_many_subscribers() {
     let mut second = hub.watch("/events", &[]);
     hub.publish("again");
     assert_eq!(second.data(), "again");
-}
+});
 
-#[test]
-fn another_address_has_seats_of_its_own() {
+on_each_journal!(another_address_may_have_as_many_subscribers, {
     let hub = Hub::start_at(SocketAddr::from(([0, 0, 0, 0], 0)), &["--max-subscribers-per-address", "1"]);
-    // All of 127.0.0.0/8 is this machine. From 127.0.0.1 one connects to 127.0.0.1, from 127.0.0.2 to 127.0.0.2.
+    // All of 127.0.0.0/8 is this machine. A connection to one of its addresses comes from that address.
     let port = hub.address.port();
     let watch = |address: &str| {
         let mut stream = TcpStream::connect((address, port)).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        write!(stream, "GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        stream.write_all(&request("GET /events HTTP/1.1", hub.address, &["Host: localhost"], None)).unwrap();
         stream
     };
     let _first = watch("127.0.0.1");
     hub.wait_for_logs(&["subscriber connected"], 1);
     let _turned_away = watch("127.0.0.1");
     hub.wait_for_log(&["subscriber turned away", "127.0.0.1:"]);
-    // Where the kernel gives both the same source address, there is no second address to test with.
+    // If the kernel gives both the same source address, there is no second address to test with.
     let other = watch("127.0.0.2");
     if other.local_addr().unwrap().ip().to_string() != "127.0.0.1" {
         hub.wait_for_logs(&["subscriber connected"], 2);
     }
-}
+});
 
-#[test]
-fn head_takes_no_seat() {
+on_each_journal!(head_is_not_counted_as_a_subscriber, {
     let hub = Hub::start(&["--max-subscribers", "1"]);
     let connections: Vec<_> = (0..3)
         .map(|_| {
             let mut connection = BufReader::new(hub.connect());
-            write!(connection.get_mut(), "HEAD /events HTTP/1.1\r\nHost: {}\r\n\r\n", hub.address).unwrap();
+            let request = request("HEAD /events HTTP/1.1", hub.address, &[], None);
+            connection.get_mut().write_all(&request).unwrap();
             let head = Response::read(&mut connection, true);
             assert_eq!((head.status, head.header("content-type")), (200, Some("text/event-stream")));
             connection
         })
         .collect();
     let mut stream = hub.watch("/events", &[]);
-    hub.publish("seated");
-    assert_eq!(stream.data(), "seated");
+    hub.publish("for the only subscriber");
+    assert_eq!(stream.data(), "for the only subscriber");
     assert_eq!(hub.wait_for_logs(&["subscriber connected"], 1).len(), 1);
     drop(connections);
-}
+});
 
-#[test]
-fn a_connection_beyond_the_limit_waits_until_another_closes() {
+on_each_journal!(a_connection_beyond_the_limit_waits_until_another_closes, {
     let hub = Hub::start(&["--max-connections", "1"]);
     let mut first = BufReader::new(hub.connect());
     let mut publish_first = |text: &str| {
-        first.get_mut().write_all(publish_request(&hub, text).as_bytes()).unwrap();
+        first.get_mut().write_all(&post_text(hub.address, text)).unwrap();
         assert_eq!(answer(&mut first).status, 201);
     };
     publish_first("0");
     let mut second = BufReader::new(hub.connect());
-    second.get_mut().write_all(publish_request(&hub, "waits").as_bytes()).unwrap();
-    // It asked before all of these, and is answered after them.
+    second.get_mut().write_all(&post_text(hub.address, "waits")).unwrap();
+    // `second` was sent before all of these, and is answered after them.
     for number in 1..=50 {
         publish_first(&number.to_string());
     }
@@ -424,19 +386,17 @@ fn a_connection_beyond_the_limit_waits_until_another_closes() {
     assert_eq!(answer(&mut second).status, 201);
     drop(second);
     let expected: Vec<_> = (0..=50).map(|number| number.to_string()).chain(["waits".to_owned()]).collect();
-    assert_eq!(kept_data(&hub), expected);
-}
+    assert_eq!(hub.history_data(""), expected);
+});
 
 // Times.
 
-#[test]
-fn a_connection_that_sends_nothing_is_closed() {
+on_each_journal!(a_connection_that_sends_nothing_is_closed, {
     let hub = Hub::start(&["--header-timeout", "200ms"]);
     wait_for_close(&hub.connect());
-}
+});
 
-#[test]
-fn a_head_that_trickles_in_is_not_waited_for() {
+on_each_journal!(a_head_that_comes_byte_by_byte_is_not_waited_for, {
     let hub = Hub::start(&["--header-timeout", "300ms"]);
     let mut stream = hub.connect();
     stream.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
@@ -454,38 +414,34 @@ fn a_head_that_trickles_in_is_not_waited_for() {
             Err(_reset) => break,
         }
     }
-}
+});
 
-#[test]
-fn half_a_head_is_not_waited_for() {
+on_each_journal!(half_a_head_is_not_waited_for, {
     let hub = Hub::start(&["--header-timeout", "200ms"]);
     let mut stream = hub.connect();
     stream.write_all(b"GET /messages HTTP/1.1\r\nHost: loc").unwrap();
     wait_for_close(&stream);
-}
+});
 
-#[test]
-fn an_idle_connection_is_closed_after_its_answer() {
+on_each_journal!(an_idle_connection_is_closed_after_its_answer, {
     let hub = Hub::start(&["--header-timeout", "200ms"]);
     let mut connection = BufReader::new(hub.connect());
     for text in ["one", "two"] {
-        connection.get_mut().write_all(publish_request(&hub, text).as_bytes()).unwrap();
+        connection.get_mut().write_all(&post_text(hub.address, text)).unwrap();
         assert_eq!(answer(&mut connection).status, 201);
     }
     wait_for_close(connection.get_ref());
-}
+});
 
-#[test]
-fn a_stream_outlives_the_times_that_requests_have() {
+on_each_journal!(a_stream_outlives_the_time_limits_of_requests, {
     let hub = Hub::start(&["--header-timeout", "20ms", "--body-timeout", "20ms", "--keep-alive", "20ms"]);
     let mut stream = hub.watch("/events", &[]);
     for _ in 0..10 {
         assert_eq!(stream.block().as_deref(), Some(":\n\n"));
     }
-}
+});
 
-#[test]
-fn an_idle_stream_is_kept_alive() {
+on_each_journal!(an_idle_stream_is_kept_alive, {
     let hub = Hub::start(&["--keep-alive", "20ms"]);
     let mut stream = hub.watch("/events", &[]);
     assert_eq!(stream.block().as_deref(), Some(":\n\n"));
@@ -494,17 +450,16 @@ fn an_idle_stream_is_kept_alive() {
     let id = hub.publish("between");
     assert_eq!(stream.event().unwrap().id, id);
     assert_eq!(stream.block().as_deref(), Some(":\n\n"));
-}
+});
 
-#[test]
-fn a_subscriber_that_reads_nothing_is_cut_off_and_others_are_not() {
+on_each_journal!(a_subscriber_that_reads_nothing_is_cut_off_and_others_are_not, {
     let hub = Hub::start(&["--stall-timeout", "500ms"]);
     let _reads_nothing = hub.watch_without_reading("/events");
     let stalled = hub.wait_for_log(&["subscriber connected"]);
     let number =
         stalled.split_whitespace().find(|field| field.starts_with("subscriber=")).unwrap().to_owned();
     let mut reads = hub.watch("/events", &[]);
-    // More than the buffers of both sockets can hold.
+    // More than the buffers of both sockets hold.
     let text = "x".repeat(1 << 20);
     for _ in 0..16 {
         hub.publish(&text);
@@ -514,10 +469,9 @@ fn a_subscriber_that_reads_nothing_is_cut_off_and_others_are_not() {
     assert!(line.contains(&format!("{number} ")) && line.contains("reason=\"timed out\""), "{line}");
     hub.publish("still here");
     assert_eq!(reads.data(), "still here");
-}
+});
 
-#[test]
-fn the_reconnection_time_is_drawn_from_its_range() {
+on_each_journal!(the_reconnection_time_is_drawn_from_its_range, {
     let hub = Hub::start(&["--retry-min", "500ms", "--retry-max", "520ms"]);
     let times: Vec<u32> = (0..60)
         .map(|_| {
@@ -530,18 +484,17 @@ fn the_reconnection_time_is_drawn_from_its_range() {
 
     let hub = Hub::start(&["--retry-min", "2s", "--retry-max", "2s"]);
     assert!(hub.watch("/events", &[]).opening.contains("\nretry: 2000\n"));
-}
+});
 
 // What is kept.
 
-#[test]
-fn so_many_messages_are_kept() {
+on_each_journal!(only_so_many_messages_are_kept, {
     let hub = Hub::start(&["--retention-messages", "3"]);
     let ids: Vec<_> = (1..=3).map(|number| hub.publish(&number.to_string())).collect();
-    assert_eq!(kept_data(&hub), ["1", "2", "3"]);
+    assert_eq!(hub.history_data(""), ["1", "2", "3"]);
     hub.publish("4");
-    assert_eq!(kept_data(&hub), ["2", "3", "4"]);
-    // Nothing that this one has not seen is gone yet.
+    assert_eq!(hub.history_data(""), ["2", "3", "4"]);
+    // No message after the first is dropped yet.
     let mut stream = hub.watch("/events", &[&format!("Last-Event-ID: {}", ids[0])]);
     assert_eq!((stream.data(), stream.data(), stream.data()), ("2".into(), "3".into(), "4".into()));
     hub.publish("5");
@@ -549,36 +502,35 @@ fn so_many_messages_are_kept() {
     let gap = stream.event().unwrap();
     assert_eq!((&*gap.event, &gap.json()), ("tabcast:gap", &json!({"asked": ids[0], "earliest": ids[2]})));
     assert_eq!(stream.data(), "3");
-}
+});
 
 #[test]
-fn kept_messages_take_so_much_memory() {
+fn kept_messages_take_only_so_much_memory() {
     let hub = Hub::start(&["--retention-bytes", "64KiB", "--journal", "memory"]);
     let text = |number: usize| format!("{number:05}{}", "x".repeat(3_995));
     let first = hub.publish(&text(0));
     hub.publish(&text(1));
-    assert_eq!(kept_data(&hub), [text(0), text(1)]);
+    assert_eq!(hub.history_data(""), [text(0), text(1)]);
     for number in 2..100 {
         hub.publish(&text(number));
     }
-    let kept = kept_data(&hub);
+    let kept = hub.history_data("");
     assert!(kept.len() >= 2 && kept.len() * 4_000 <= 64 << 10, "{} are kept", kept.len());
     let newest: Vec<_> = (100 - kept.len()..100).map(text).collect();
     assert_eq!(kept, newest);
     let gap = hub.get(&format!("/messages?after={first}")).json()["gap"].clone();
     assert_eq!(gap["asked"], first);
 
-    // One larger than all of the room was acknowledged: it is there, alone.
+    // A message larger than the limit was acknowledged, so it is kept, and no other is.
     let large = "y".repeat(100_000);
     hub.publish(&large);
-    assert_eq!(kept_data(&hub), [large]);
+    assert_eq!(hub.history_data(""), [large]);
 }
 
-#[test]
-fn a_page_of_history_has_a_limit_and_a_replay_has_none() {
+on_each_journal!(a_page_of_history_has_a_limit_and_a_replay_has_none, {
     let hub = Hub::start(&["--replay-page", "2"]);
     (1..=5).for_each(|number| drop(hub.publish(&number.to_string())));
-    assert_eq!(kept_data(&hub), ["4", "5"]);
+    assert_eq!(hub.history_data(""), ["4", "5"]);
     for parameter in ["last", "limit"] {
         assert_eq!(hub.get(&format!("/messages?{parameter}=2")).status, 200);
         problem_past(&hub.get(&format!("/messages?{parameter}=3")), 422, parameter, 2);
@@ -587,12 +539,11 @@ fn a_page_of_history_has_a_limit_and_a_replay_has_none() {
     for number in 1..=5 {
         assert_eq!(stream.data(), number.to_string());
     }
-}
+});
 
-#[test]
-fn so_many_idempotency_keys_are_remembered() {
+on_each_journal!(only_so_many_idempotency_keys_are_remembered, {
     let id = |response: Response| response.json()["id"].clone();
-    // In a file, those of the messages kept are remembered besides.
+    // A journal in a file also remembers the keys of the messages it keeps.
     let hub = Hub::start(&["--idempotency-keys", "2", "--journal", "memory"]);
     let (a, b) = (id(with_key(&hub, "a", "x")), id(with_key(&hub, "b", "x")));
     assert_eq!((id(with_key(&hub, "a", "x")), id(with_key(&hub, "b", "x"))), (a.clone(), b.clone()));
@@ -604,10 +555,9 @@ fn so_many_idempotency_keys_are_remembered() {
     let first = id(with_key(&hub, "a", "x"));
     assert_ne!(id(with_key(&hub, "a", "x")), first);
     assert_eq!(with_key(&hub, "a", "y").status, 201);
-}
+});
 
-#[test]
-fn an_idempotency_key_is_forgotten_after_its_window() {
+on_each_journal!(an_idempotency_key_is_forgotten_after_its_window, {
     let hub = Hub::start(&["--idempotency-window", "100ms"]);
     let first = with_key(&hub, "key", "x");
     let deadline = Instant::now() + PATIENCE;
@@ -615,8 +565,8 @@ fn an_idempotency_key_is_forgotten_after_its_window() {
     while with_key(&hub, "key", "x").body == first.body {
         assert!(Instant::now() < deadline, "it is never forgotten");
     }
-    assert_eq!(kept(&hub).len(), 2);
-}
+    assert_eq!(hub.history("").len(), 2);
+});
 
 // Starting.
 
@@ -627,7 +577,7 @@ fn a_port_that_is_taken_ends_the_start_with_1_and_says_what_to_do() {
     let (code, said) = refused_start(&["--listen", &address], &[]);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("--listen") && said.contains(&address), "{said}");
-    // Even where nothing is logged.
+    // The hub says so even if it logs nothing.
     let (code, said) = refused_start(&["--listen", &address, "--log-level", "off"], &[]);
     assert!(code == Some(1) && said.contains("--listen"), "{said}");
 }
@@ -664,7 +614,7 @@ fn a_bad_flag_ends_the_start_with_2_and_is_named() {
         ("--log-level", "loud"),
         ("--no-such-flag", "x"),
     ] {
-        // `--flag=value`, or a value that begins with a dash would be taken for a flag.
+        // As `--flag=value`: a value of its own that begins with a dash would be taken for a flag.
         let argument = format!("{flag}={value}");
         let arguments: &[&str] =
             if flag == "--listen" { &[&argument] } else { &["--listen", "127.0.0.1:0", &argument] };
@@ -696,8 +646,7 @@ fn settings_that_contradict_each_other_end_the_start_with_2() {
 
 // Bad input.
 
-#[test]
-fn a_request_head_has_a_longest_length() {
+on_each_journal!(a_request_head_has_a_longest_length, {
     let hub = Hub::start(&[]);
     let head = |length: usize| {
         format!("GET / HTTP/1.1\r\nHost: localhost\r\nCookie: {}\r\n\r\n", "c".repeat(length))
@@ -710,10 +659,9 @@ fn a_request_head_has_a_longest_length() {
     let many: String = (0..10_000).map(|number| format!("X{number}: y\r\n")).collect();
     let refused = hub.raw(format!("GET / HTTP/1.1\r\nHost: localhost\r\n{many}\r\n"));
     assert!((400..500).contains(&refused.status), "{refused:?}");
-}
+});
 
-#[test]
-fn json_that_can_not_be_read_is_400() {
+on_each_journal!(json_that_can_not_be_read_is_400, {
     let hub = Hub::start(&[]);
     for body in [
         "",
@@ -734,11 +682,10 @@ fn json_that_can_not_be_read_is_400() {
     ] {
         problem(&json_post(&hub, body), 400);
     }
-    assert!(kept(&hub).is_empty());
-}
+    assert!(hub.history("").is_empty());
+});
 
-#[test]
-fn what_is_not_utf8_is_400() {
+on_each_journal!(what_is_not_utf8_is_400, {
     let hub = Hub::start(&[]);
     let form = "application/x-www-form-urlencoded";
     for (content_type, body) in [
@@ -762,20 +709,18 @@ fn what_is_not_utf8_is_400() {
     problem(&hub.post("?%ff=x", "text/plain", "x"), 400);
     problem(&hub.get("/events?channel=%ff"), 400);
     problem(&hub.get("/messages?after=%ff"), 400);
-    assert!(kept(&hub).is_empty());
-}
+    assert!(hub.history("").is_empty());
+});
 
-#[test]
-fn json_that_is_no_object_is_422() {
+on_each_journal!(json_that_is_no_object_is_422, {
     let hub = Hub::start(&[]);
     for body in ["[]", "1", "null", "true", r#""data""#, r#"[{"data":1}]"#] {
         problem(&json_post(&hub, body), 422);
     }
-    assert!(kept(&hub).is_empty());
-}
+    assert!(hub.history("").is_empty());
+});
 
-#[test]
-fn an_unknown_field_is_422_and_named() {
+on_each_journal!(an_unknown_field_is_422_and_named, {
     let hub = Hub::start(&[]);
     problem_of(&json_post(&hub, r#"{"data":1,"evnet":"x"}"#), 422, "evnet");
     problem_of(&json_post(&hub, r#"{"Data":1}"#), 422, "Data");
@@ -795,25 +740,23 @@ fn an_unknown_field_is_422_and_named() {
     let head = hub.send("HEAD", "/events?chanel=x", &[], b"");
     assert_eq!(head.status, 422);
 
-    // A stranger's name is not sent back at length, nor a thousand of them.
+    // The answer has only the beginning of a long name, and only the first of a thousand.
     let long = "n".repeat(100_000);
     let answer = json_post(&hub, format!("{{\"data\":1,\"{long}\":1}}"));
     assert!(answer.body.len() < 1_000 && problem(&answer, 422)["field"].as_str().unwrap().starts_with("nnn"));
     let many: String = (0..1_000).map(|number| format!(",\"f{number}\":1")).collect();
     problem_of(&json_post(&hub, format!("{{\"data\":1{many}}}")), 422, "f0");
-    assert!(kept(&hub).is_empty());
-}
+    assert!(hub.history("").is_empty());
+});
 
-#[test]
-fn missing_data_is_422() {
+on_each_journal!(missing_data_is_422, {
     let hub = Hub::start(&[]);
     problem_of(&json_post(&hub, "{}"), 422, "data");
     problem_of(&json_post(&hub, r#"{"event":"x","channel":"y"}"#), 422, "data");
-    assert!(kept(&hub).is_empty());
-}
+    assert!(hub.history("").is_empty());
+});
 
-#[test]
-fn a_field_that_is_there_twice_is_422() {
+on_each_journal!(a_field_that_is_there_twice_is_422, {
     let hub = Hub::start(&[]);
     let form = |query: &str, body: &str| hub.post(query, "application/x-www-form-urlencoded", body);
     problem_of(&json_post(&hub, r#"{"data":1,"data":1}"#), 422, "data");
@@ -832,29 +775,27 @@ fn a_field_that_is_there_twice_is_422() {
         problem_of(&hub.get(&format!("/messages?{parameter}=1&{parameter}=1")), 422, parameter);
     }
     problem_of(&hub.get("/messages?after=x&last=1"), 422, "last");
-    assert!(kept(&hub).is_empty());
-}
+    assert!(hub.history("").is_empty());
+});
 
-#[test]
-fn a_field_of_a_wrong_type_is_422() {
+on_each_journal!(a_field_of_a_wrong_type_is_422, {
     let hub = Hub::start(&[]);
     for field in ["event", "channel", "except"] {
         for value in ["1", "null", "true", "[]", "{}", r#"["a"]"#] {
             problem_of(&json_post(&hub, format!(r#"{{"data":1,"{field}":{value}}}"#)), 422, field);
         }
     }
-    // Half a surrogate pair is JSON, but no text.
+    // Half a surrogate pair is JSON, but not text.
     problem_of(&json_post(&hub, r#"{"data":"\ud800"}"#), 422, "data");
-    assert!(kept(&hub).is_empty());
-}
+    assert!(hub.history("").is_empty());
+});
 
-/// In a query, a form's body or a JSON string.
+/// Percent-encoded, as a query or the body of a form has it.
 fn encoded(text: &str) -> String {
     text.bytes().map(|byte| format!("%{byte:02x}")).collect()
 }
 
-#[test]
-fn a_bad_name_is_422_wherever_it_is_given() {
+on_each_journal!(a_bad_name_is_422_wherever_it_is_given, {
     let hub = Hub::start(&[]);
     let long = "n".repeat(129);
     let events = [
@@ -903,18 +844,17 @@ fn a_bad_name_is_422_wherever_it_is_given() {
             problem_of(&hub.get(&format!("/messages?{query}")), 422, "as");
         }
     }
-    assert!(kept(&hub).is_empty());
-    // The longest of each.
+    assert!(hub.history("").is_empty());
+    // The longest names that are taken.
     let (name, id) = (&long[..128], &long[..64]);
     assert_eq!(
         json_post(&hub, json!({"data": 1, "event": name, "channel": name, "except": id}).to_string()).status,
         201
     );
     assert_eq!(hub.get(&format!("/messages?as={}", &long[1..64])).status, 200);
-}
+});
 
-#[test]
-fn a_bad_number_or_format_is_422() {
+on_each_journal!(a_bad_number_or_format_is_422, {
     let hub = Hub::start(&[]);
     for number in ["", "-1", "%2B1", "1.5", "x", "0x10", "%201", "99999999999999999999999", "%D9%A1"] {
         problem_of(&hub.get(&format!("/events?last={number}")), 422, "last");
@@ -925,10 +865,9 @@ fn a_bad_number_or_format_is_422() {
         problem_of(&hub.get(&format!("/events?format={format}")), 422, "format");
     }
     assert_eq!(hub.get("/messages?last=0").json()["messages"], json!([]));
-}
+});
 
-#[test]
-fn a_body_of_a_type_that_is_not_taken_is_415() {
+on_each_journal!(a_body_of_a_type_that_is_not_taken_is_415, {
     let hub = Hub::start(&[]);
     let long = format!("text/{}", "x".repeat(300));
     for content_type in [
@@ -951,17 +890,16 @@ fn a_body_of_a_type_that_is_not_taken_is_415() {
     ] {
         problem_of(&hub.post("", content_type, "data=1"), 415, "Content-Type");
     }
-    assert!(kept(&hub).is_empty());
+    assert!(hub.history("").is_empty());
     for content_type in
         ["text/plain; charset=UTF-8", "TEXT/PLAIN", "text/plain ; charset=\"utf-8\"", "text/plain;"]
     {
         assert_eq!(hub.post("", content_type, "x").status, 201, "{content_type}");
     }
-    assert_eq!(kept_data(&hub), ["x", "x", "x", "x"]);
-}
+    assert_eq!(hub.history_data(""), ["x", "x", "x", "x"]);
+});
 
-#[test]
-fn a_method_that_a_path_does_not_have_is_405_and_told_which_it_has() {
+on_each_journal!(a_method_that_a_path_does_not_have_is_405_with_those_it_has, {
     let hub = Hub::start(&[]);
     let files = ["/", "/app.css", "/app.js", "/icon.svg", "/tabcast.js", "/tabcast.src.js", "/tabcast.d.ts"];
     let files = files.map(|path| (path, "GET,HEAD"));
@@ -974,16 +912,15 @@ fn a_method_that_a_path_does_not_have_is_405_and_told_which_it_has() {
             let refused = hub.send(method, path, &[], b"");
             let problem = problem(&refused, 405);
             assert!(problem["detail"].as_str().unwrap().contains(method), "{problem}");
-            let mut told: Vec<_> =
+            let mut answered: Vec<_> =
                 refused.header("allow").expect("Allow").split(',').map(str::trim).collect();
-            told.sort_unstable();
-            assert_eq!(told.join(","), allowed, "{method} {path}");
+            answered.sort_unstable();
+            assert_eq!(answered.join(","), allowed, "{method} {path}");
         }
     }
-}
+});
 
-#[test]
-fn a_path_that_is_nothing_is_404() {
+on_each_journal!(a_path_that_nothing_has_is_404, {
     let hub = Hub::start(&[]);
     for path in
         ["/nothing", "/events/", "/messages/1", "//", "/index.html", "/../Cargo.toml", "/%2e%2e/Cargo.toml"]
@@ -991,10 +928,9 @@ fn a_path_that_is_nothing_is_404() {
         problem(&hub.get(path), 404);
         problem(&hub.send("POST", path, &[], b"x"), 404);
     }
-}
+});
 
-#[test]
-fn a_bad_idempotency_key_is_400() {
+on_each_journal!(a_bad_idempotency_key_is_400, {
     let hub = Hub::start(&[]);
     let long = "k".repeat(256);
     for key in ["", "a b", "ü", "a\tb", "\u{80}"] {
@@ -1004,6 +940,6 @@ fn a_bad_idempotency_key_is_400() {
     problem_past(&with_key(&hub, &long, "x"), 400, "Idempotency-Key", 255);
     let twice = ["Idempotency-Key: a", "Idempotency-Key: a", "Content-Type: text/plain"];
     problem_of(&hub.send("POST", "/messages", &twice, b"x"), 400, "Idempotency-Key");
-    assert!(kept(&hub).is_empty());
+    assert!(hub.history("").is_empty());
     assert_eq!(with_key(&hub, &long[1..], "x").status, 201);
-}
+});

@@ -1,21 +1,23 @@
-//! The log when nobody reads it: a paused terminal, a pipe to a program that hangs.
+//! The log: while nobody reads it, as on a paused terminal or in a pipe to a program that hangs; and its
+//! colour.
 
 mod common;
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpStream;
+use std::net::SocketAddr;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::Instant;
 
-use common::{PATIENCE, Response};
+use common::{PATIENCE, Response, connect, post_text};
 
-/// Messages whose lines are more than waits for somebody to read them.
+/// Messages with more lines in the log than the hub holds until they are read.
 const MESSAGES: usize = 6_000;
 
+/// A hub whose log nobody reads.
 struct Unread {
     hub: Child,
     log: BufReader<ChildStderr>,
-    address: String,
+    address: SocketAddr,
 }
 
 impl Drop for Unread {
@@ -38,31 +40,27 @@ impl Unread {
         let mut line = String::new();
         log.read_line(&mut line).unwrap();
         let (_, address) = line.split_once("http://").unwrap();
-        let address = address.split_whitespace().next().unwrap().to_owned();
+        let address = address.split_whitespace().next().unwrap().parse().unwrap();
         Unread { hub, log, address }
     }
 
     /// Publishes [`MESSAGES`], each acknowledged.
     fn publish_all(&self) {
-        let mut connection = TcpStream::connect(&self.address).unwrap();
-        connection.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut connection = connect(self.address).unwrap();
         let mut answers = BufReader::new(connection.try_clone().unwrap());
-        let text = "x".repeat(300);
-        let head =
-            format!("POST /messages HTTP/1.1\r\nHost: {}\r\nContent-Type: text/plain\r\n", self.address);
-        let post = format!("{head}Content-Length: {}\r\n\r\n{text}", text.len());
+        let post = post_text(self.address, &"x".repeat(300));
         for _ in 0..MESSAGES {
-            connection.write_all(post.as_bytes()).unwrap();
+            connection.write_all(&post).unwrap();
             assert_eq!(Response::read(&mut answers, false).status, 201);
         }
     }
 }
 
 #[test]
-fn messages_are_taken_all_the_same_and_the_log_tells_how_many_lines_are_missing() {
+fn messages_are_taken_all_the_same_and_the_log_says_how_many_lines_are_missing() {
     let mut unread = Unread::start();
     unread.publish_all();
-    // Whoever reads again is told how many are missing with the first line there is room for.
+    // The first line that fits again says how many are missing.
     let (mut there, mut missing) = (0, 0);
     let mut line = String::new();
     while there + missing < MESSAGES {
@@ -82,7 +80,7 @@ fn messages_are_taken_all_the_same_and_the_log_tells_how_many_lines_are_missing(
 }
 
 #[test]
-fn the_hub_ends_when_it_is_told_to() {
+fn the_hub_ends_on_a_signal() {
     let mut unread = Unread::start();
     unread.publish_all();
     let pid = unread.hub.id().to_string();
@@ -95,8 +93,8 @@ fn the_hub_ends_when_it_is_told_to() {
 }
 
 #[test]
-fn it_is_in_colour_on_a_terminal_unless_that_is_not_wanted() {
-    // `script` gives it a terminal, and takes that away when it ends.
+fn it_is_in_colour_on_a_terminal_unless_no_color_is_set() {
+    // script(1) runs the hub on a terminal of its own, and closes that when it ends.
     let says = |no_color: &str| {
         let command = format!("{} --listen 127.0.0.1:0 --journal memory", env!("CARGO_BIN_EXE_tabcast"));
         let mut script = Command::new("script");

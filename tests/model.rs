@@ -1,5 +1,5 @@
-//! Both journals against a plain list: whatever is appended, read and reopened in whatever order,
-//! they give what the list gives.
+//! Both journals against a plain list: after any appends, reads and reopenings in any order, they give
+//! what the list gives.
 
 mod common;
 
@@ -16,10 +16,11 @@ use tokio::time::timeout;
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// A batch: each with its channel, the bytes of its data and perhaps a key.
+    /// A batch of messages, each a channel, the length of its data and perhaps a key.
     Append(Vec<(usize, usize, Option<usize>)>),
-    /// Everything after this share of the head, on these channels, in pages of so many.
+    /// Everything after this share of the head's sequence, on these channels, in pages of so many.
     Read(f64, Vec<usize>, usize),
+    /// So many of the newest messages, on these channels.
     Newest(usize, Vec<usize>),
     Reopen,
 }
@@ -29,7 +30,8 @@ fn step() -> impl Strategy<Value = Step> {
     let message = (0..3usize, 0..3_000usize, prop::option::weighted(0.3, 0..20usize));
     prop_oneof![
         4 => prop::collection::vec(message, 1..40).prop_map(Step::Append),
-        3 => (0.0..1.0, channels(), 1..50usize).prop_map(|(share, channels, page)| Step::Read(share, channels, page)),
+        3 => (0.0..1.0, channels(), 1..50usize)
+            .prop_map(|(share, channels, page)| Step::Read(share, channels, page)),
         2 => (0..30usize, channels()).prop_map(|(count, channels)| Step::Newest(count, channels)),
         1 => Just(Step::Reopen),
     ]
@@ -190,12 +192,18 @@ proptest! {
     #![proptest_config(ProptestConfig { max_shrink_iters: 200, ..ProptestConfig::with_cases(40) })]
 
     #[test]
-    fn the_journal_in_memory_is_a_list(retention in 1..200usize, steps in prop::collection::vec(step(), 1..30)) {
+    fn the_journal_in_memory_is_a_list(
+        retention in 1..200usize,
+        steps in prop::collection::vec(step(), 1..30),
+    ) {
         block_on(run(None, retention, steps));
     }
 
     #[test]
-    fn the_journal_in_a_file_is_the_same_list(retention in 1..200usize, steps in prop::collection::vec(step(), 1..30)) {
+    fn the_journal_in_a_file_is_the_same_list(
+        retention in 1..200usize,
+        steps in prop::collection::vec(step(), 1..30),
+    ) {
         let folder = Folder::new();
         block_on(run(Some(&folder.path.join("tabcast.db")), retention, steps));
     }

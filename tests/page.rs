@@ -1,17 +1,12 @@
-//! The page, in a real browser: what its tabs show, whatever the hub does meanwhile.
+//! The page in a real browser: what its tabs show, whatever the hub does meanwhile.
 
 mod browser;
 mod common;
-
-use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, channel};
-use std::thread::JoinHandle;
+mod proxy;
 
 use browser::{Browser, ENTER, TAB, Tab};
-use common::{Folder, Hub, PATIENCE};
+use common::{Hub, Site};
+use proxy::{Mode, Proxy};
 use serde_json::{Value, json};
 
 fn page(hub: &Hub) -> String {
@@ -22,7 +17,7 @@ fn wait_for_state(tab: &Tab, state: &str) {
     tab.wait_for(&format!("document.getElementById('status').dataset.state === '{state}'"));
 }
 
-/// By a stream of its own or through another tab.
+/// Waits until the tab has a stream of its own or shares another tab's.
 fn wait_until_connected(tab: &Tab) {
     tab.wait_for("['live', 'shared'].includes(document.getElementById('status').dataset.state)");
 }
@@ -34,18 +29,21 @@ fn open<'a>(browser: &'a Browser, hub: &Hub) -> Tab<'a> {
     tab
 }
 
-/// The text of every row in its place.
+/// The text of each row, messages and the notes between them.
 fn rows(tab: &Tab) -> Value {
-    tab.get("[...document.querySelectorAll('#messages li')].map(li => (li.querySelector('.data') ?? li).textContent)")
+    tab.get(
+        "[...document.querySelectorAll('#messages li')]
+           .map(row => (row.querySelector('.data') ?? row).textContent)",
+    )
 }
 
-/// The same without the notes between them.
+/// The text of each message.
 fn messages(tab: &Tab) -> Vec<Value> {
     let texts = tab.get("[...document.querySelectorAll('#messages .data')].map(data => data.textContent)");
     texts.as_array().unwrap().clone()
 }
 
-/// The text of every row once this is the last message. All before it have then arrived, doubles too.
+/// The text of each row once this is the last message. All messages before it have then arrived, doubles too.
 fn rows_until(tab: &Tab, last: &str) -> Value {
     tab.wait_for(&format!(
         "[...document.querySelectorAll('#messages .data')].at(-1)?.textContent === {}",
@@ -54,22 +52,28 @@ fn rows_until(tab: &Tab, last: &str) -> Value {
     rows(tab)
 }
 
-/// The text of every row that has no place yet, and what is said of it.
+/// The text of each message that has no answer yet, and what the page says of it.
 fn pending(tab: &Tab) -> Value {
-    tab.get("[...document.querySelectorAll('#pending li')].map(li => [li.querySelector('.data').textContent, li.lastElementChild.textContent])")
+    tab.get(
+        "[...document.querySelectorAll('#pending li')]
+           .map(row => [row.querySelector('.data').textContent, row.lastElementChild.textContent])",
+    )
 }
 
+/// What is in the field.
 fn value(tab: &Tab) -> Value {
     tab.get("document.getElementById('data').value")
 }
 
+/// The problem that the page shows, once it shows one.
 fn problem(tab: &Tab) -> String {
     tab.wait_for("document.getElementById('problem').textContent");
     tab.get("document.getElementById('problem').innerText").as_str().unwrap().to_owned()
 }
 
-fn count(hub: &Hub, part: &str) -> usize {
-    hub.log().iter().filter(|line| line.contains(part)).count()
+/// The problem that the page shows now; empty if none.
+fn problem_now(tab: &Tab) -> Value {
+    tab.get("document.getElementById('problem').textContent")
 }
 
 #[test]
@@ -91,9 +95,9 @@ fn a_press_of_the_button_shows_the_message_in_every_tab_once_and_in_order() {
         let expected = json!(["Hello World!", "from tab 0", "from tab 1", "from tab 2", "end"]);
         assert_eq!(rows_until(tab, "end"), expected);
     }
-    // Two hold a stream for all.
-    assert_eq!(count(&hub, "subscriber connected"), 2);
-    assert_eq!(count(&hub, "subscriber disconnected"), 0);
+    // Two tabs hold a stream for all.
+    assert_eq!(hub.count_log("subscriber connected"), 2);
+    assert_eq!(hub.count_log("subscriber disconnected"), 0);
     assert_eq!(
         tabs[2].get("document.getElementById('status').textContent"),
         "Live · shared through another tab"
@@ -140,7 +144,7 @@ fn what_curl_sends_is_shown_as_text_and_never_as_markup_or_script() {
     expected.extend([r#"{"<b>":"</script>"}"#, "end"]);
     assert_eq!(rows_until(&tab, "end"), json!(expected));
     assert_eq!(tab.get("document.querySelector('li:nth-child(7) .event').textContent"), "<i>x</i>");
-    // The rows' own elements, and no other.
+    // The page has only the elements of its rows besides.
     let mut expected: Vec<_> = before.as_str().unwrap().split(',').collect();
     for _ in 0..payloads.len() + 2 {
         expected.extend(["li", "time", "span", "p"]);
@@ -152,11 +156,12 @@ fn what_curl_sends_is_shown_as_text_and_never_as_markup_or_script() {
 }
 
 #[test]
-fn a_script_that_gets_into_the_page_all_the_same_is_not_run() {
+fn a_script_that_gets_into_the_page_is_not_run() {
     let (hub, browser) = (Hub::start(&[]), Browser::start());
     let tab = open(&browser, &hub);
     tab.run(
-        "window.refused = []; addEventListener('securitypolicyviolation', e => refused.push(e.effectiveDirective));",
+        "window.refused = [];
+        addEventListener('securitypolicyviolation', event => refused.push(event.effectiveDirective));",
     );
     tab.run("document.getElementById('messages').innerHTML = '<img src=/icon.svg onload=alert(1)>';");
     tab.run(
@@ -196,13 +201,13 @@ fn leaving_the_page_and_coming_back_to_it_makes_it_live_again_with_what_was_miss
     tab.back();
     wait_for_state(&tab, "live");
     hub.publish("three");
-    // The page may have been kept for this, and then says what it missed; or it is loaded anew.
+    // The browser may have kept the page, which then says what it missed; or it has loaded the page anew.
     rows_until(&tab, "three");
     assert_eq!(messages(&tab), [json!("one"), json!("two"), json!("three")]);
 }
 
 #[test]
-fn closing_a_tab_is_logged_with_how_long_it_stayed_what_it_was_sent_and_why_it_went() {
+fn closing_a_tab_is_logged_with_how_long_it_stayed_what_it_was_sent_and_why_it_left() {
     let (hub, browser) = (Hub::start(&[]), Browser::start());
     let (_stays, goes) = (open(&browser, &hub), open(&browser, &hub));
     hub.publish("one");
@@ -212,53 +217,55 @@ fn closing_a_tab_is_logged_with_how_long_it_stayed_what_it_was_sent_and_why_it_w
     let line = hub.wait_for_log(&["subscriber disconnected", "subscriber=2", "sent=2", "reason="]);
     let duration = line.split("duration_ms=").nth(1).unwrap().split(' ').next().unwrap();
     assert!((1..30_000).contains(&duration.parse::<u64>().unwrap()), "{line}");
-    assert_eq!(count(&hub, "subscriber disconnected"), 1);
+    assert_eq!(hub.count_log("subscriber disconnected"), 1);
+}
+
+/// The flags of a hub whose messages are gone when it ends. EventSources reconnect soon.
+const FORGETFUL: [&str; 6] = ["--journal", "memory", "--retry-min", "500ms", "--retry-max", "500ms"];
+
+/// Publishes "before", ends the hub once each tab shows that, and waits until each tab is offline.
+fn end_after_a_message(hub: Hub, tabs: &[Tab]) {
+    hub.publish("before");
+    for tab in tabs {
+        rows_until(tab, "before");
+    }
+    drop(hub);
+    for tab in tabs {
+        wait_for_state(tab, "offline");
+    }
 }
 
 #[test]
 fn tabs_outlive_the_hub_and_are_live_again_by_themselves_when_it_is_back() {
-    let flags = ["--retry-min", "500ms", "--retry-max", "500ms"];
-    let (hub, browser) = (Hub::start(&flags), Browser::start());
-    let address = hub.address;
+    let (site, browser) = (Site::new(&FORGETFUL), Browser::start());
+    let hub = site.start();
     let tabs = [open(&browser, &hub), open(&browser, &hub)];
-    hub.publish("before");
+    end_after_a_message(hub, &tabs);
+    let hub = site.start();
     for tab in &tabs {
-        rows_until(tab, "before");
-    }
-    drop(hub);
-    for tab in &tabs {
-        wait_for_state(tab, "offline");
-    }
-    let hub = Hub::start_at(address, &flags);
-    for tab in &tabs {
-        wait_until_connected(tab);
+        // Each by a stream of its own.
+        wait_for_state(tab, "live");
     }
     hub.publish("after");
     for tab in &tabs {
-        // The journal in memory went with the hub, and the page says so.
+        // The journal in memory has ended with the hub, and the page says so.
         let lost = "Some messages were no longer kept";
         assert_eq!(rows_until(tab, "after"), json!(["before", lost, "after"]));
     }
-    assert_eq!(count(&hub, "subscriber connected"), 2);
+    assert_eq!(hub.count_log("subscriber connected"), 2);
 }
 
 #[test]
 fn what_is_sent_while_the_hub_is_away_waits_in_sight_and_then_takes_its_place_once() {
-    let (folder, browser) = (Folder::new(), Browser::start());
-    let journal = folder.file("tabcast.db");
-    let flags = ["--journal", journal.as_str()];
-    let hub = Hub::start(&flags);
-    let address = hub.address;
+    let (site, browser) = (Site::new(&[]), Browser::start());
+    let hub = site.start();
     let tab = open(&browser, &hub);
-    hub.publish("before");
-    rows_until(&tab, "before");
-    drop(hub);
-    wait_for_state(&tab, "offline");
+    end_after_a_message(hub, std::slice::from_ref(&tab));
 
     for text in ["first", "second"] {
         tab.fill("#data", text);
         tab.press("#data", ENTER);
-        // It is on its way already.
+        // A second press sends nothing: the message is on its way.
         tab.press("#data", ENTER);
     }
     let waiting = "Waiting to be sent";
@@ -266,46 +273,31 @@ fn what_is_sent_while_the_hub_is_away_waits_in_sight_and_then_takes_its_place_on
     assert_eq!(rows(&tab), json!(["before"]));
     assert_eq!(problem_now(&tab), "");
 
-    let hub = Hub::start_at(address, &flags);
+    let hub = site.start();
     hub.publish("sent by others meanwhile");
     rows_until(&tab, "second");
     assert_eq!(pending(&tab), json!([]));
     hub.publish("end");
     rows_until(&tab, "end");
-    // Whoever was quicker: it is one of two orders, and the hub's.
-    let history = hub.get("/messages").json()["messages"].clone();
-    let kept: Vec<_> = history.as_array().unwrap().iter().map(|message| message["data"].clone()).collect();
-    assert_eq!(kept.len(), 5);
-    assert_eq!(messages(&tab), kept);
-}
-
-fn problem_now(tab: &Tab) -> Value {
-    tab.get("document.getElementById('problem').textContent")
+    // The order is the hub's, whichever publisher was first.
+    let history = hub.history_data("");
+    assert_eq!(history.len(), 5);
+    assert_eq!(messages(&tab), history);
 }
 
 #[test]
 fn what_was_missed_in_an_outage_is_shown_and_counted() {
-    let (folder, browser) = (Folder::new(), Browser::start());
-    let journal = folder.file("tabcast.db");
-    let flags = ["--journal", journal.as_str()];
-    let hub = Hub::start(&flags);
-    let address = hub.address;
+    let (site, browser) = (Site::new(&[]), Browser::start());
+    let hub = site.start();
     let tabs = [open(&browser, &hub), open(&browser, &hub), open(&browser, &hub)];
-    hub.publish("before");
-    for tab in &tabs {
-        rows_until(tab, "before");
-    }
-    drop(hub);
-    for tab in &tabs {
-        wait_for_state(tab, "offline");
-    }
-    // On another port, where no tab looks for it.
-    let elsewhere = Hub::start(&flags);
+    end_after_a_message(hub, &tabs);
+    // On another port, to which no tab connects.
+    let elsewhere = Hub::start(&["--journal", &site.journal()]);
     for text in ["one", "two", "three"] {
         elsewhere.publish(text);
     }
     drop(elsewhere);
-    let hub = Hub::start_at(address, &flags);
+    let hub = site.start();
     for tab in &tabs {
         wait_until_connected(tab);
     }
@@ -323,103 +315,48 @@ fn what_was_typed_is_there_again_after_a_reload() {
     tab.fill("#data", "half a thought");
     tab.refresh();
     assert_eq!(value(&tab), "half a thought");
-    // In this tab alone.
+    // In that tab alone.
     assert_eq!(value(&open(&browser, &hub)), "Hello World!");
 }
 
-/// What a proxy is whose hub is gone: it answers everything with 502.
-struct BadGateway {
-    address: SocketAddr,
-    /// One for each request for `/events`.
-    subscribed: Receiver<()>,
-    stopped: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl BadGateway {
-    fn start_at(address: SocketAddr) -> BadGateway {
-        let listener = TcpListener::bind(address).unwrap();
-        let stopped = Arc::new(AtomicBool::new(false));
-        let (subscribe, subscribed) = channel();
-        let accept = {
-            let stopped = Arc::clone(&stopped);
-            move || {
-                for connection in listener.incoming().map_while(Result::ok) {
-                    if stopped.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    let subscribe = subscribe.clone();
-                    // A browser also opens connections that it does not use yet.
-                    std::thread::spawn(move || {
-                        let mut lines = BufReader::new(&connection).lines().map_while(Result::ok);
-                        let Some(request) = lines.next() else { return };
-                        lines.find(String::is_empty);
-                        let answer =
-                            b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-                        let _ = (&connection).write_all(answer);
-                        if request.starts_with("GET /events") {
-                            let _ = subscribe.send(());
-                        }
-                    });
-                }
-            }
-        };
-        BadGateway { address, subscribed, stopped, thread: Some(std::thread::spawn(accept)) }
-    }
-
-    fn wait_for_subscriber(&self) {
-        self.subscribed.recv_timeout(PATIENCE).expect("the page tries again");
-    }
-}
-
-impl Drop for BadGateway {
-    fn drop(&mut self) {
-        self.stopped.store(true, Ordering::Relaxed);
-        let _ = TcpStream::connect(self.address);
-        self.thread.take().map(JoinHandle::join);
-    }
-}
-
 #[test]
-fn a_page_whose_eventsource_a_bad_gateway_has_closed_for_good_comes_back_all_the_same() {
-    let flags = ["--retry-min", "500ms", "--retry-max", "500ms"];
-    let (hub, browser) = (Hub::start(&flags), Browser::start());
-    let address = hub.address;
+fn a_page_reconnects_after_a_bad_gateway_has_closed_its_eventsource_for_good() {
+    let (site, browser) = (Site::new(&FORGETFUL), Browser::start());
+    let hub = site.start();
     let tab = open(&browser, &hub);
-    // Beside the page's own, one that nothing looks after.
+    // Beside the client's, an EventSource that nobody makes anew.
     tab.run("window.plain = new EventSource('/events');");
     tab.wait_for("plain.readyState === EventSource.OPEN");
     hub.publish("before");
     rows_until(&tab, "before");
     drop(hub);
-    let gateway = BadGateway::start_at(address);
+    // In the hub's place, as a proxy answers whose hub is gone.
+    let gateway = Proxy::start_at(site.address, site.address, Mode::Answer(502));
     wait_for_state(&tab, "offline");
     tab.wait_for("plain.readyState === EventSource.CLOSED");
-    // One each, and a third that only the page can have made.
-    for _ in 0..3 {
-        gateway.wait_for_subscriber();
-    }
+    // One request of each EventSource, and a third that only the client can have made.
+    gateway.wait_until_answered("GET /events", 3);
     drop(gateway);
 
-    let hub = Hub::start_at(address, &flags);
+    let hub = site.start();
     wait_for_state(&tab, "live");
     hub.publish("after");
     assert_eq!(rows_until(&tab, "after"), json!(["before", "Some messages were no longer kept", "after"]));
-    assert_eq!(count(&hub, "subscriber connected"), 1);
+    assert_eq!(hub.count_log("subscriber connected"), 1);
 }
 
 #[test]
-fn a_tab_the_hub_has_no_room_for_says_so() {
+fn a_tab_beyond_the_limit_of_subscribers_says_so() {
     let (hub, browser) = (Hub::start(&["--max-subscribers", "1"]), Browser::start());
     let only = hub.watch("/events", &[]);
     let tab = browser.open(&page(&hub));
     wait_for_state(&tab, "offline");
     tab.wait_for("document.getElementById('status').textContent === 'The hub is full, trying again'");
     hub.wait_for_log(&["subscriber turned away"]);
-    // To send needs no place.
+    // It can send all the same.
     tab.click("#send");
     hub.wait_for_log(&["message published"]);
-    // It takes the next that is free; and shares it.
+    // It has the stream once that is free, and shares it.
     drop(only);
     wait_for_state(&tab, "live");
     assert_eq!(rows_until(&tab, "Hello World!"), json!(["Hello World!"]));
@@ -441,24 +378,24 @@ fn enter_sends_what_was_typed_exactly() {
         tab.fill("#data", text);
         tab.press("#data", ENTER);
         rows_until(&tab, text);
-        assert_eq!(hub.get("/messages?last=1").json()["messages"][0]["data"], text);
+        assert_eq!(hub.newest()["data"], text);
     }
-    // As an emoji picker does it: chromedriver presses no keys beyond the basic plane.
+    // Inserted as an emoji picker does: chromedriver presses no keys beyond the basic multilingual plane.
     let emoji = "👩‍👩‍👧‍👦 🏳️‍🌈 𝒳 🎉";
     tab.run(&format!(
         "document.execCommand('selectAll'); document.execCommand('insertText', false, '{emoji}');"
     ));
     tab.press("#data", ENTER);
     rows_until(&tab, emoji);
-    assert_eq!(hub.get("/messages?last=1").json()["messages"][0]["data"], emoji);
-    // Kept and selected: Enter sends it again, typing replaces it.
+    assert_eq!(hub.newest()["data"], emoji);
+    // The text stays and is selected: Enter sends it again, typing replaces it.
     assert_eq!(value(&tab), emoji);
     tab.press("#data", "next");
     assert_eq!(value(&tab), "next");
 }
 
 #[test]
-fn nothing_is_not_sent_and_one_press_too_many_sends_once() {
+fn an_empty_text_is_not_sent_and_one_press_too_many_sends_once() {
     let (hub, browser) = (Hub::start(&[]), Browser::start());
     let tab = open(&browser, &hub);
     tab.fill("#data", "   ");
@@ -489,7 +426,7 @@ fn a_message_whose_answer_was_lost_is_sent_again_and_not_doubled() {
     tab.press("#data", ENTER);
     rows_until(&tab, "once");
     tab.wait_for("tries === 2");
-    // Said again on purpose, it is another message.
+    // Sent again on purpose, the same text is another message.
     tab.press("#data", ENTER);
     hub.wait_for_logs(&["message published"], 2);
     hub.publish("end");
@@ -504,11 +441,11 @@ fn a_refused_message_stays_in_the_field_with_the_reason() {
     let long = "x".repeat(100);
     tab.fill("#data", &long);
     tab.click("#send");
-    let told = problem(&tab);
+    let shown = problem(&tab);
     let detail =
         hub.post("", "application/json", json!({"data": long}).to_string()).problem(413)["detail"].clone();
-    assert_eq!(detail, told.as_str());
-    assert!(told.contains("64"), "{told}");
+    assert_eq!(detail, shown.as_str());
+    assert!(shown.contains("64"), "{shown}");
     assert_eq!(tab.role_and_name("#problem").0, "alert");
     assert_eq!(value(&tab), long);
     assert_eq!((rows(&tab), pending(&tab)), (json!([]), json!([])));
@@ -521,9 +458,9 @@ fn a_refused_message_stays_in_the_field_with_the_reason() {
 
 #[test]
 fn a_message_refused_after_another_was_typed_is_not_lost_and_says_why() {
-    let flags = ["--max-body", "64"];
-    let (hub, browser) = (Hub::start(&flags), Browser::start());
-    let (address, tab) = (hub.address, open(&browser, &hub));
+    let (site, browser) = (Site::new(&["--max-body", "64"]), Browser::start());
+    let hub = site.start();
+    let tab = open(&browser, &hub);
     drop(hub);
     wait_for_state(&tab, "offline");
     let long = "x".repeat(100);
@@ -531,7 +468,7 @@ fn a_message_refused_after_another_was_typed_is_not_lost_and_says_why() {
         tab.fill("#data", text);
         tab.press("#data", ENTER);
     }
-    let _hub = Hub::start_at(address, &flags);
+    let _hub = site.start();
     rows_until(&tab, "short");
     let why = "Not sent: the body is longer than 64 bytes, the limit";
     assert_eq!(pending(&tab), json!([[long, why]]));
@@ -539,10 +476,10 @@ fn a_message_refused_after_another_was_typed_is_not_lost_and_says_why() {
 }
 
 #[test]
-fn a_text_made_to_be_slow_to_look_at_does_not_freeze_the_page() {
+fn a_text_that_is_slow_to_search_does_not_freeze_the_page() {
     let (hub, browser) = (Hub::start(&[]), Browser::start());
     let tab = open(&browser, &hub);
-    // Nearly the beginning of a `data:` URL: to search all of it took minutes.
+    // Nearly the beginning of a `data:` URL: a search of the whole text would take minutes.
     hub.publish(&format!("data:{}", "a".repeat(1_000_000)));
     hub.publish("after it");
     assert_eq!(rows_until(&tab, "after it").as_array().unwrap().len(), 2);
@@ -557,12 +494,13 @@ fn the_list_is_capped_and_follows_its_end_unless_the_reader_has_scrolled_up() {
     }
     let expected: Vec<_> = (501..=1_000).map(|number| format!("number {number}")).collect();
     assert_eq!(rows_until(&tab, "number 1000"), json!(expected));
-    let at_end = "(log => Math.abs(log.scrollHeight - log.scrollTop - log.clientHeight) < 2)(document.getElementById('log'))";
+    let at_end = "(log => Math.abs(log.scrollHeight - log.scrollTop - log.clientHeight) < 2)
+        (document.getElementById('log'))";
     let button_shown = "document.getElementById('newer').checkVisibility()";
     tab.wait_for(at_end);
     assert_eq!(tab.get(button_shown), false);
 
-    // The first row whose top is in sight, and how far down.
+    // The text of the first row whose top is in sight, and how far down that is.
     let in_sight = "(() => {
         const top = document.getElementById('log').getBoundingClientRect().top;
         const row = [...document.querySelectorAll('#messages li')]
@@ -605,16 +543,16 @@ fn without_script_the_form_sends_and_comes_back_to_the_page() {
     tab.fill("#data", "ünscripted & plain");
     tab.click("#send");
     hub.wait_for_log(&["message published"]);
-    // The field is as it was sent only in a page that was loaded anew.
+    // Only a page that was loaded anew has its first text in the field again.
     tab.wait_for(
         "document.readyState === 'complete' && document.getElementById('data')?.value === 'Hello World!'",
     );
     assert_eq!(tab.url(), page(&hub));
-    assert_eq!(hub.get("/messages?last=1").json()["messages"][0]["data"], "ünscripted & plain");
-    assert_eq!(count(&hub, "subscriber connected"), 0);
+    assert_eq!(hub.newest()["data"], "ünscripted & plain");
+    assert_eq!(hub.count_log("subscriber connected"), 0);
 }
 
-/// Text of what is hard on a line-based stream, on JSON and on UTF-8.
+/// Random text that is hard on a line-based stream, on JSON and on UTF-8.
 fn random_text(random: &mut fastrand::Rng) -> String {
     const PIECES: [&str; 24] = [
         "\r",
@@ -658,7 +596,7 @@ fn any_text_arrives_through_a_browsers_eventsource() {
     );
     tab.wait_for("streams.every(stream => stream.readyState === EventSource.OPEN)");
 
-    // Always the same, so that a failure can be seen again.
+    // Always the same seed, so that a failure can be repeated.
     let mut random = fastrand::Rng::with_seed(7);
     let mut texts: Vec<_> = (0..300).map(|_| random_text(&mut random)).collect();
     texts.extend(["", "\n", "\r", "\u{feff}", " ", ":", "\0", "end"].map(str::to_owned));
@@ -668,10 +606,10 @@ fn any_text_arrives_through_a_browsers_eventsource() {
     let (bare, whole) = (tab.get("bare"), tab.get("whole"));
     assert_eq!((bare.as_array().unwrap().len(), whole.as_array().unwrap().len()), (texts.len(), texts.len()));
     for (place, (id, text)) in ids.iter().zip(&texts).enumerate() {
-        // WHATWG HTML 9.2.6: whatever ended a line, a line feed is what script sees.
+        // WHATWG HTML 9.2.6: CR, LF and CRLF all become a line feed for the script.
         let mut lines = text.replace("\r\n", "\n").replace('\r', "\n");
         if browser::is_firefox() {
-            // It leaves these out, as nothing in 9.2.6 says.
+            // Firefox leaves NUL out, which 9.2.6 does not say.
             lines.retain(|char| char != '\0');
         }
         assert_eq!(bare[place], json!([id, lines]), "{text:?}");
@@ -682,7 +620,7 @@ fn any_text_arrives_through_a_browsers_eventsource() {
 }
 
 #[test]
-fn the_page_tells_assistive_technology_what_it_is_and_takes_the_keyboard_to_every_control() {
+fn every_control_has_a_role_and_a_name_and_the_keyboard_reaches_it() {
     let (hub, browser) = (Hub::start(&[]), Browser::start());
     hub.publish("one");
     let tab = open(&browser, &hub);
@@ -699,7 +637,7 @@ fn the_page_tells_assistive_technology_what_it_is_and_takes_the_keyboard_to_ever
     ] {
         assert_eq!(tab.role_and_name(selector), (role.to_owned(), name.to_owned()), "{selector}");
     }
-    // Firefox also gives it a name: its text.
+    // Its role alone: Firefox also gives it a name, its text.
     assert_eq!(tab.role_and_name("#messages li").0, "listitem");
     assert_eq!(tab.get("document.getElementById('status').textContent"), "Live");
 

@@ -1,52 +1,45 @@
-//! `POST /messages`: what each body becomes, and what its publisher is told.
+//! `POST /messages`: what message each body becomes, and what its publisher is answered.
 
 mod common;
 
 use std::io::{BufReader, Write};
 use std::net::Shutdown;
 
-use common::{Hub, Response};
+use common::{Hub, Response, on_each_journal, post_text};
 
-fn kept(hub: &Hub) -> serde_json::Value {
-    hub.get("/messages?last=1").json()["messages"][0].clone()
-}
-
-#[test]
-fn json_is_published_with_its_fields_and_answered_with_the_messages_id() {
+on_each_journal!(json_is_published_with_its_fields_and_answered_with_the_messages_id, {
     let hub = Hub::start(&[]);
     let body =
-        r#"{"data": {"b": 1.0, "a": [1e400]}, "event": "chat message", "channel": "room.1", "except": "me"}"#;
+        r#"{"data": {"b": 1.0, "a": [1e400]}, "event": "chat message", "channel": "chat.1", "except": "me"}"#;
     let response = hub.post("", "application/json", body);
     assert_eq!(response.status, 201);
     assert_eq!(response.header("content-type"), Some("application/json"));
     let receipt = response.json();
-    assert_eq!(receipt["channel"], "room.1");
+    assert_eq!(receipt["channel"], "chat.1");
     assert_eq!(receipt["event"], "chat message");
     let (id, time) = (receipt["id"].as_str().unwrap(), receipt["time"].as_str().unwrap());
     assert!(id.ends_with("-1") && id.len() <= 64 && id.is_ascii(), "{id}");
     assert!(time.ends_with('Z') && time.len() == "2026-11-22T20:28:14.123Z".len(), "{time}");
     assert_eq!(receipt.as_object().unwrap().len(), 4);
 
-    // To the byte: no number is rounded, no key reordered.
-    let history = hub.get("/messages?last=1&channel=room.1");
-    let message = format!(
-        r#"{{"messages":[{{"id":"{id}","channel":"room.1","event":"chat message","data":{{"b":1.0,"a":[1e400]}},"time":"{time}","except":"me"}}]}}"#
-    );
+    // The history has the data byte by byte: no number is rounded, no key reordered.
+    let history = hub.get("/messages?last=1&channel=chat.1");
+    let message =
+        format!(r#"{{"id":"{id}","channel":"chat.1","event":"chat message","data":{{"b":1.0,"a":[1e400]}},"#);
+    let message = format!(r#"{{"messages":[{message}"time":"{time}","except":"me"}}]}}"#);
     assert_eq!(history.text(), message);
-}
+});
 
-#[test]
-fn any_json_is_data() {
+on_each_journal!(any_json_is_data, {
     let hub = Hub::start(&[]);
     for data in ["null", "true", "0", "-1.50", "\"\"", "[]", "{}", r#""\u0000\n""#] {
         assert_eq!(hub.post("", "application/json", format!("{{\"data\":{data}}}")).status, 201, "{data}");
         let expected: serde_json::Value = serde_json::from_str(data).unwrap();
-        assert_eq!(kept(&hub)["data"], expected);
+        assert_eq!(hub.newest()["data"], expected);
     }
-}
+});
 
-#[test]
-fn text_is_a_string_and_the_query_carries_the_rest() {
+on_each_journal!(text_is_a_string_and_the_query_carries_the_rest, {
     let hub = Hub::start(&[]);
     let mut main = hub.watch("/events?channel=main&channel=c", &[]);
     let response =
@@ -54,10 +47,9 @@ fn text_is_a_string_and_the_query_carries_the_rest() {
     assert_eq!(response.json()["event"], "greeting");
     let event = main.event().unwrap();
     assert_eq!((&*event.event, &*event.data), ("greeting", "{\"not\": \"json\"} ü\n"));
-}
+});
 
-#[test]
-fn curl_d_is_text_and_an_html_form_is_a_form() {
+on_each_journal!(curl_d_is_text_and_an_html_form_is_a_form, {
     let hub = Hub::start(&[]);
     let form = |body: &str| hub.post("", "application/x-www-form-urlencoded", body);
     for (body, data) in [
@@ -72,27 +64,25 @@ fn curl_d_is_text_and_an_html_form_is_a_form() {
         ("data=%F0%9F%8E%89&event=party", "🎉"),
     ] {
         assert_eq!(form(body).status, 201, "{body}");
-        assert_eq!(kept(&hub)["data"], data, "{body}");
+        assert_eq!(hub.newest()["data"], data, "{body}");
     }
-    assert_eq!(kept(&hub)["event"], "party");
-}
+    assert_eq!(hub.newest()["event"], "party");
+});
 
-#[test]
-fn a_browsers_form_without_script_is_sent_back_to_the_page() {
+on_each_journal!(a_browsers_form_without_script_is_sent_back_to_the_page, {
     let hub = Hub::start(&[]);
     let accept = "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
     let headers = ["Content-Type: application/x-www-form-urlencoded", accept];
     let response = hub.send("POST", "/messages", &headers, b"data=hi&channel=main");
     assert_eq!((response.status, response.header("location")), (303, Some("/")));
-    assert_eq!(kept(&hub)["data"], "hi");
-    // JSON is a program's, whatever it accepts.
+    assert_eq!(hub.newest()["data"], "hi");
+    // A publisher of JSON is a program, whatever it accepts.
     let response =
         hub.send("POST", "/messages", &["Content-Type: application/json", accept], b"{\"data\":1}");
     assert_eq!(response.status, 201);
-}
+});
 
-#[test]
-fn any_other_type_is_binary_and_becomes_a_data_url() {
+on_each_journal!(any_other_type_is_binary_and_becomes_a_data_url, {
     let hub = Hub::start(&[]);
     for (content_type, url) in [
         ("image/png", "data:image/png;base64,AP8K"),
@@ -101,14 +91,13 @@ fn any_other_type_is_binary_and_becomes_a_data_url() {
         ("audio/webm;codecs=opus", "data:audio/webm;codecs=opus;base64,AP8K"),
     ] {
         assert_eq!(hub.post("?event=file", content_type, b"\x00\xff\n").status, 201);
-        assert_eq!(kept(&hub)["data"], url);
+        assert_eq!(hub.newest()["data"], url);
     }
     assert_eq!(hub.send("POST", "/messages", &[], b"\x00\xff\n").status, 201);
-    assert_eq!(kept(&hub)["data"], "data:application/octet-stream;base64,AP8K");
-}
+    assert_eq!(hub.newest()["data"], "data:application/octet-stream;base64,AP8K");
+});
 
-#[test]
-fn a_retry_with_the_same_key_gets_the_first_answer_and_publishes_nothing() {
+on_each_journal!(a_retry_with_the_same_key_gets_the_first_answer_and_publishes_nothing, {
     let hub = Hub::start(&[]);
     let mut stream = hub.watch("/events", &[]);
     let send = |key: &str, body: &str| {
@@ -124,10 +113,9 @@ fn a_retry_with_the_same_key_gets_the_first_answer_and_publishes_nothing() {
     assert_eq!(send("k-2", "twice").status, 201);
     assert_eq!(stream.data(), "once");
     assert_eq!(stream.data(), "twice");
-}
+});
 
-#[test]
-fn concurrent_retries_of_one_key_publish_once() {
+on_each_journal!(concurrent_retries_of_one_key_publish_once, {
     let hub = Hub::start(&[]);
     let headers = ["Idempotency-Key: same", "Content-Type: text/plain"];
     let answers: Vec<_> = std::thread::scope(|scope| {
@@ -136,21 +124,18 @@ fn concurrent_retries_of_one_key_publish_once() {
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     assert!(answers.iter().all(|answer| *answer == answers[0]));
-    assert_eq!(hub.get("/messages").json()["messages"].as_array().unwrap().len(), 1);
-}
+    assert_eq!(hub.history("").len(), 1);
+});
 
-#[test]
-fn whoever_closes_its_side_after_the_request_is_answered_all_the_same() {
+on_each_journal!(a_publisher_that_closes_its_side_after_the_request_is_answered_all_the_same, {
     let hub = Hub::start(&[]);
     let mut connection = hub.connect();
-    let request = "POST /messages HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 1\r\n\r\nx";
-    connection.write_all(request.as_bytes()).unwrap();
+    connection.write_all(&post_text(hub.address, "x")).unwrap();
     connection.shutdown(Shutdown::Write).unwrap();
     assert_eq!(Response::read(&mut BufReader::new(connection), false).status, 201);
-}
+});
 
-#[test]
-fn a_publish_is_logged_on_one_line_whatever_its_data() {
+on_each_journal!(a_publish_is_logged_on_one_line_whatever_its_data, {
     let hub = Hub::start(&[]);
     let _subscriber = hub.watch("/events", &[]);
     let forged = "x\r\n2026-01-01T00:00:00Z  INFO message published\u{2028}\u{1b}[31m\u{7f}\u{85}";
@@ -168,12 +153,11 @@ fn a_publish_is_logged_on_one_line_whatever_its_data() {
     hub.publish(&format!("long{}end", "ü".repeat(1_000)));
     let line = hub.wait_for_log(&["data=\"long"]);
     assert!(line.ends_with("ü…") && line.len() < 600, "{line}");
-}
+});
 
-#[test]
-fn data_can_be_left_out_of_the_log() {
+on_each_journal!(data_can_be_left_out_of_the_log, {
     let hub = Hub::start(&["--hide-data"]);
     hub.publish("secret");
     let line = hub.wait_for_log(&["message published"]);
     assert!(!line.contains("secret") && !line.contains("data="), "{line}");
-}
+});

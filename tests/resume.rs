@@ -1,9 +1,9 @@
-//! Resuming: a subscriber that comes back goes on where it was, and is told what it can't be given.
-//! History: the same messages, asked for.
+//! Resuming: a subscriber that reconnects goes on at its position, and gets a gap event for what is no longer
+//! kept. History: the same messages by `GET /messages`.
 
 mod common;
 
-use common::{Hub, Stream};
+use common::{Hub, Site, Stream, on_each_path, on_paths};
 
 fn publish(hub: &Hub, numbers: std::ops::RangeInclusive<usize>) -> Vec<String> {
     numbers.map(|number| hub.publish(&number.to_string())).collect()
@@ -17,31 +17,28 @@ fn resume(hub: &Hub, id: &str) -> Stream {
     hub.watch("/events", &[&format!("Last-Event-ID: {id}")])
 }
 
-#[test]
-fn a_subscriber_resumes_after_its_last_event_id() {
+on_each_path!(a_subscriber_resumes_after_its_last_event_id, {
     let hub = Hub::start(&[]);
     let ids = publish(&hub, 1..=5);
     let mut stream = resume(&hub, &ids[1]);
     assert_eq!(data(&mut stream, 3), ["3", "4", "5"]);
     publish(&hub, 6..=6);
     assert_eq!(stream.data(), "6");
-}
+});
 
-#[test]
-fn the_cursor_may_stand_in_the_query_but_the_header_wins() {
+on_each_path!(the_cursor_may_stand_in_the_query_but_the_header_wins, {
     let hub = Hub::start(&[]);
     let ids = publish(&hub, 1..=4);
     let in_query = format!("/events?last=3&last_event_id={}", ids[2]);
     assert_eq!(hub.watch(&in_query, &[]).data(), "4");
     let mut both = hub.watch(&in_query, &[&format!("last-event-id: {}", ids[0])]);
     assert_eq!(data(&mut both, 3), ["2", "3", "4"]);
-    // An EventSource that has none sends none; an empty one is none.
+    // An empty cursor is no cursor.
     assert_eq!(data(&mut hub.watch("/events?last=2&last_event_id=", &["Last-Event-ID:"]), 2), ["3", "4"]);
     assert_eq!(hub.watch(&in_query, &["Last-Event-ID:"]).data(), "4");
-}
+});
 
-#[test]
-fn one_cut_off_before_its_first_message_misses_nothing() {
+on_each_path!(a_subscriber_cut_off_before_its_first_message_misses_nothing, {
     let hub = Hub::start(&[]);
     publish(&hub, 1..=2);
     let stream = hub.watch("/events", &[]);
@@ -49,10 +46,9 @@ fn one_cut_off_before_its_first_message_misses_nothing() {
     drop(stream);
     publish(&hub, 3..=4);
     assert_eq!(data(&mut resume(&hub, &id), 2), ["3", "4"]);
-}
+});
 
-#[test]
-fn a_cursor_older_than_retention_is_told_of_the_gap_and_given_what_is_kept() {
+on_each_path!(a_cursor_older_than_retention_gets_a_gap_event_and_what_is_kept, {
     let hub = Hub::start(&["--retention-messages", "3"]);
     let ids = publish(&hub, 1..=9);
     let mut stream = resume(&hub, &ids[3]);
@@ -60,65 +56,58 @@ fn a_cursor_older_than_retention_is_told_of_the_gap_and_given_what_is_kept() {
     assert_eq!(gap.event, "tabcast:gap");
     assert_eq!(gap.json(), serde_json::json!({ "asked": ids[3], "earliest": ids[6] }));
     assert_eq!(data(&mut stream, 3), ["7", "8", "9"]);
-    // Its id is where the subscriber is now: one that is cut off here is not told twice.
+    // The gap event's id is the new position: who resumes from it gets no second gap event.
     let mut again = resume(&hub, &gap.id);
     assert_eq!(data(&mut again, 3), ["7", "8", "9"]);
-    // The last before what is kept is no gap.
+    // The id just before the earliest kept message is no gap.
     assert_eq!(data(&mut resume(&hub, &ids[5]), 3), ["7", "8", "9"]);
-}
+});
 
-#[test]
-fn a_cursor_that_is_none_of_this_journals_is_told_so_in_the_stream() {
+on_each_path!(a_cursor_of_another_journal_or_of_none_gets_a_gap_event_in_the_stream, {
     let hub = Hub::start(&[]);
     let long = "x".repeat(500);
-    for (number, foreign) in ["zzzzzzzz-1", "garbage", "-", "\u{fc}", &*long].iter().enumerate() {
-        let mut stream = resume(&hub, foreign);
+    for (number, cursor) in ["zzzzzzzz-1", "garbage", "-", "\u{fc}", &*long].iter().enumerate() {
+        let mut stream = resume(&hub, cursor);
         assert!(!stream.opening.contains("id:"), "a reconnect would pass for resumed");
         let gap = stream.event().unwrap();
         assert_eq!(gap.event, "tabcast:gap");
-        assert_eq!(gap.json()["asked"].as_str().unwrap(), &foreign[..foreign.len().min(64)]);
+        assert_eq!(gap.json()["asked"].as_str().unwrap(), &cursor[..cursor.len().min(64)]);
         assert_eq!(gap.json()["earliest"].is_null(), number == 0, "{gap:?}");
         (0..number).for_each(|_| drop(stream.data()));
         hub.publish("next");
         assert_eq!(stream.data(), "next");
     }
-}
+});
 
-#[test]
-fn an_id_not_given_out_yet_is_a_gap() {
+on_each_path!(an_id_that_no_message_has_yet_is_a_gap, {
     let hub = Hub::start(&[]);
     let ids = publish(&hub, 1..=1);
     let ahead = ids[0].replace("-1", "-7");
     let mut stream = resume(&hub, &ahead);
     assert_eq!(stream.event().unwrap().event, "tabcast:gap");
     assert_eq!(stream.data(), "1");
-}
+});
 
-#[test]
-fn a_restarted_hub_has_another_epoch_and_says_so() {
-    let mut hub = Hub::start(&["--journal", "memory"]);
+on_paths!([memory, http_1_0], a_restarted_hub_has_another_epoch_and_sends_a_gap_event, {
+    let site = Site::new(&["--journal", "memory"]);
+    let hub = site.start();
     let ids = publish(&hub, 1..=3);
-    let address = hub.address;
-    hub.signal("KILL");
-    hub.wait();
-    let hub = Hub::start_at(address, &["--journal", "memory"]);
+    let hub = site.restart(hub, "KILL");
     let mut stream = resume(&hub, &ids[2]);
     let gap = stream.event().unwrap();
     assert_eq!((&*gap.event, gap.json()["asked"].as_str()), ("tabcast:gap", Some(&*ids[2])));
     publish(&hub, 4..=4);
     assert_eq!(stream.data(), "4");
-}
+});
 
-#[test]
-fn ndjson_is_told_of_a_gap_on_a_line_of_its_own() {
+on_each_path!(in_ndjson_a_gap_event_is_a_line_of_its_own, {
     let hub = Hub::start(&[]);
     let mut stream = hub.open("/events", &["Accept: application/x-ndjson", "Last-Event-ID: garbage"]);
     let expected = "{\"event\":\"tabcast:gap\",\"data\":{\"asked\":\"garbage\",\"earliest\":null}}\n";
     assert_eq!(stream.line().unwrap(), expected);
-}
+});
 
-#[test]
-fn reconnecting_at_every_message_while_many_publish_loses_and_doubles_nothing() {
+on_each_path!(reconnecting_at_every_message_while_many_publish_loses_and_doubles_nothing, {
     let hub = Hub::start(&[]);
     std::thread::scope(|scope| {
         for _ in 0..4 {
@@ -136,37 +125,29 @@ fn reconnecting_at_every_message_while_many_publish_loses_and_doubles_nothing() 
             }
         }
     });
-}
+});
 
-#[test]
-fn history_is_newest_last_and_pages_by_after() {
+on_each_path!(history_is_newest_last_and_pages_by_after, {
     let hub = Hub::start(&["--replay-page", "4"]);
     let ids = publish(&hub, 1..=10);
     hub.publish_to("other", "x");
-    let texts = |target: &str| -> String {
-        let json = hub.get(target).json();
-        json["messages"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|message| message["data"].as_str().unwrap())
-            .collect::<Vec<_>>()
-            .join(" ")
+    let texts = |query: &str| {
+        let data = hub.history_data(query);
+        data.iter().map(|text| text.as_str().unwrap()).collect::<Vec<_>>().join(" ")
     };
-    assert_eq!(texts("/messages"), "7 8 9 10");
-    assert_eq!(texts("/messages?last=2"), "9 10");
-    assert_eq!(texts("/messages?limit=2"), "9 10");
-    assert_eq!(texts("/messages?last=0"), "");
-    assert_eq!(texts(&format!("/messages?after={}", ids[1])), "3 4 5 6");
-    assert_eq!(texts(&format!("/messages?after={}&limit=2", ids[1])), "3 4");
-    assert_eq!(texts(&format!("/messages?after={}", ids[9])), "");
-    assert_eq!(texts(&format!("/messages?channel=other&channel=main&after={}", ids[8])), "10 x");
+    assert_eq!(texts(""), "7 8 9 10");
+    assert_eq!(texts("?last=2"), "9 10");
+    assert_eq!(texts("?limit=2"), "9 10");
+    assert_eq!(texts("?last=0"), "");
+    assert_eq!(texts(&format!("?after={}", ids[1])), "3 4 5 6");
+    assert_eq!(texts(&format!("?after={}&limit=2", ids[1])), "3 4");
+    assert_eq!(texts(&format!("?after={}", ids[9])), "");
+    assert_eq!(texts(&format!("?channel=other&channel=main&after={}", ids[8])), "10 x");
     assert_eq!(hub.get("/messages?channel=nobody").text(), "{\"messages\":[]}");
     assert_eq!(hub.get("/messages").header("content-type"), Some("application/json"));
-}
+});
 
-#[test]
-fn history_tells_of_a_gap() {
+on_each_path!(history_has_the_gap_beside_the_messages, {
     let hub = Hub::start(&["--retention-messages", "2"]);
     let ids = publish(&hub, 1..=5);
     let json = hub.get(&format!("/messages?after={}&limit=1", ids[0])).json();
@@ -174,4 +155,4 @@ fn history_tells_of_a_gap() {
     assert_eq!(json["messages"][0]["data"], "4");
     assert_eq!(json["messages"].as_array().unwrap().len(), 1);
     assert!(hub.get(&format!("/messages?after={}", ids[2])).json().get("gap").is_none());
-}
+});

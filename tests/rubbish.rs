@@ -1,5 +1,5 @@
-//! Random input. Rubbish must not harm the hub; and whatever is published, an independent parser of
-//! event streams must read it back, however the bytes are cut.
+//! Random input. Rubbish must not harm the hub. And whatever is published, an independent parser of event
+//! streams must read it back, wherever the bytes are cut.
 //!
 //! `PROPTEST_CASES=10000 cargo test --release --test rubbish` makes a long run of it.
 
@@ -20,20 +20,21 @@ use proptest::sample::select;
 use serde_json::{Value, json};
 use tokio_stream::Stream as _;
 
-/// So many cases, or as many as `PROPTEST_CASES` says.
+/// A run of this many cases, or of as many as `PROPTEST_CASES` says.
 fn config(cases: u32) -> ProptestConfig {
     let config =
         ProptestConfig { failure_persistence: None, max_shrink_time: 20_000, ..ProptestConfig::default() };
     if std::env::var_os("PROPTEST_CASES").is_some() { config } else { ProptestConfig { cases, ..config } }
 }
 
-/// A hub that is sent rubbish, and somebody who watches it.
+/// A hub that is sent rubbish, with a subscriber.
 struct Victim {
     hub: Hub,
+    /// The subscriber's stream, and how many messages were published for it.
     watch: RefCell<(Stream, u64)>,
 }
 
-/// Its channel is named by no rubbish.
+/// The subscriber's channel, which no rubbish names.
 const ALIVE: &str = "it-is-alive";
 
 impl Victim {
@@ -44,7 +45,7 @@ impl Victim {
         Victim { hub, watch: RefCell::new((stream, 0)) }
     }
 
-    /// A publish reaches a subscriber.
+    /// Checks that a message still reaches the subscriber.
     fn is_alive(&self) -> Result<(), TestCaseError> {
         let mut watch = self.watch.borrow_mut();
         watch.1 += 1;
@@ -54,10 +55,10 @@ impl Victim {
         Ok(())
     }
 
-    /// It stops as it should, and nothing in it has panicked.
+    /// Checks that the hub stops as it should, and that nothing in it has panicked.
     fn assert_unharmed(mut self) {
         self.hub.signal("TERM");
-        // The log is in order, so that this line comes after any panic.
+        // The log is in order: this line comes after that of any panic.
         self.hub.wait_for_log(&["stopping"]);
         let log = self.hub.log();
         let panicked = log.iter().find(|line| line.contains("panicked"));
@@ -73,8 +74,8 @@ fn status(answer: &[u8]) -> Option<u16> {
     line.split(' ').nth(1)?.parse().ok()
 }
 
-/// What is answered, up to the end, however that comes about; of a stream, its beginning. An interim
-/// answer is left out. Panics if there is no end.
+/// The bytes that the hub sends until the connection ends or is reset; of a stream, the first of them. An
+/// interim response is left out. Panics if the connection stays open.
 fn answer(stream: &mut TcpStream) -> Vec<u8> {
     let mut answer = Vec::new();
     loop {
@@ -105,14 +106,16 @@ fn answer(stream: &mut TcpStream) -> Vec<u8> {
 /// Pieces of HTTP, so that rubbish gets past the first byte.
 #[rustfmt::skip]
 const PIECES: &[&str] = &[
-    "GET ", "POST ", "HEAD ", "OPTIONS ", "CONNECT ", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "/", "/events", "/messages",
-    "/app.js", "*", "http://localhost/messages", "?", "&", "=", "last=1", "channel=a", "%", "%00", "%ff", " ",
+    "GET ", "POST ", "HEAD ", "OPTIONS ", "CONNECT ", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "/", "/events",
+    "/messages", "/app.js", "*", "http://localhost/messages", "?", "&", "=", "last=1", "channel=a", "%", "%00",
+    "%ff", " ",
     " HTTP/1.1", " HTTP/1.0", " HTTP/2.0", " HTTP/9.9", "\r\n", "\n", "\r", "\r\n\r\n", "\t", "\0", ":", ": ",
     "Host: localhost\r\n", "Host:", "Content-Length: 5\r\n", "Content-Length: 18446744073709551616\r\n",
     "Content-Length: -1\r\n", "Content-Length: 5, 5\r\n", "Transfer-Encoding: chunked\r\n",
-    "Transfer-Encoding: gzip, chunked\r\n", "Transfer-Encoding: identity\r\n", "Content-Type: application/json\r\n",
-    "Content-Type: text/plain\r\n", "Expect: 100-continue\r\n", "Connection: Upgrade\r\nUpgrade: websocket\r\n",
-    "Connection: close\r\n", "Connection: keep-alive\r\n", "{\"data\":1}", "hello", "5\r\nhello\r\n", "0\r\n\r\n",
+    "Transfer-Encoding: gzip, chunked\r\n", "Transfer-Encoding: identity\r\n",
+    "Content-Type: application/json\r\n", "Content-Type: text/plain\r\n", "Expect: 100-continue\r\n",
+    "Connection: Upgrade\r\nUpgrade: websocket\r\n", "Connection: close\r\n", "Connection: keep-alive\r\n",
+    "{\"data\":1}", "hello", "5\r\nhello\r\n", "0\r\n\r\n",
     "ffffffffffffffff\r\n", "5;ext=\"\r\n", "\u{feff}", "\u{80}",
 ];
 
@@ -120,9 +123,10 @@ const PIECES: &[&str] = &[
 const REQUESTS: &[&str] = &[
     "GET /messages?last=1&channel=a HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n\r\n",
     "GET /events?last=2 HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: abc-1\r\n\r\n",
-    "POST /messages?event=x HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello",
-    "POST /messages HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n\
-         a\r\n{\"data\":1}\r\n0\r\n\r\n",
+    "POST /messages?event=x HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n\
+     Content-Length: 5\r\n\r\nhello",
+    "POST /messages HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+     Transfer-Encoding: chunked\r\n\r\na\r\n{\"data\":1}\r\n0\r\n\r\n",
 ];
 
 fn raw_request() -> impl Strategy<Value = Vec<u8>> {
@@ -156,7 +160,7 @@ fn no_bytes_harm_the_hub() {
     let victim = Victim::start();
     proptest!(config(1024), |(bytes in raw_request())| {
         let mut stream = victim.hub.connect();
-        // The hub may have closed by now, and rightly.
+        // The hub may rightly have closed the connection by now.
         let _ = stream.write_all(&bytes);
         let _ = stream.shutdown(Shutdown::Write);
         if let Some(status) = status(&answer(&mut stream)) {
@@ -169,44 +173,54 @@ fn no_bytes_harm_the_hub() {
 
 // Requests.
 
-/// Values of headers that mean something to somebody.
+/// Values of headers that some program knows.
 #[rustfmt::skip]
 const HEADER_VALUES: &[&str] = &[
     "", "*", "*/*", "null", "none", "cross-site", "same-origin", "localhost", "hub.example", "[::1]", "[::1",
     "127.0.0.1:99999", "user:password@localhost", "https://app.example", "https://evil.example", "text/html",
     "text/event-stream", "application/x-ndjson", "application/json", "application/x-www-form-urlencoded",
     "text/plain; charset=utf-8", "image/png", "multipart/form-data; boundary=x", "100-continue", "websocket",
-    "upgrade", "bytes=0-1", "gzip", "trailers", "aaaaaaaa-1", "aaaaaaaa-18446744073709551615", "POST", "content-type",
-    "W/\"x\", *",
+    "upgrade", "bytes=0-1", "gzip", "trailers", "aaaaaaaa-1", "aaaaaaaa-18446744073709551615", "POST",
+    "content-type", "W/\"x\", *",
 ];
 
-/// Headers that mean something to somebody.
+/// Headers that some program knows.
 #[rustfmt::skip]
 const HEADER_NAMES: &[&str] = &[
-    "Accept", "Accept-Encoding", "Access-Control-Request-Headers", "Access-Control-Request-Method", "Authorization",
-    "Content-Encoding", "Content-Type", "Cookie", "Expect", "Forwarded", "Host", "Idempotency-Key",
-    "If-Modified-Since", "If-None-Match", "Last-Event-ID", "Origin", "Range", "Referer", "Sec-Fetch-Site", "TE",
-    "Trailer", "Upgrade", "X-Forwarded-Host",
+    "Accept", "Accept-Encoding", "Access-Control-Request-Headers", "Access-Control-Request-Method",
+    "Authorization", "Content-Encoding", "Content-Type", "Cookie", "Expect", "Forwarded", "Host",
+    "Idempotency-Key", "If-Modified-Since", "If-None-Match", "Last-Event-ID", "Origin", "Range", "Referer",
+    "Sec-Fetch-Site", "TE", "Trailer", "Upgrade", "X-Forwarded-Host",
+];
+
+/// Names of query parameters.
+#[rustfmt::skip]
+const PARAMETER_NAMES: &[&str] = &[
+    "channel", "last", "last_event_id", "as", "format", "after", "limit", "event", "except", "data",
 ];
 
 /// Values of query parameters, good and bad.
 #[rustfmt::skip]
 const PARAMETER_VALUES: &[&str] = &[
-    "", "main", "a.b", "..", "0", "1", "18446744073709551615", "-1", "message", "aaaaaaaa-1", "%", "%0", "%00",
-    "%0d%0a", "%ff", "%F0%9F%8E%89", "tabcast:gap", "tabcast%3agap", "+",
+    "", "main", "a.b", "..", "0", "1", "18446744073709551615", "-1", "message", "aaaaaaaa-1", "%", "%0",
+    "%00", "%0d%0a", "%ff", "%F0%9F%8E%89", "tabcast:gap", "tabcast%3agap", "+",
 ];
 
 /// Pieces of JSON.
 #[rustfmt::skip]
 const JSON_PIECES: &[&str] = &[
-    "{", "}", "[", "]", ",", ":", "\"data\":", "\"event\":", "\"channel\":", "\"except\":", "\"", "\"a\"", "1",
-    "-0.0e99999", "null", "\\u0000", "\"\\ud800\"", "\"\\n\"", " ", "\n",
+    "{", "}", "[", "]", ",", ":", "\"data\":", "\"event\":", "\"channel\":", "\"except\":", "\"", "\"a\"",
+    "1", "-0.0e99999", "null", "\\u0000", "\"\\ud800\"", "\"\\n\"", " ", "\n",
 ];
 
-/// A header's value: visible text for the most part, but any byte that is no control character may
-/// stand there.
+/// A header's value: mostly visible text, but any byte that is not a control character may be in it.
 fn header_value() -> impl Strategy<Value = Vec<u8>> {
-    let byte = prop_oneof![8 => 0x20..0x7fu8, 1 => 0x80..=0xffu8, 1 => Just(b'\t'), 1 => select(&b",;=\"*/:@[]%&"[..])];
+    let byte = prop_oneof![
+        8 => 0x20..0x7fu8,
+        1 => 0x80..=0xffu8,
+        1 => Just(b'\t'),
+        1 => select(&b",;=\"*/:@[]%&"[..]),
+    ];
     let known = select(HEADER_VALUES);
     prop_oneof![2 => known.prop_map(|value| value.as_bytes().to_vec()), 1 => vec(byte, 0..40)]
 }
@@ -215,7 +229,7 @@ fn header() -> impl Strategy<Value = Vec<u8>> {
     let known = select(HEADER_NAMES);
     let name = prop_oneof![8 => known.prop_map(str::to_owned), 1 => "[a-zA-Z!#$%&'*+.^_`|~0-9-]{1,20}"];
     (name, header_value())
-        // Framing is this test's own, or it would wait for what never comes.
+        // The test frames the request itself: else the hub could wait for bytes that never come.
         .prop_filter("framing", |(name, _)| {
             !["content-length", "transfer-encoding", "connection"].contains(&&*name.to_ascii_lowercase())
         })
@@ -232,8 +246,7 @@ fn target() -> impl Strategy<Value = String> {
         1 => "https?://[a-z.@:\\[\\]0-9]{1,20}(/messages)?",
     ];
     let name = prop_oneof![
-        8 => select(&["channel", "last", "last_event_id", "as", "format", "after", "limit", "event", "except", "data"][..])
-            .prop_map(str::to_owned),
+        8 => select(PARAMETER_NAMES).prop_map(str::to_owned),
         1 => "[a-z%+]{0,10}",
     ];
     let value = prop_oneof![
@@ -261,14 +274,15 @@ fn body() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// A request that is framed as it should be, whatever else it is.
+/// A request that is framed as it should be, and is random in all else.
 fn request() -> impl Strategy<Value = Vec<u8>> {
     let method = prop_oneof![
-        8 => select(&["GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"][..]).prop_map(str::to_owned),
+        8 => select(&["GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"][..])
+            .prop_map(str::to_owned),
         8 => Just("POST".to_owned()),
         1 => "[A-Z!#$%&'*+.^_`|~a-z-]{1,12}",
     ];
-    // Mostly such that it gets past the guard and to its body.
+    // Mostly headers with which the hub reads the body.
     let known = [
         "Host: localhost\r\nContent-Type: application/json\r\n",
         "Host: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\n",
@@ -309,7 +323,8 @@ fn every_request_is_answered_and_the_hub_goes_on() {
         let _ = stream.write_all(&request);
         let answer = answer(&mut stream);
         let status = status(&answer);
-        prop_assert!(status.is_some_and(|status| (200..500).contains(&status)), "{:?}", String::from_utf8_lossy(&answer));
+        let is_answer = status.is_some_and(|status| (200..500).contains(&status));
+        prop_assert!(is_answer, "{:?}", String::from_utf8_lossy(&answer));
         victim.is_alive()?;
     });
     victim.assert_unharmed();
@@ -317,21 +332,33 @@ fn every_request_is_answered_and_the_hub_goes_on() {
 
 // What is published is what is received.
 
-/// Text made of what could be taken for something else.
+/// Pieces of an event stream.
+#[rustfmt::skip]
+const FIELD_PIECES: &[&str] = &[
+    ":", " ", ": ", "data", "data:", "data: x", "event: evil", "id: 1", "id:", "retry: 1", "\0", "\u{feff}",
+    "\t",
+];
+
+/// Characters that JSON or UTF-8 makes much of, or that some program takes for the end of a line.
+#[rustfmt::skip]
+const HARD_CHARACTERS: &[&str] = &[
+    "\"", "\\", "\\n", "{", "}", "\u{b}", "\u{c}", "\u{7f}", "\u{85}", "\u{2028}", "\u{2029}", "é",
+    "e\u{301}", "\u{200d}", "🎉", "\u{fffd}", "\u{ffff}", "\u{10ffff}",
+];
+
+/// Text that a parser could take for something else.
 fn text() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         6 => select(&["\r", "\n", "\r\n", "\n\r", "\n\n", "\r\r"][..]).prop_map(str::to_owned),
-        6 => select(&[":", " ", ": ", "data", "data:", "data: x", "event: evil", "id: 1", "id:", "retry: 1", "\0", "\u{feff}", "\t"][..])
-            .prop_map(str::to_owned),
-        3 => select(&["\"", "\\", "\\n", "{", "}", "\u{b}", "\u{c}", "\u{7f}", "\u{85}", "\u{2028}", "\u{2029}", "é", "e\u{301}",
-            "\u{200d}", "🎉", "\u{fffd}", "\u{ffff}", "\u{10ffff}"][..]).prop_map(str::to_owned),
+        6 => select(FIELD_PIECES).prop_map(str::to_owned),
+        3 => select(HARD_CHARACTERS).prop_map(str::to_owned),
         2 => any::<char>().prop_map(String::from),
         1 => "[ -~]{0,12}",
     ];
     vec(piece, 0..14).prop_map(|pieces| pieces.concat())
 }
 
-/// Names that are valid for certain, with all that a parser could trip over.
+/// Valid names, with all that a parser could trip over.
 fn event_name() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         select(
@@ -369,12 +396,12 @@ fn encoded(text: &str) -> String {
     text.bytes().map(|byte| format!("%{byte:02X}")).collect()
 }
 
-/// As an EventSource hands it over: each end of a line is a LF.
+/// The text as an EventSource gives it to a script: CR, LF and CRLF are each a LF.
 fn lines_normalised(text: &str) -> String {
     text.replace("\r\n", "\n").replace('\r', "\n")
 }
 
-/// Id, event and data of each event in the stream's bytes, which come in these pieces.
+/// The id, event and data of each event in these bytes of a stream, parsed piece by piece.
 fn parsed(pieces: &[&[u8]]) -> Vec<(String, String, String)> {
     let pieces = pieces.iter().map(|piece| Ok::<_, Infallible>(*piece));
     let mut events = pin!(EventStream::new(tokio_stream::iter(pieces)));
@@ -386,13 +413,13 @@ fn parsed(pieces: &[&[u8]]) -> Vec<(String, String, String)> {
                 all.push((event.id, event.event, event.data));
             }
             Poll::Ready(None) => return all,
-            // All is there: it only means to let others run.
+            // All bytes are there: the parser only yields to other tasks.
             Poll::Pending => {}
         }
     }
 }
 
-/// The raw bytes of the stream so far, of which this text in its last event is the end.
+/// The raw bytes of the stream up to and with the event that has this text.
 fn bytes_up_to(stream: &mut Stream, end: &str) -> Vec<u8> {
     let mut bytes = stream.opening.clone();
     loop {
@@ -404,13 +431,13 @@ fn bytes_up_to(stream: &mut Stream, end: &str) -> Vec<u8> {
     }
 }
 
-/// A hub, and what is published there in each case: at the end something that tells the end.
+/// A hub to which each case publishes its messages, and at last one that marks the case's end.
 struct Echo {
     hub: Hub,
     cases: RefCell<u64>,
 }
 
-/// The bytes that three subscribers were sent in one case.
+/// What three subscribers, one of each format, were sent in one case.
 struct Echoed {
     bare: Vec<u8>,
     message: Vec<u8>,
@@ -422,8 +449,8 @@ impl Echo {
         Echo { hub: Hub::start(&[]), cases: RefCell::new(0) }
     }
 
-    /// What comes of these messages, each an event name and data. Returns what three new
-    /// subscribers were sent, the messages' ids, and the end's id and text.
+    /// Publishes these messages, each an event name and data. Returns what three new subscribers were sent,
+    /// the ids of the messages and of the end, and the end's text.
     fn publish(&self, messages: &[(Option<String>, Value)], as_text: bool) -> (Echoed, Vec<String>, String) {
         let mut bare = self.hub.watch("/events", &[]);
         let mut message = self.hub.watch("/events?format=message", &[]);
@@ -457,7 +484,7 @@ impl Echo {
             message: bytes_up_to(&mut message, &end),
             lines: ids.iter().map(|_| lines.line().expect("the stream goes on")).collect(),
         };
-        // Sent again, they are the same bytes.
+        // A replay sends the same bytes.
         let mut replay = self.hub.watch(&format!("/events?last={}", ids.len()), &[]);
         let again = bytes_up_to(&mut replay, &end);
         let frames =
@@ -550,7 +577,8 @@ fn any_event_name_comes_back_as_it_is_or_is_refused() {
             prop_assert!(!name.is_empty() && name.len() <= 128 && !name.starts_with("tabcast:"));
             let block = stream.borrow_mut().block().unwrap();
             let events = parsed(&[block.as_bytes()]);
-            prop_assert_eq!(&events, &[(answer.json()["id"].as_str().unwrap().to_owned(), name, "x".to_owned())]);
+            let id = answer.json()["id"].as_str().unwrap().to_owned();
+            prop_assert_eq!(&events, &[(id, name, "x".to_owned())]);
         } else {
             prop_assert_eq!(&answer.problem(422)["field"], "event");
         }
@@ -577,7 +605,7 @@ fn any_text_of_a_form_is_read_back() {
         let body = format!("event={}&data={}", browser(&event), browser(&data));
         let answer = hub.post("", "application/x-www-form-urlencoded", body);
         prop_assert_eq!(answer.status, 201, "{}", answer.text());
-        let message = hub.get("/messages?last=1").json()["messages"][0].clone();
+        let message = hub.newest();
         prop_assert_eq!((&message["data"], &message["event"]), (&json!(data), &json!(event)));
     });
 }

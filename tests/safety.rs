@@ -1,17 +1,13 @@
-//! What keeps strangers out: the hub listens on loopback, answers to its own name only, publishes
-//! for its own pages only, and passes nothing on that a page or a program could take for more than
-//! data.
+//! Safe by default: the hub listens on loopback, answers requests for its own hosts only, takes messages from
+//! its own pages only, and sends nothing that a page or a program could take for more than data.
 
 mod common;
 
+use std::io::{BufRead, BufReader, Write};
 use std::process::Command;
 
 use common::{Hub, Response};
 use serde_json::{Value, json};
-
-fn kept(hub: &Hub) -> Vec<Value> {
-    hub.get("/messages").json()["messages"].as_array().unwrap().clone()
-}
 
 #[test]
 fn the_default_is_loopback() {
@@ -27,7 +23,7 @@ fn the_default_is_loopback() {
     assert_eq!(help.matches("0.0.0.0").count(), 0);
 }
 
-// Host: a page whose name was pointed at this machine (DNS rebinding) sends that name.
+// Host: the page of a name that now points at this machine (DNS rebinding) sends that name.
 
 #[test]
 fn the_hub_answers_to_its_own_hosts() {
@@ -83,11 +79,11 @@ fn another_host_is_refused_whatever_it_asks_for() {
         }
         assert_eq!(hub.send("HEAD", "/events", &[&format!("Host: {host}")], b"").status, 403, "{host}");
     }
-    assert!(kept(&hub).is_empty());
+    assert!(hub.history("").is_empty());
 }
 
 #[test]
-fn an_allowed_host_is_let_in_in_any_case() {
+fn an_allowed_host_is_answered_in_upper_and_lower_case() {
     let hub = Hub::start(&["--allow-host", "hub.example,Other.Example", "--allow-host", "10.1.2.3"]);
     for host in
         ["hub.example", "HUB.Example", "hub.example:8443", "other.example", "OTHER.EXAMPLE:1", "localhost"]
@@ -112,7 +108,7 @@ fn an_address_can_be_allowed_as_a_host() {
 }
 
 #[test]
-fn a_host_that_is_none_is_400() {
+fn a_host_that_cannot_be_one_is_400() {
     let hub = Hub::start(&[]);
     for hosts in [
         "Host: localhost\r\nHost: localhost",
@@ -141,13 +137,13 @@ fn a_target_that_names_a_user_is_400() {
 }
 
 #[test]
-fn the_targets_host_counts_and_not_the_headers() {
+fn the_host_of_the_target_counts_and_not_that_of_the_header() {
     let hub = Hub::start(&[]);
     let get = |target: &str, host: &str| {
         hub.raw(format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"))
     };
     assert_eq!(get("http://localhost/messages", "localhost").status, 200);
-    // RFC 9112 3.2.2: the header is ignored then.
+    // RFC 9112 3.2.2: the header is ignored if the target has a host.
     assert_eq!(get(&format!("http://{}/messages", hub.address), "evil.example").status, 200);
     assert_eq!(get("http://evil.example/messages", "localhost").problem(403)["field"], "Host");
 }
@@ -182,7 +178,7 @@ fn no_answer_of_the_hub_is_sniffed_for_another_type() {
     }
 }
 
-// Origin: what may publish.
+// Origin: which pages may publish.
 
 fn post_from(hub: &Hub, headers: &[&str]) -> Response {
     hub.send("POST", "/messages", &[headers, &["Content-Type: text/plain"]].concat(), b"x")
@@ -200,16 +196,16 @@ fn the_hubs_own_page_and_programs_may_publish() {
         &["Sec-Fetch-Site: same-origin"],
         &["Sec-Fetch-Site: none"],
         &[&*format!("Host: localhost:{port}"), &format!("Origin: http://localhost:{port}")],
-        // Behind a proxy that ends TLS, and on the default port, where both leave it out.
+        // Behind a proxy that ends TLS. On the default port both leave the port out.
         &["Host: localhost", "Origin: https://localhost"],
     ] {
         assert_eq!(post_from(&hub, headers).status, 201, "{headers:?}");
     }
-    assert_eq!(kept(&hub).len(), 7);
+    assert_eq!(hub.history("").len(), 7);
 }
 
 #[test]
-fn a_foreign_page_may_not_publish() {
+fn a_page_of_another_origin_may_not_publish() {
     let hub = Hub::start(&[]);
     let (address, port) = (hub.address, hub.address.port());
     for origin in [
@@ -232,17 +228,17 @@ fn a_foreign_page_may_not_publish() {
     }
     let refused = post_from(&hub, &["Sec-Fetch-Site: cross-site"]);
     assert_eq!(refused.problem(403)["field"], "Sec-Fetch-Site");
-    // The forms that need no preflight, all of them.
+    // All content types that a browser sends without a preflight.
     for content_type in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"]
     {
         let headers = ["Origin: https://evil.example", &format!("Content-Type: {content_type}")];
         hub.send("POST", "/messages", &headers, b"data=x").problem(403);
     }
-    assert!(kept(&hub).is_empty());
+    assert!(hub.history("").is_empty());
 }
 
 #[test]
-fn a_foreign_page_may_not_read_and_is_not_told_that_it_may() {
+fn a_page_of_another_origin_may_not_read_and_gets_no_cors_header() {
     let hub = Hub::start(&[]);
     hub.publish("secret");
     let headers = ["Origin: https://evil.example", "Access-Control-Request-Method: POST"];
@@ -260,14 +256,14 @@ fn a_foreign_page_may_not_read_and_is_not_told_that_it_may() {
 const APP: &str = "https://app.example";
 
 #[test]
-fn an_allowed_origin_is_let_in_and_can_read_every_answer() {
+fn an_allowed_origin_may_publish_and_read_every_answer() {
     let hub =
         Hub::start(&["--allow-origin", "https://App.Example,http://localhost:8080", "--max-body", "64"]);
     let origin = format!("Origin: {APP}");
     let readable = |answer: &Response, status: u16| {
         assert_eq!(answer.status, status);
         assert_eq!(answer.header("access-control-allow-origin"), Some(APP), "{answer:?}");
-        // Or a cache would hand this answer to another origin.
+        // Without `Vary`, a cache would give this answer to another origin.
         let vary = answer
             .headers
             .iter()
@@ -278,7 +274,7 @@ fn an_allowed_origin_is_let_in_and_can_read_every_answer() {
                 .any(|name| name == "origin"),
             "{answer:?}"
         );
-        // It is let in without cookies, of which the hub has none.
+        // Without cookies: the hub has none.
         assert_eq!(answer.header("access-control-allow-credentials"), None);
     };
     let send = |method: &str, target: &str, content_type: &str, body: &[u8]| {
@@ -328,7 +324,7 @@ fn an_allowed_origins_preflight_is_answered() {
 }
 
 #[test]
-fn an_origin_that_is_not_allowed_stays_out_beside_one_that_is() {
+fn an_origin_that_is_not_allowed_is_refused_where_another_is_allowed() {
     let hub = Hub::start(&["--allow-origin", APP]);
     for origin in [
         "https://evil.example",
@@ -344,11 +340,11 @@ fn an_origin_that_is_not_allowed_stays_out_beside_one_that_is() {
         assert_eq!(hub.send("GET", "/messages", &[&origin], b"").header("access-control-allow-origin"), None);
         assert_eq!(hub.watch("/events", &[&origin]).header("access-control-allow-origin"), None);
     }
-    assert!(kept(&hub).is_empty());
+    assert!(hub.history("").is_empty());
 }
 
 #[test]
-fn a_star_lets_every_origin_in_but_no_other_host() {
+fn a_star_allows_every_origin_but_no_other_host() {
     let hub = Hub::start(&["--allow-origin", "*"]);
     for origin in ["https://evil.example", "null"] {
         let answer = post_from(&hub, &[&format!("Origin: {origin}"), "Sec-Fetch-Site: cross-site"]);
@@ -374,7 +370,7 @@ fn the_page_and_its_files_may_do_only_what_they_need() {
         for (name, value) in [
             ("x-content-type-options", "nosniff"),
             ("x-frame-options", "DENY"),
-            // With `no-referrer` the form would post as from the origin `null`, a stranger's.
+            // With `no-referrer` the page's form would be sent with the origin `null`, which is refused.
             ("referrer-policy", "same-origin"),
             ("cross-origin-opener-policy", "same-origin"),
             ("cross-origin-resource-policy", "same-origin"),
@@ -388,14 +384,14 @@ fn the_page_and_its_files_may_do_only_what_they_need() {
         {
             assert!(directives.contains(&directive), "{policy}");
         }
-        // Nothing but the hub itself, and nothing inline.
+        // From the hub alone, and nothing inline.
         let sources = directives.iter().flat_map(|directive| directive.split_whitespace().skip(1));
         assert!(sources.into_iter().all(|source| ["'self'", "'none'"].contains(&source)), "{policy}");
     }
 }
 
 #[test]
-fn a_known_file_is_not_sent_again() {
+fn a_file_that_the_browser_has_is_not_sent_again() {
     let hub = Hub::start(&[]);
     let mut tags = Vec::new();
     for path in ["/", "/app.css", "/app.js", "/icon.svg"] {
@@ -419,7 +415,7 @@ fn a_known_file_is_not_sent_again() {
     assert_eq!(tags.len(), 4);
 }
 
-/// What stands between the brackets of every tag of a page.
+/// The text between the brackets of each tag in a page.
 fn tags(page: &str) -> impl Iterator<Item = &str> {
     page.split('<').skip(1).filter_map(|rest| rest.split('>').next())
 }
@@ -469,7 +465,7 @@ fn a_streams_headers_are_exact() {
             ("x-accel-buffering", "no"),
             ("x-content-type-options", "nosniff"),
         ];
-        // A proxy or a browser would hold back or unpack what is encoded.
+        // A proxy could hold back a stream that has a content encoding.
         let check = |headers: &[(String, String)]| {
             for (name, value) in expected {
                 let values: Vec<_> =
@@ -483,10 +479,12 @@ fn a_streams_headers_are_exact() {
     }
 }
 
-/// Everything that ends a line for somebody, and what a field or an event would look like behind it.
-const HOSTILE: &str = "a\revent: evil\ndata: x\r\n\r\nid: 9\0\nretry: 1\u{2028}event: evil\u{2029}id: 8\u{85}\u{b}\u{c}: no\n\n\r";
+/// Each character that some parser takes for the end of a line, with the text of a field or an event behind
+/// it.
+const HOSTILE: &str = "a\revent: evil\ndata: x\r\n\r\nid: 9\0\n\
+    retry: 1\u{2028}event: evil\u{2029}id: 8\u{85}\u{b}\u{c}: no\n\n\r";
 
-/// Its text as `data:` lines: split on CR, LF and CRLF and on nothing else.
+/// [`HOSTILE`] as `data:` lines: split on CR, LF and CRLF and on nothing else.
 const HOSTILE_LINES: &str = "data: a\ndata: event: evil\ndata: data: x\ndata: \ndata: id: 9\0\n\
     data: retry: 1\u{2028}event: evil\u{2029}id: 8\u{85}\u{b}\u{c}: no\ndata: \ndata: \ndata: \n";
 
@@ -512,7 +510,7 @@ fn data_can_not_become_a_field_or_an_event() {
         assert_eq!(serde_json::from_str::<Value>(json).unwrap()["data"], HOSTILE);
         assert_eq!(lines.line().unwrap(), format!("{json}\n"));
     }
-    // What comes next is what is sent next.
+    // The next event is the next message.
     let id = hub.publish("after");
     assert_eq!(bare.block().unwrap(), format!("id: {id}\ndata: after\n\n"));
     assert!(message.block().unwrap().starts_with(&format!("id: {id}\ndata: {{")));
@@ -524,7 +522,7 @@ fn json_data_goes_out_on_one_line() {
     let hub = Hub::start(&[]);
     let mut bare = hub.watch("/events", &[]);
     let data = json!({ HOSTILE: [HOSTILE, { "b": HOSTILE }] });
-    // White space between tokens may be line breaks; it is not passed on.
+    // White space between tokens may be line breaks. None of it is sent.
     let pretty = serde_json::to_string_pretty(&data).unwrap().replace('\n', "\r\n");
     let receipt = hub.post("", "application/json", format!("{{\"data\":\r{pretty}}}")).json();
     let id = receipt["id"].as_str().unwrap();
@@ -532,7 +530,7 @@ fn json_data_goes_out_on_one_line() {
 }
 
 #[test]
-fn what_a_subscriber_asked_for_is_told_back_as_data() {
+fn a_gap_event_has_the_cursor_that_was_asked_for_as_data() {
     let hub = Hub::start(&[]);
     let asked: String =
         "x\r\nevent: evil\n\nid: 9\0\u{2028}".bytes().map(|byte| format!("%{byte:02X}")).collect();
@@ -548,17 +546,17 @@ fn what_a_subscriber_asked_for_is_told_back_as_data() {
         serde_json::from_str::<Value>(&line).unwrap()["data"]["asked"],
         "x\r\nevent: evil\n\nid: 9\0\u{2028}"
     );
-    // As a header it can have no line break, but bytes that are no text.
+    // A header can have no line break, but bytes that are not text.
     let head = b"GET /events HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: \xff\xfe\t\r\n\r\n";
     let mut connection = hub.connect();
-    std::io::Write::write_all(&mut connection, head).unwrap();
-    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(connection)).map(Result::unwrap);
+    connection.write_all(head).unwrap();
+    let mut lines = BufReader::new(connection).lines().map(Result::unwrap);
     assert!(lines.any(|line| line == "event: tabcast:gap"));
     assert!(lines.next().unwrap().starts_with("data: {\"asked\":\""));
 }
 
 #[test]
-fn a_problem_tells_back_what_was_sent_as_data() {
+fn a_problem_has_what_was_sent_as_data() {
     let hub = Hub::start(&[]);
     let name: String =
         "x\r\nSet-Cookie: a=b\r\n\r\n<script>\u{2028}".bytes().map(|byte| format!("%{byte:02X}")).collect();

@@ -1,4 +1,4 @@
-//! Lifecycle: signals, exit codes, and what is said at the start.
+//! A hub's start and end: signals, exit codes, and what the hub prints at its start.
 
 mod common;
 
@@ -6,7 +6,7 @@ use std::io::{BufReader, Write};
 use std::net::TcpStream;
 use std::process::Command;
 
-use common::{Hub, Response};
+use common::{Hub, Response, on_each_path, request};
 
 fn tabcast(flags: &[&str]) -> (Option<i32>, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_tabcast")).args(flags).output().unwrap();
@@ -14,8 +14,7 @@ fn tabcast(flags: &[&str]) -> (Option<i32>, String, String) {
     (output.status.code(), text(&output.stdout), text(&output.stderr))
 }
 
-#[test]
-fn sigterm_and_sigint_end_every_stream_cleanly_and_the_process_with_0() {
+on_each_path!(sigterm_and_sigint_end_every_stream_cleanly_and_the_process_with_0, {
     for signal in ["TERM", "INT"] {
         let mut hub = Hub::start(&[]);
         let mut streams: Vec<_> = ["/events", "/events?format=message", "/events?channel=a&channel=b"]
@@ -27,17 +26,16 @@ fn sigterm_and_sigint_end_every_stream_cleanly_and_the_process_with_0() {
         streams[0].data();
         hub.signal(signal);
         streams[1].data();
-        // `None` is the last chunk of a whole response; a cut connection would fail the test.
+        // `None` stands for the last chunk of a whole response. A connection that is cut fails the test.
         assert!(streams.iter_mut().all(|stream| stream.event().is_none()));
         while lines.line().is_some() {}
         assert_eq!(hub.wait().code(), Some(0));
         hub.wait_for_logs(&["subscriber disconnected", "reason=\"shutdown\""], 4);
         hub.wait_for_log(&["stopping", signal]);
     }
-}
+});
 
-#[test]
-fn a_thousand_streams_are_ended_and_stalled_ones_cut() {
+on_each_path!(a_thousand_streams_are_ended_and_a_stalled_one_is_cut, {
     let mut hub = Hub::start(&["--max-subscribers-per-address", "2000"]);
     let mut streams: Vec<_> = (0..1_000).map(|_| hub.watch("/events", &[])).collect();
     let _stalled = hub.watch_without_reading("/events");
@@ -48,23 +46,19 @@ fn a_thousand_streams_are_ended_and_stalled_ones_cut() {
     assert!(streams.iter_mut().all(|stream| stream.event().is_none()));
     assert_eq!(hub.wait().code(), Some(0));
     hub.wait_for_logs(&["subscriber disconnected"], 1_001);
-}
+});
 
-/// A publish of four bytes, none of which is sent yet; but the hub has asked for them.
+/// A connection with a publish of four bytes, which the hub has asked for and none of which is sent yet.
 fn publish_in_flight(hub: &Hub) -> BufReader<TcpStream> {
     let mut connection = hub.connect();
-    let head = format!(
-        "POST /messages HTTP/1.1\r\nHost: {}\r\nContent-Type: text/plain\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n",
-        hub.address
-    );
-    connection.write_all(head.as_bytes()).unwrap();
+    let headers = ["Content-Type: text/plain", "Expect: 100-continue", "Content-Length: 4"];
+    connection.write_all(&request("POST /messages HTTP/1.1", hub.address, &headers, None)).unwrap();
     let mut reader = BufReader::new(connection);
     assert_eq!(Response::read_interim(&mut reader), 100);
     reader
 }
 
-#[test]
-fn a_publish_in_flight_is_finished() {
+on_each_path!(a_publish_in_flight_is_finished, {
     let mut hub = Hub::start(&[]);
     let mut stream = hub.watch("/events", &[]);
     let mut publish = publish_in_flight(&hub);
@@ -75,37 +69,35 @@ fn a_publish_in_flight_is_finished() {
     assert_eq!(Response::read(&mut publish, false).status, 201);
     assert_eq!(hub.wait().code(), Some(0));
     hub.wait_for_log(&["message published", "late"]);
-}
+});
 
-#[test]
-fn what_does_not_finish_in_time_is_cut() {
+on_each_path!(a_publish_that_does_not_finish_in_time_is_cut, {
     let mut hub = Hub::start(&[]);
     let _publish = publish_in_flight(&hub);
     hub.signal("TERM");
     assert_eq!(hub.wait().code(), Some(0));
     hub.wait_for_log(&["connection cut"]);
-}
+});
 
-#[test]
-fn a_second_signal_ends_it_at_once() {
+on_each_path!(a_second_signal_ends_the_process_at_once, {
     let mut hub = Hub::start(&[]);
     let _publish = publish_in_flight(&hub);
     hub.signal("INT");
     hub.wait_for_log(&["stopping"]);
     hub.signal("INT");
     assert_eq!(hub.wait().code(), Some(1));
-}
+});
 
 #[test]
-fn a_quiet_log_does_not_stop_it() {
+fn a_hub_that_logs_nothing_serves() {
     let address = Hub::start(&[]).address;
-    let mut hub = std::process::Command::new(env!("CARGO_BIN_EXE_tabcast"))
+    let mut hub = Command::new(env!("CARGO_BIN_EXE_tabcast"))
         .args(["--listen", &address.to_string(), "--log-level", "off", "--journal", "memory"])
         .spawn()
         .unwrap();
-    // It says nothing of when it is there: ask until it answers, or has ended.
+    // Without a log there is no event for its start: connect until it accepts, or has ended.
     let answers = loop {
-        if std::net::TcpStream::connect(address).is_ok() {
+        if TcpStream::connect(address).is_ok() {
             break true;
         }
         if hub.try_wait().unwrap().is_some() {

@@ -1,9 +1,9 @@
-//! Twenty tabs of one browser, and all that happens to tabs, hubs and networks: each tab is
-//! delivered each message once, in order, and the hub holds two streams for all of them.
+//! Twenty tabs of one browser, and all that may happen to tabs, hubs and networks: each tab gets each message
+//! once, in order, and the hub has two streams for all of them.
 //!
-//! In every test something publishes 50 messages a second as curl does, and the tabs answer each
-//! in turn, until the harm is done and 600 messages are kept. `TABCAST_TAB_MESSAGES=5000` makes
-//! that 5,000; `-- --nocapture` shows what came of it:
+//! In every [`scenario`] a thread publishes 50 messages a second as curl does, and the tabs answer them in
+//! turn, until the harm is done and 600 messages are kept. `TABCAST_TAB_MESSAGES=5000` makes that 5,000, and
+//! `--nocapture` shows the results:
 //!
 //!     TABCAST_TAB_MESSAGES=5000 cargo test --release --test tabs -- --nocapture
 
@@ -20,103 +20,70 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use browser::{Browser, Tab};
-use common::{Folder, Hub, PATIENCE, Response};
+use common::{Hub, PATIENCE, Response, Site, request};
 use proxy::{Mode, Proxy};
 use record::{Answer, Question, Status, Tally, assert_sent, kept};
 use serde_json::json;
 
 const TABS: u64 = 20;
-/// What a browser may hold at the hub, however many tabs it has.
+/// The streams that a browser may have at the hub, however many tabs it has.
 const STREAMS: usize = 2;
 
-/// How many messages are kept in the end, at least.
+/// How many messages the hub keeps before a scenario ends, at least.
 fn messages() -> u64 {
     std::env::var("TABCAST_TAB_MESSAGES")
         .map_or(600, |count| count.parse().expect("TABCAST_TAB_MESSAGES is a number"))
 }
 
-/// Held by a test while it runs: twenty tabs have use for all of a machine.
+/// A lock that each test holds while it runs: twenty tabs take all of a machine.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A hub with a journal that outlives it.
-struct Site {
-    hub: Hub,
-    journal: Folder,
-    flags: Vec<&'static str>,
-}
-
-impl Site {
-    fn start(flags: &[&'static str]) -> Site {
-        let journal = Folder::new();
-        let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
-        Site { hub: start(any_port, &journal, flags), journal, flags: flags.to_vec() }
-    }
-
-    fn kill(&mut self) {
-        self.check_streams(0);
-        self.hub.signal("KILL");
-        self.hub.wait();
-    }
-
-    fn start_again(&mut self) {
-        self.hub = start(self.hub.address, &self.journal, &self.flags);
-    }
-
-    /// How many messages the hub has kept.
-    fn kept(&self) -> u64 {
-        let newest = &self.hub.get("/messages?last=1").json()["messages"][0]["id"];
-        newest.as_str().map_or(0, |id| id.split_once('-').unwrap().1.parse().unwrap())
-    }
-
-    /// The hub's log of its streams, as how many there were after each that came or went.
-    fn streams(&self) -> Vec<usize> {
-        let mut now = 0;
-        let step = |line: &String| {
-            if line.contains("subscriber connected") {
-                now += 1;
-            } else if line.contains("subscriber disconnected") {
-                now -= 1;
-            } else {
-                return None;
-            }
-            Some(now)
-        };
-        self.hub.log().iter().filter_map(step).collect()
-    }
-
-    /// Checks that there were never more streams than two but in a hand-over, in which each may be
-    /// there twice for a moment: four at most, and nothing more comes before it is two again. Tabs
-    /// that can't react to anything may keep theirs beside these.
-    fn check_streams(&self, unresponsive: usize) {
-        let most = STREAMS + unresponsive;
-        let streams = self.streams();
-        for (place, step) in streams.windows(2).enumerate() {
-            let goes = place > 0 && streams[place - 1] > step[0];
-            let comes_meanwhile = goes && step[0] > most && step[1] > step[0];
-            assert!(!comes_meanwhile && step[1] <= most + STREAMS, "more streams than {most}: {streams:?}");
+/// How many streams the hub had after each that it logged as opened or ended.
+fn streams(hub: &Hub) -> Vec<usize> {
+    let mut now = 0;
+    let step = |line: &String| {
+        if line.contains("subscriber connected") {
+            now += 1;
+        } else if line.contains("subscriber disconnected") {
+            now -= 1;
+        } else {
+            return None;
         }
-    }
+        Some(now)
+    };
+    hub.log().iter().filter_map(step).collect()
+}
 
-    fn wait_for_streams(&self, count: usize) {
-        let deadline = Instant::now() + PATIENCE;
-        while self.streams().last().copied().unwrap_or(0) != count {
-            assert!(Instant::now() < deadline, "the streams are never {count}: {:?}", self.streams());
-            std::thread::sleep(Duration::from_millis(20));
-        }
+/// Checks that there were never more than two streams but in a hand-over. Each may then be there twice for a
+/// moment: four at most, and no other opens before there are two again. Tabs that are `unresponsive` may keep
+/// theirs besides.
+fn check_streams(hub: &Hub, unresponsive: usize) {
+    let most = STREAMS + unresponsive;
+    let streams = streams(hub);
+    for (place, step) in streams.windows(2).enumerate() {
+        let was_ending = place > 0 && streams[place - 1] > step[0];
+        let opens_meanwhile = was_ending && step[0] > most && step[1] > step[0];
+        assert!(!opens_meanwhile && step[1] <= most + STREAMS, "more streams than {most}: {streams:?}");
     }
 }
 
-fn start(address: SocketAddr, journal: &Folder, flags: &[&str]) -> Hub {
-    Hub::start_at(address, &[&["--journal", &journal.file("tabcast.db"), "--hide-data"], flags].concat())
+fn wait_for_streams(hub: &Hub, count: usize) {
+    let deadline = Instant::now() + PATIENCE;
+    while streams(hub).last().copied().unwrap_or(0) != count {
+        assert!(Instant::now() < deadline, "the streams are never {count}: {:?}", streams(hub));
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
-/// Publishes a `ping` 50 times a second, until it is told to stop.
+/// A thread that publishes a `ping` 50 times a second until it is stopped.
 struct Load {
     thread: Option<JoinHandle<()>>,
+    /// The number of the newest `ping` that was acknowledged.
     acknowledged: Arc<AtomicU64>,
+    /// Whether tabs are not to answer.
     unasked: Arc<AtomicBool>,
     stopped: Arc<AtomicBool>,
 }
@@ -146,18 +113,18 @@ impl Load {
         Load { thread: Some(thread), acknowledged, unasked, stopped }
     }
 
-    /// Whether tabs are to answer.
+    /// Sets whether tabs are to answer.
     fn asks(&self, asks: bool) {
         self.unasked.store(!asks, Ordering::Relaxed);
     }
 
-    /// The newest that is kept.
+    /// The number of the newest `ping` that was acknowledged.
     fn acknowledged(&self) -> u64 {
         self.acknowledged.load(Ordering::Relaxed)
     }
 
     fn wait_until(&self, count: u64) {
-        // The hub may be away for a while, and then it takes as long as it takes.
+        // The hub may be away for a while: the time that `count` takes is added.
         let deadline = Instant::now() + PATIENCE + Duration::from_millis(count * 1_000 / Load::PER_SECOND);
         while self.acknowledged() < count {
             assert!(Instant::now() < deadline, "{} of {count} are kept", self.acknowledged());
@@ -165,7 +132,7 @@ impl Load {
         }
     }
 
-    /// The number of the last.
+    /// Stops the thread, and returns the number of the last `ping`.
     fn stop(mut self) -> u64 {
         self.stopped.store(true, Ordering::Relaxed);
         self.thread.take().map(JoinHandle::join);
@@ -179,20 +146,17 @@ impl Drop for Load {
     }
 }
 
-/// Publishes as `curl --retry` does with an Idempotency-Key: on a connection of its own, again and
-/// again until the hub has answered or nobody waits for it any more. True if it has.
+/// Publishes as `curl --retry` does with an Idempotency-Key: on a connection of its own, again and again
+/// until the hub has answered or `stopped` is set. True if the hub has answered.
 fn publish(hub: SocketAddr, event: &str, n: u64, to: Option<u64>, stopped: &AtomicBool) -> bool {
     let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
     let body = json!({"event": event, "data": {"n": n, "to": to, "at": at}}).to_string();
-    let request = format!(
-        "POST /messages HTTP/1.1\r\nHost: {hub}\r\nContent-Type: application/json\r\nIdempotency-Key: {event}-{n}\r\n\
-         Content-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
+    let headers = ["Content-Type: application/json", &format!("Idempotency-Key: {event}-{n}")];
+    let request = request("POST /messages HTTP/1.1", hub, &headers, Some(body.as_bytes()));
     let attempt = || {
         let mut connection = TcpStream::connect(hub).ok()?;
         connection.set_read_timeout(Some(PATIENCE)).ok()?;
-        connection.write_all(request.as_bytes()).ok()?;
+        connection.write_all(&request).ok()?;
         Some(Response::read(&mut BufReader::new(connection), false)).filter(|response| response.status > 0)
     };
     loop {
@@ -207,19 +171,20 @@ fn publish(hub: SocketAddr, event: &str, n: u64, to: Option<u64>, stopped: &Atom
     }
 }
 
-/// The tabs of a browser, each with a page that writes its record. One that is closed or crashed is
-/// there no more. All are out of sight: before them is one that has no part in it.
+/// The tabs of a browser, each with a page that writes its record.
 struct Tabs<'a> {
+    /// The tab in sight, with a page that writes no record: all others are out of sight.
     front: Tab<'a>,
+    /// `None` for a tab that was closed or has crashed.
     tabs: Vec<Option<Tab<'a>>>,
     crashed: Vec<Tab<'a>>,
-    /// Those that were harmed: they can't be as quick as the others.
+    /// The numbers of the tabs that were harmed, which can't be as quick as the others.
     harmed: Vec<usize>,
 }
 
 impl<'a> Tabs<'a> {
     fn open(browser: &'a Browser, host: &str) -> Tabs<'a> {
-        // Any page of the hub's that does nothing itself will do: the script is the page.
+        // Any page of the hub's that does nothing itself: the record's script does all.
         let page = format!("http://{host}/tabcast.js");
         let front = browser.open(&page);
         let open = |number| {
@@ -234,7 +199,7 @@ impl<'a> Tabs<'a> {
         tabs
     }
 
-    /// The numbers of those that are there.
+    /// The numbers of the tabs that are there.
     fn all(&self) -> Vec<usize> {
         (0..self.tabs.len()).filter(|number| self.tabs[*number].is_some()).collect()
     }
@@ -247,7 +212,7 @@ impl<'a> Tabs<'a> {
         record::ask(&self.front, question, &self.all())
     }
 
-    /// Whether all these come to be so.
+    /// Waits until `is_so` of all these tabs; false if that never comes.
     fn become_so(&self, these: &[usize], is_so: impl Fn(&Status) -> bool) -> bool {
         let deadline = Instant::now() + PATIENCE;
         let mut left = these.to_vec();
@@ -271,13 +236,13 @@ impl<'a> Tabs<'a> {
         }
     }
 
-    /// Waits until each has what is kept by now.
+    /// Waits until each tab has every message that is acknowledged by now.
     fn wait_until_caught_up(&self, load: &Load) {
         self.wait_until_these_have_caught_up(&self.all(), load);
     }
 
     fn wait_until_these_have_caught_up(&self, these: &[usize], load: &Load) {
-        // One that is published after whatever was done.
+        // The first `ping` after whatever was done.
         let newest = load.acknowledged() + 1;
         load.wait_until(newest);
         self.wait_until(these, &format!("at {newest}"), |status| status.newest >= newest);
@@ -287,8 +252,8 @@ impl<'a> Tabs<'a> {
         self.wait_until(&self.all(), "offline", |status| status.state == "offline");
     }
 
-    /// Says how long messages took since this was last said, between those that were not harmed.
-    fn say_delays(&self, what: &str) {
+    /// Prints how long messages between tabs that were not harmed took at most since this was last printed.
+    fn print_delays(&self, what: &str) {
         let (mut from_curl, mut from_tab) = (0.0_f64, 0.0_f64);
         for answer in self.ask(Question { forget: true, ..Question::default() }) {
             if self.harmed.contains(&answer.number) {
@@ -305,9 +270,9 @@ impl<'a> Tabs<'a> {
         println!("  {what:<26} worst delay from curl {from_curl:>6} ms, from a tab {from_tab:>6} ms");
     }
 
-    /// The numbers of the two that hold a stream of their own.
-    fn holders(&self, site: &Site) -> [usize; 2] {
-        site.wait_for_streams(STREAMS);
+    /// The numbers of the two tabs that have a stream of their own.
+    fn holders(&self, hub: &Hub) -> [usize; 2] {
+        wait_for_streams(hub, STREAMS);
         let deadline = Instant::now() + PATIENCE;
         loop {
             let mut answers = self.ask(Question::default());
@@ -319,12 +284,12 @@ impl<'a> Tabs<'a> {
         }
     }
 
-    /// Each sends something of its own, whatever the hub does. `n` is no number of a `ping`.
+    /// Has each tab send messages of its own, whatever the hub does. `n` is a number that no `ping` has.
     fn all_send(&self, n: u64) {
         self.ask(Question { send: vec![n, n + 1, n + 2], ..Question::default() });
     }
 
-    /// One that is to be harmed.
+    /// A tab that is to be harmed.
     fn get(&mut self, number: usize) -> &Tab<'a> {
         self.harmed.push(number);
         self.tabs[number].as_ref().unwrap()
@@ -345,19 +310,19 @@ impl<'a> Tabs<'a> {
         self.crashed.push(tab);
     }
 
-    /// Waits until each has all there is, checks what they have seen and sent, and closes them.
-    fn finish(self, scenario: &str, load: Load, site: &Site) {
+    /// Waits until each tab has everything, checks what the tabs have got and sent, and closes them.
+    fn finish(self, scenario: &str, load: Load, hub: &Hub) {
         load.asks(true);
-        while site.kept() < messages() {
+        while sequence(hub.newest()["id"].as_str().unwrap()) < messages() {
             load.wait_until(load.acknowledged() + 10);
         }
         let last = load.stop();
-        // Without a word if it doesn't come to that: the tally says what is missing.
+        // If that never comes, the tally below says what is missing.
         self.become_so(&self.all(), |status| status.newest >= last && status.settled);
-        assert!(publish(site.hub.address, "end", last + 1, None, &AtomicBool::new(true)));
+        assert!(publish(hub.address, "end", last + 1, None, &AtomicBool::new(true)));
         self.become_so(&self.all(), |status| status.ended);
 
-        let kept = kept(&site.hub);
+        let kept = kept(hub);
         let answers = self.ask(Question { whole: true, ..Question::default() });
         let records: Vec<_> =
             answers.into_iter().map(|answer| (answer.number, answer.record.unwrap())).collect();
@@ -369,7 +334,7 @@ impl<'a> Tabs<'a> {
             }
             all += tally;
         }
-        let most = *site.streams().iter().max().unwrap();
+        let most = *streams(hub).iter().max().unwrap();
         println!(
             "{scenario:<31} {:>2} tabs, kept {:>5}, {all}, most streams {most}",
             records.len(),
@@ -380,75 +345,143 @@ impl<'a> Tabs<'a> {
         for (number, record) in &records {
             assert_sent(*number as u64, record, &kept);
         }
-        self.leave(site);
+        self.leave(hub);
     }
 
-    /// Closes all but one, which goes elsewhere; its page may be kept for its return. After that
-    /// the hub holds nothing for them.
-    fn leave(self, site: &Site) {
+    /// Closes all tabs but one, which goes elsewhere; the browser may keep its page for the way back. Then
+    /// the hub has no stream left.
+    fn leave(self, hub: &Hub) {
         let mut tabs = self.tabs.into_iter().flatten().chain(self.crashed);
         tabs.next().unwrap().go("about:blank");
         tabs.for_each(Tab::close);
-        site.wait_for_streams(0);
+        wait_for_streams(hub, 0);
     }
 }
 
-#[test]
-fn twenty_tabs_are_delivered_every_message_once_and_in_order_and_all_can_send() {
+/// The sequence in an id, which is also the number of messages up to that one.
+fn sequence(id: &str) -> u64 {
+    id.split_once('-').unwrap().1.parse().unwrap()
+}
+
+/// How the tabs of a scenario reach the hub.
+enum Way {
+    /// By its address.
+    Direct,
+    /// By the address of a proxy.
+    Proxied,
+    /// By this host name, which browsers do not trust as they trust an address of loopback.
+    Named(&'static str),
+}
+
+/// A hub, twenty tabs and a load, to which a scenario does harm.
+struct Scene<'a> {
+    site: Site,
+    hub: Hub,
+    /// Only if the tabs' way is [`Way::Proxied`].
+    proxy: Option<Proxy>,
+    tabs: Tabs<'a>,
+    load: Load,
+    /// Tabs that were left unable to end their streams for a while.
+    unresponsive: usize,
+}
+
+impl Scene<'_> {
+    /// Waits until each tab has every message again, and prints how long that took.
+    fn recover(&self, from: &str) {
+        self.tabs.wait_until_caught_up(&self.load);
+        self.tabs.print_delays(from);
+    }
+
+    fn holders(&self) -> [usize; 2] {
+        self.tabs.holders(&self.hub)
+    }
+
+    fn proxy(&self) -> &Proxy {
+        self.proxy.as_ref().expect("the way is Way::Proxied")
+    }
+
+    fn kill_hub(&mut self) {
+        check_streams(&self.hub, 0);
+        self.hub.end("KILL");
+    }
+
+    fn start_hub(&mut self) {
+        self.hub = self.site.start();
+    }
+}
+
+/// Opens twenty tabs and publishes, does this harm, and checks that each tab has got each message once and in
+/// order and that the hub has had no more streams than it should.
+fn scenario(name: &str, flags: &[&str], way: Way, harm: impl FnOnce(&mut Scene<'_>)) {
     let _alone = alone();
-    let (site, browser) = (Site::start(&[]), Browser::start());
-    let tabs = Tabs::open(&browser, &site.hub.address.to_string());
-    let load = Load::start(site.hub.address);
-    tabs.finish("nothing happens", load, &site);
-    site.check_streams(0);
+    let site = Site::new(&[flags, &["--hide-data"]].concat());
+    let hub = site.start();
+    let (browser, proxy, host) = match way {
+        Way::Direct => (Browser::start(), None, hub.address.to_string()),
+        Way::Proxied => {
+            let proxy = Proxy::start(hub.address, Mode::Pass);
+            let host = proxy.address.to_string();
+            (Browser::start(), Some(proxy), host)
+        }
+        Way::Named(name) => {
+            (Browser::start_with_hosts(&[name]), None, format!("{name}:{}", hub.address.port()))
+        }
+    };
+    let tabs = Tabs::open(&browser, &host);
+    let load = Load::start(hub.address);
+    tabs.wait_until_caught_up(&load);
+    let mut scene = Scene { site, hub, proxy, tabs, load, unresponsive: 0 };
+    harm(&mut scene);
+    // `site` and `proxy` have to outlast the tabs.
+    let Scene { site: _site, hub, proxy: _proxy, tabs, load, unresponsive } = scene;
+    tabs.finish(name, load, &hub);
+    check_streams(&hub, unresponsive);
+}
+
+#[test]
+fn twenty_tabs_get_every_message_once_and_in_order_and_all_can_send() {
+    scenario("nothing happens", &[], Way::Direct, |_| {});
 }
 
 #[test]
 fn it_is_so_while_those_that_hold_a_stream_are_closed_reloaded_crashed_and_hang() {
-    let _alone = alone();
-    let (site, browser) = (Site::start(&[]), Browser::start());
-    let mut tabs = Tabs::open(&browser, &site.hub.address.to_string());
-    let load = Load::start(site.hub.address);
-    tabs.wait_until_caught_up(&load);
-    for number in tabs.holders(&site) {
-        tabs.close(number);
-    }
-    tabs.wait_until_caught_up(&load);
-    tabs.say_delays("both holders closed");
-    for number in tabs.holders(&site) {
-        tabs.reload(number);
-    }
-    tabs.wait_until_caught_up(&load);
-    tabs.say_delays("both reloaded");
-    if browser::lacks("crash and hang, for tabs share a process") {
-        return tabs.finish("closed, reloaded", load, &site);
-    }
-    for number in tabs.holders(&site) {
-        tabs.crash(number);
-    }
-    tabs.wait_until_caught_up(&load);
-    tabs.say_delays("both crashed");
-    site.check_streams(0);
-    let holders = tabs.holders(&site);
-    for (hung, what) in
-        [(&holders[..1], "one hung"), (&holders[1..], "the other hung"), (&holders, "both hung")]
-    {
-        let wake = format!("wake {what}=1");
-        let hangs = |number: usize| format!("{number} is {what}=1");
-        for number in hung {
-            tabs.get(*number).hang(Duration::from_secs(5), &hangs(*number), &wake);
+    scenario("closed, reloaded, crashed, hung", &[], Way::Direct, |scene| {
+        for number in scene.holders() {
+            scene.tabs.close(number);
         }
-        for number in hung {
-            tabs.front.wait_for(&format!("document.cookie.includes('{}')", hangs(*number)));
+        scene.recover("both holders closed");
+        for number in scene.holders() {
+            scene.tabs.reload(number);
         }
-        tabs.wait_until_these_have_caught_up(&tabs.all_but(hung), &load);
-        tabs.front.run(&format!("document.cookie = '{wake}';"));
-        tabs.wait_until_caught_up(&load);
-        tabs.say_delays(what);
-    }
-    site.wait_for_streams(STREAMS);
-    tabs.finish("closed, reloaded, crashed, hung", load, &site);
-    site.check_streams(2);
+        scene.recover("both reloaded");
+        if browser::lacks("crash and hang, for tabs share a process") {
+            return;
+        }
+        for number in scene.holders() {
+            scene.tabs.crash(number);
+        }
+        scene.recover("both crashed");
+        check_streams(&scene.hub, 0);
+        let holders = scene.holders();
+        for (hung, what) in
+            [(&holders[..1], "one hung"), (&holders[1..], "the other hung"), (&holders, "both hung")]
+        {
+            let wake = format!("wake {what}=1");
+            let hangs = |number: usize| format!("{number} is {what}=1");
+            for number in hung {
+                scene.tabs.get(*number).hang(Duration::from_secs(5), &hangs(*number), &wake);
+            }
+            let Scene { tabs, load, .. } = &*scene;
+            for number in hung {
+                tabs.front.wait_for(&format!("document.cookie.includes('{}')", hangs(*number)));
+            }
+            tabs.wait_until_these_have_caught_up(&tabs.all_but(hung), load);
+            tabs.front.run(&format!("document.cookie = '{wake}';"));
+            scene.recover(what);
+        }
+        scene.unresponsive = holders.len();
+        wait_for_streams(&scene.hub, STREAMS);
+    });
 }
 
 #[test]
@@ -456,129 +489,94 @@ fn it_is_so_while_those_that_hold_a_stream_are_frozen() {
     if browser::lacks("freeze") {
         return;
     }
-    let _alone = alone();
-    let (site, browser) = (Site::start(&[]), Browser::start());
-    let mut tabs = Tabs::open(&browser, &site.hub.address.to_string());
-    let load = Load::start(site.hub.address);
-    tabs.wait_until_caught_up(&load);
-    let frozen = tabs.holders(&site);
-    for number in frozen {
-        tabs.get(number).freeze();
-    }
-    tabs.wait_until_these_have_caught_up(&tabs.all_but(&frozen), &load);
-    for number in frozen {
-        tabs.get(number).thaw();
-    }
-    tabs.wait_until_caught_up(&load);
-    tabs.say_delays("both frozen");
-    site.wait_for_streams(STREAMS);
-    tabs.finish("frozen", load, &site);
-    site.check_streams(0);
+    scenario("frozen", &[], Way::Direct, |scene| {
+        let frozen = scene.holders();
+        for number in frozen {
+            scene.tabs.get(number).freeze();
+        }
+        scene.tabs.wait_until_these_have_caught_up(&scene.tabs.all_but(&frozen), &scene.load);
+        for number in frozen {
+            scene.tabs.get(number).thaw();
+        }
+        scene.recover("both frozen");
+        wait_for_streams(&scene.hub, STREAMS);
+    });
 }
 
 #[test]
 fn it_is_so_while_the_hub_is_killed_and_started_again() {
-    let _alone = alone();
-    let (mut site, browser) = (Site::start(&[]), Browser::start());
-    let tabs = Tabs::open(&browser, &site.hub.address.to_string());
-    let load = Load::start(site.hub.address);
-    tabs.wait_until_caught_up(&load);
-    site.kill();
-    tabs.wait_until_all_are_offline();
-    tabs.all_send(1_000_000);
-    site.start_again();
-    tabs.wait_until_caught_up(&load);
-    tabs.say_delays("hub killed, back later");
-    // Before anybody notices.
-    site.kill();
-    site.start_again();
-    tabs.wait_until_caught_up(&load);
-    tabs.say_delays("hub killed, back at once");
-    site.wait_for_streams(STREAMS);
-    tabs.finish("hub killed twice", load, &site);
-    site.check_streams(0);
+    scenario("hub killed twice", &[], Way::Direct, |scene| {
+        scene.kill_hub();
+        scene.tabs.wait_until_all_are_offline();
+        scene.tabs.all_send(1_000_000);
+        scene.start_hub();
+        scene.recover("hub killed, back later");
+        // Before any tab notices.
+        scene.kill_hub();
+        scene.start_hub();
+        scene.recover("hub killed, back at once");
+        wait_for_streams(&scene.hub, STREAMS);
+    });
 }
 
 #[test]
 fn it_is_so_behind_a_proxy_that_cuts_and_refuses_connections() {
-    let _alone = alone();
-    let (site, browser) = (Site::start(&[]), Browser::start());
-    let proxy = Proxy::start(site.hub.address);
-    let tabs = Tabs::open(&browser, &proxy.address.to_string());
-    let load = Load::start(site.hub.address);
-    tabs.wait_until_caught_up(&load);
-    proxy.cut();
-    tabs.wait_until_caught_up(&load);
-    tabs.say_delays("all connections cut");
-    for status in [502, 503] {
-        proxy.set(Mode::Answer(status));
-        // An EventSource alone gives up at the first.
-        proxy.wait_until_met(3 * STREAMS);
-        tabs.wait_until_all_are_offline();
-        tabs.all_send(1_000 * u64::from(status));
-        proxy.set(Mode::Pass);
-        tabs.wait_until_caught_up(&load);
-        tabs.say_delays(&format!("{status} for a while"));
-    }
-    site.wait_for_streams(STREAMS);
-    tabs.finish("cut, 502, 503", load, &site);
-    site.check_streams(0);
+    scenario("cut, 502, 503", &[], Way::Proxied, |scene| {
+        scene.proxy().cut();
+        scene.recover("all connections cut");
+        for status in [502, 503] {
+            scene.proxy().set(Mode::Answer(status));
+            scene.proxy().wait_until_answered("", 3 * STREAMS);
+            // An EventSource alone gives up at the first: one of these is the client's own.
+            scene.proxy().wait_until_answered("GET /events", STREAMS + 1);
+            scene.tabs.wait_until_all_are_offline();
+            scene.tabs.all_send(1_000 * u64::from(status));
+            scene.proxy().set(Mode::Pass);
+            scene.recover(&format!("{status} for a while"));
+        }
+        wait_for_streams(&scene.hub, STREAMS);
+    });
 }
 
 #[test]
 fn it_is_so_behind_a_proxy_that_goes_silent_and_leaves_connections_half_open() {
-    let _alone = alone();
-    let (site, browser) = (Site::start(&["--keep-alive", "1s"]), Browser::start());
-    let proxy = Proxy::start(site.hub.address);
-    let tabs = Tabs::open(&browser, &proxy.address.to_string());
-    let load = Load::start(site.hub.address);
-    tabs.wait_until_caught_up(&load);
-    // With requests on the browser's other connections, and with none: it then takes these, which
-    // are as dead, for the first it makes to come back.
-    for (asks, what) in [(true, "half-open"), (false, "half-open, nothing sent")] {
-        load.asks(asks);
-        tabs.wait_until_caught_up(&load);
-        tabs.wait_until(&tabs.all(), "without a request", |status| asks || status.settled);
-        proxy.set(Mode::Swallow);
-        tabs.wait_until_all_are_offline();
-        proxy.set(Mode::Pass);
-        tabs.wait_until_caught_up(&load);
-        tabs.say_delays(what);
-    }
-    site.wait_for_streams(STREAMS);
-    tabs.finish("half-open", load, &site);
-    site.check_streams(0);
+    scenario("half-open", &["--keep-alive", "1s"], Way::Proxied, |scene| {
+        // First with requests on the browser's other connections. Then without: the browser takes one of
+        // those connections, which are half-open too, for its first request to reconnect.
+        for (asks, what) in [(true, "half-open"), (false, "half-open, nothing sent")] {
+            let Scene { tabs, load, .. } = &*scene;
+            load.asks(asks);
+            tabs.wait_until_caught_up(load);
+            tabs.wait_until(&tabs.all(), "without a request", |status| asks || status.settled);
+            scene.proxy().set(Mode::Swallow);
+            tabs.wait_until_all_are_offline();
+            scene.proxy().set(Mode::Pass);
+            scene.recover(what);
+        }
+        wait_for_streams(&scene.hub, STREAMS);
+    });
 }
 
 #[test]
 fn it_is_so_where_pages_have_no_locks_while_the_tab_that_made_the_worker_crashes() {
-    let _alone = alone();
-    let (mut site, browser) =
-        (Site::start(&["--allow-host", "lan.test"]), Browser::start_with_hosts(&["lan.test"]));
-    let mut tabs = Tabs::open(&browser, &format!("lan.test:{}", site.hub.address.port()));
-    assert_eq!(tabs.front.get("isSecureContext || 'locks' in navigator"), false);
-    let load = Load::start(site.hub.address);
-    tabs.wait_until_caught_up(&load);
-    if browser::lacks("crash; it is closed") {
-        tabs.close(0);
-    } else {
-        tabs.crash(0);
-    }
-    tabs.wait_until_caught_up(&load);
-    tabs.say_delays("worker's tab crashed");
-    tabs.close(1);
-    tabs.reload(2);
-    tabs.wait_until_caught_up(&load);
-    tabs.say_delays("others closed, reloaded");
-    site.kill();
-    site.start_again();
-    tabs.wait_until_caught_up(&load);
-    tabs.say_delays("hub killed, back at once");
-    tabs.finish("insecure origin", load, &site);
-    site.check_streams(0);
+    scenario("insecure origin", &["--allow-host", "lan.test"], Way::Named("lan.test"), |scene| {
+        assert_eq!(scene.tabs.front.get("isSecureContext || 'locks' in navigator"), false);
+        if browser::lacks("crash; it is closed") {
+            scene.tabs.close(0);
+        } else {
+            scene.tabs.crash(0);
+        }
+        scene.recover("worker's tab crashed");
+        scene.tabs.close(1);
+        scene.tabs.reload(2);
+        scene.recover("others closed, reloaded");
+        scene.kill_hub();
+        scene.start_hub();
+        scene.recover("hub killed, back at once");
+    });
 }
 
-/// What would run if anything took it for more than text. `ran()` tells.
+/// Texts that would call `ran()` if anything took them for more than text.
 const PAYLOADS: [&str; 21] = [
     "<script>ran()</script>",
     "</script><script>ran()</script>",
@@ -603,7 +601,7 @@ const PAYLOADS: [&str; 21] = [
     "constructor",
 ];
 
-/// A tab with the hub's page, in which nothing keeps a script from running that got there.
+/// A tab with the hub's page, in which no policy keeps a script from running.
 fn open_without_protection<'a>(browser: &'a Browser, url: &str) -> Tab<'a> {
     let tab = browser.blank();
     tab.without_content_security_policy();
@@ -618,21 +616,23 @@ fn nothing_runs_of_what_is_sent_as_data_event_or_channel() {
         return;
     }
     let _alone = alone();
-    let (site, browser) = (Site::start(&[]), Browser::start());
+    let (hub, browser) = (Hub::start(&["--hide-data"]), Browser::start());
     let query = "%3Cscript%3Eran()%3C/script%3E%3Cimg%20src=x%20onerror=ran()%3E";
-    let page = format!("http://{}/?channel={query}#{query}", site.hub.address);
-    // The third is told by another what there is.
+    let page = format!("http://{}/?channel={query}#{query}", hub.address);
+    // The third tab shares the stream of another.
     let tabs = [(); 3].map(|()| open_without_protection(&browser, &page));
     for tab in &tabs {
         tab.wait_for("['live', 'shared'].includes(document.getElementById('status').dataset.state)");
-        // As somebody's own page uses the client.
+        // Besides its own, the page has the client as any other page uses it.
         let script = "
           window.payloads = $PAYLOADS;
           window.got = [];
           window.refused = [];
           import('/tabcast.js').then(({ connect }) => {
             window.hub = connect({ channel: 'payloads' });
-            payloads.forEach((payload) => hub.on(payload, (data, { event }) => got.push([payload, event, data])));
+            payloads.forEach((payload) => {
+              hub.on(payload, (data, { event }) => got.push([payload, event, data]));
+            });
           });";
         tab.run(&script.replace("$PAYLOADS", &json!(PAYLOADS).to_string()));
         tab.wait_for("window.hub?.connected");
@@ -646,11 +646,11 @@ fn nothing_runs_of_what_is_sent_as_data_event_or_channel() {
             (json!({"data": {payload: payload}, "event": payload}), 201),
             (json!({"data": payload, "channel": payload}), if is_channel_name(payload) { 201 } else { 422 }),
         ] {
-            let answer = site.hub.post("", "application/json", body.to_string());
+            let answer = hub.post("", "application/json", body.to_string());
             assert_eq!(answer.status, status, "{body}: {answer:?}");
         }
     }
-    site.hub.publish("end");
+    hub.publish("end");
     tabs[2].run("payloads.forEach((payload) => hub.emit(payload, payload));");
     tabs[2].run(
         "payloads.forEach((channel) => hub.emit('x', channel, { channel })
@@ -685,7 +685,7 @@ fn nothing_runs_of_what_is_sent_as_data_event_or_channel() {
     tabs[2].wait_for("window.sent");
     let refused = PAYLOADS.iter().filter(|payload| !is_channel_name(payload)).count();
     assert_eq!(tabs[2].get("refused"), json!(vec![json!([422, "Unprocessable Entity"]); refused]));
-    // A page may also be asked to listen to one.
+    // A page may also be made to listen to a payload as a channel.
     tabs[2].run(
         "import('/tabcast.js').then(({ connect }) => {
            window.other = connect({ channel: payloads[0] });
@@ -697,7 +697,7 @@ fn nothing_runs_of_what_is_sent_as_data_event_or_channel() {
         assert_eq!(tab.get("window.hasRun ?? false"), false);
         assert_eq!(tab.alert(), None);
     }
-    // They could have: nothing else keeps a script from running here.
+    // A payload that is taken for markup does run here.
     tabs[0].run("document.getElementById('messages').innerHTML = payloads[3];");
     tabs[0].wait_for("window.hasRun");
 }

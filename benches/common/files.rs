@@ -1,5 +1,4 @@
-//! Folders for a measurement, on the disk that the build is on: one in memory would have no fsync to
-//! wait for. They are removed with what they are for.
+//! Folders for a measurement, on the disk of the build: a file system in memory has no fsync to wait for.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Context;
 
-/// A folder of this process.
+/// A folder, removed when dropped.
 #[derive(Debug)]
 pub(crate) struct Folder(PathBuf);
 
@@ -24,7 +23,7 @@ impl Folder {
         &self.0
     }
 
-    /// Where its one journal is, or has to be.
+    /// The path of its one journal.
     pub(crate) fn journal(&self) -> PathBuf {
         self.0.join("journal.db")
     }

@@ -4,18 +4,18 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// What it is run with. In its environment, so that the flags of `--hub` go before it.
+/// The settings it is run with. They are in its environment, so that the flags of `--hub` win.
 const SETTINGS: [(&str, &str); 5] = [
     ("TABCAST_MAX_SUBSCRIBERS", "100000"),
     ("TABCAST_MAX_SUBSCRIBERS_PER_ADDRESS", "100000"),
     ("TABCAST_MAX_CONNECTIONS", "16000"),
-    // No comment comes in between while ten thousand subscribers connect.
+    // No keep-alive is sent while ten thousand subscribers connect.
     ("TABCAST_KEEP_ALIVE", "10m"),
-    // A publisher may wait long until all have its last message.
+    // A publisher may wait long until all subscribers have its last message.
     ("TABCAST_HEADER_TIMEOUT", "10m"),
 ];
 
-/// Which hub, as the arguments say.
+/// Which hub, by the arguments.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Hub {
     /// More flags for the hub, separated by spaces
@@ -32,7 +32,7 @@ pub(crate) enum Place<'a> {
     Memory,
     /// In this file.
     File(&'a Path),
-    /// In this file, and more of them than by default.
+    /// In this file, and more messages than by default.
     LargeFile(&'a Path),
 }
 

@@ -1,8 +1,8 @@
 //! The load: publishers and subscribers on nonblocking sockets, all on the caller's thread.
 //!
-//! A subscriber costs one read and one comparison per wake-up: what one of them gets is parsed, and
-//! all others have to get the same ([`record`]). Each message has a number in its text, which tells
-//! when it was sent.
+//! A subscriber costs one read and one comparison per wake-up: what the first of them gets is parsed, and all
+//! others have to get the same ([`record`]). Each message has a number in its text, by which its time of
+//! sending is known.
 
 mod chunks;
 mod dialect;
@@ -28,10 +28,10 @@ use subscriber::{Progress, Subscriber};
 use text::Numbered;
 pub(crate) use text::{LENGTH, text};
 
-/// How long nothing may come while something has to.
+/// How long the load waits for bytes that have to come before it fails.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long it waits for something to come before it looks whether that is still to be waited for.
+/// How long the load waits for an event before it looks again whether it has to wait.
 const POLL: Duration = Duration::from_millis(100);
 
 /// How long a replay may take.
@@ -40,11 +40,11 @@ const LONGEST_REPLAY: Duration = Duration::from_secs(40);
 /// Messages published during a replay, at most.
 const PUBLISHED_MEANWHILE: usize = 10_000;
 
-/// Subscribers that connect at once: well below any server's backlog, which when full would cost a
-/// second each.
+/// Subscribers that connect at once: well below any server's backlog. A connect to a full backlog takes a
+/// second.
 const CONNECTING: usize = 128;
 
-/// The tokens from here on are publishers'; below, subscribers'.
+/// The first token of a publisher. Lower tokens are subscribers'.
 const FIRST_PUBLISHER: usize = 1 << 20;
 
 /// When a publisher sends its next message.
@@ -54,18 +54,18 @@ pub(crate) enum Pace {
     Answered,
     /// When its last is acknowledged, and fewer than so many messages are on their way to subscribers.
     Window(usize),
-    /// At this interval, from one publisher: if its answers are late it catches up, and the time it
-    /// was late counts as time that took.
+    /// At this interval, from one publisher. If an answer is late, the publisher catches up; a message counts
+    /// from when it was due.
     Every(Duration),
 }
 
-/// What came of a run.
+/// The times of a run.
 pub(crate) struct Run {
     /// From the first POST to the last answer and delivery.
     pub(crate) elapsed: Duration,
     /// From each POST to its answer.
     pub(crate) answer_times: Vec<Duration>,
-    /// From each POST to the last subscriber that got the message whole.
+    /// From each POST until the last subscriber has got the whole message.
     pub(crate) delivery_times: Vec<Duration>,
 }
 
@@ -76,22 +76,22 @@ pub(crate) struct Load {
     poll: Poll,
     events: Events,
     subscribers: Vec<Subscriber>,
-    /// Those that are never read.
+    /// The subscribers that are never read.
     stalled: Vec<TcpStream>,
     publishers: Vec<Publisher>,
     record: Record,
     post: Numbered,
-    /// Larger than what comes between two reads: one that fills it is followed by another.
+    /// Larger than what usually comes between two reads: a read that fills it is followed by another.
     buffer: Box<[u8]>,
-    /// When each message was sent, or had to be.
+    /// When each message was sent, or was due.
     sent: Vec<Instant>,
     /// By place in the record, to how many subscribers a message is still to be delivered.
     left: Vec<usize>,
-    /// Messages that all subscribers have.
+    /// How many messages all subscribers have.
     finished: usize,
-    /// Messages received, summed over the subscribers.
+    /// How many messages were received, summed over the subscribers.
     delivered: usize,
-    /// Subscribers that have had their opening.
+    /// How many subscribers have had their opening.
     open: usize,
     answer_times: Vec<Duration>,
     delivery_times: Vec<Duration>,
@@ -103,12 +103,12 @@ pub(crate) struct Cut {
 }
 
 impl Load {
-    /// None yet.
+    /// A load without publishers and subscribers.
     pub(crate) fn new(address: SocketAddr, dialect: Dialect) -> anyhow::Result<Self> {
         Load::numbered(address, dialect, LENGTH, 0)
     }
 
-    /// None yet, with texts of that length and numbered from `first` on.
+    /// The same, with texts of that length, numbered from `first` on.
     pub(crate) fn numbered(
         address: SocketAddr,
         dialect: Dialect,
@@ -136,7 +136,7 @@ impl Load {
         })
     }
 
-    /// So many more subscribers, each of which has had its stream's opening.
+    /// Connects so many more subscribers. Returns when each has had its stream's opening.
     pub(crate) fn subscribe(&mut self, count: usize) -> anyhow::Result<()> {
         self.subscribe_to("/events", count)
     }
@@ -163,7 +163,7 @@ impl Load {
         Ok(())
     }
 
-    /// The subscribers there are stay connected and never read again.
+    /// From now on the present subscribers stay connected and are never read.
     pub(crate) fn stall(&mut self) -> anyhow::Result<()> {
         for mut subscriber in self.subscribers.drain(..) {
             self.poll.registry().deregister(&mut subscriber.stream)?;
@@ -179,7 +179,7 @@ impl Load {
         self.subscribers.drain(..).map(|subscriber| Cut { received: subscriber.progress.received }).collect()
     }
 
-    /// Brings them all back at once, each with its last event ID.
+    /// Reconnects them all at once, each with its last event ID.
     pub(crate) fn bring_back(&mut self, cut: &[Cut]) -> anyhow::Result<()> {
         for Cut { received } in cut {
             let last = received.checked_sub(1).context("who has had no message has no last event ID")?;
@@ -203,11 +203,11 @@ impl Load {
         self.subscribers.iter().map(|subscriber| subscriber.progress.keep_alives).min().unwrap_or_default()
     }
 
-    /// Replays `count` messages, all that were ever kept, to one subscriber of `path`: how long it
-    /// takes from its request to the last of them. More may follow those, as they are published.
+    /// Replays all of the `count` messages that the hub keeps to one subscriber of `path`, and returns the
+    /// time from its request to the last of them. Messages published meanwhile may follow.
     ///
     /// # Errors
-    /// If it gets anything but them, in order, once.
+    /// If the subscriber gets anything but those messages, in order, once.
     pub(crate) fn replay(address: SocketAddr, path: &str, count: usize) -> anyhow::Result<Duration> {
         let mut load = Load::new(address, Dialect::Events)?;
         load.record.published = count + PUBLISHED_MEANWHILE;
@@ -220,7 +220,7 @@ impl Load {
         Ok(begun.elapsed())
     }
 
-    /// So many publishers.
+    /// Connects so many publishers.
     pub(crate) fn connect_publishers(&mut self, count: usize) -> anyhow::Result<()> {
         for index in 0..count {
             let stream = self.connect(Token(FIRST_PUBLISHER + index))?;
@@ -233,7 +233,7 @@ impl Load {
     fn connect(&self, token: Token) -> anyhow::Result<TcpStream> {
         let stream = std::net::TcpStream::connect(self.address).context("can't connect")?;
         stream.set_nodelay(true)?;
-        // Closed by a reset: the ports of tens of thousands of connections are free again at once.
+        // Closed by a reset, so that the ports of tens of thousands of connections are free at once.
         SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
         stream.set_nonblocking(true)?;
         let mut stream = TcpStream::from_std(stream);
@@ -241,7 +241,7 @@ impl Load {
         Ok(stream)
     }
 
-    /// Publishes for that time, then waits for what is still to come.
+    /// Publishes for that time, then waits for all answers and deliveries.
     ///
     /// # Errors
     /// If a publish is not acknowledged, or a subscriber gets anything but what was published, in
@@ -264,10 +264,10 @@ impl Load {
     ) -> anyhow::Result<Run> {
         let begun = Instant::now();
         let sent_before = self.sent.len();
-        // When something last came, and how much had come until then.
+        // When an answer or a message last came, and how many had come until then.
         let mut progress = (begun, 0);
         let mut over = false;
-        // When the next is due, with `Pace::Every`.
+        // When the next message is due, for `Pace::Every`.
         let mut due = begun;
         self.answer_times.clear();
         self.delivery_times.clear();
@@ -305,8 +305,8 @@ impl Load {
         }
     }
 
-    /// Sends a message from each publisher that waits for no answer, so many at most. If it was `due`
-    /// while its publisher still waited, that is when it was sent.
+    /// Sends a message from each publisher that waits for no answer, `most` at most. A message that was `due`
+    /// while its publisher still waited counts as sent then.
     fn post_where_idle(&mut self, most: usize, due: Option<Instant>) -> anyhow::Result<()> {
         for publisher in
             self.publishers.iter_mut().filter(|publisher| publisher.exchange.is_idle()).take(most)
@@ -319,7 +319,7 @@ impl Load {
         Ok(())
     }
 
-    /// Waits so long for something to read, and reads it all.
+    /// Waits this long for bytes, and reads all that are there.
     fn take_what_comes(&mut self, wait: Duration) -> anyhow::Result<()> {
         match self.poll.poll(&mut self.events, Some(wait)) {
             Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
@@ -358,7 +358,7 @@ impl Load {
     }
 }
 
-/// Reads until nothing more is there.
+/// Reads all bytes that are there.
 ///
 /// # Errors
 /// If the connection ended, or `take` fails.
@@ -372,7 +372,7 @@ fn read_all(
             Ok(0) => bail!("the server closed a connection"),
             Ok(length) => {
                 take(&buffer[..length])?;
-                // A short read has emptied the socket (epoll(7)): asking again would only cost.
+                // A short read has emptied the socket (epoll(7)): another read would only cost time.
                 if length < buffer.len() {
                     return Ok(());
                 }

@@ -1,4 +1,4 @@
-//! The machine the figures are of, and what its kernel counts.
+//! The machine that the figures are of, and what its kernel counts.
 
 use std::fs;
 use std::process::Command;
@@ -10,11 +10,11 @@ const TICK_US: f64 = 10_000.0;
 
 /// CPU time spent so far, in µs.
 pub(crate) struct CpuTime {
-    /// By whatever ran on this machine.
+    /// By all processes and the kernel.
     busy: f64,
     /// On all its CPUs, idle or not.
     all: f64,
-    /// By this process and the servers it has ended.
+    /// By this process and the servers that it has ended.
     own: f64,
 }
 
@@ -29,15 +29,15 @@ impl CpuTime {
         Ok(CpuTime { busy: all - idle, all, own })
     }
 
-    /// Of the machine's CPU time since then, the part that others took.
+    /// The share of the machine's CPU time since then that other processes took.
     pub(crate) fn others_share_since(&self, then: &CpuTime) -> f64 {
         let others = (self.busy - then.busy) - (self.own - then.own);
         (others / (self.all - then.all)).max(0.0)
     }
 }
 
-/// What a CPU, as in `cpu0`, or all of them, `cpu`, did so far, in µs: user, nice, system, idle,
-/// iowait, irq, softirq, steal (proc_stat(5)).
+/// The times so far of a CPU, as in `cpu0`, or of all, `cpu`, in µs: user, nice, system, idle, iowait, irq,
+/// softirq, steal (proc_stat(5)).
 fn cpu_times(cpu: &str) -> anyhow::Result<[f64; 8]> {
     let stat = fs::read_to_string("/proc/stat")?;
     let mut lines = stat.lines().map(str::split_whitespace);
@@ -50,7 +50,7 @@ fn cpu_times(cpu: &str) -> anyhow::Result<[f64; 8]> {
     times.try_into().ok().context("/proc/stat is too short")
 }
 
-/// The time a CPU has spent in softirqs, in µs: on loopback, a sender's CPU does the receiving there.
+/// The time a CPU has spent in softirqs, in µs. On loopback, a sender's CPU does the receiver's work there.
 pub(crate) fn softirq_us(cpu: usize) -> anyhow::Result<f64> {
     Ok(cpu_times(&format!("cpu{cpu}"))?[6])
 }
@@ -73,7 +73,7 @@ pub(crate) fn process_times(process: &str) -> anyhow::Result<[f64; 4]> {
 /// How many CPUs, and which.
 pub(crate) fn description() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    // Not those this process may run on, which a bench chooses.
+    // All CPUs, not those to which a bench has restricted this process.
     let cpus = info.lines().filter(|line| line.starts_with("processor\t")).count();
     let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     format!("{cpus} CPUs, {}", model.map_or("of a model unknown", |(_, model)| model))
@@ -84,7 +84,7 @@ pub(crate) fn kernel_release() -> String {
     fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
 }
 
-/// What a program answers to `--version`; `None` if there is none.
+/// The first line that a program prints for this flag; `None` if there is no such program.
 pub(crate) fn version(program: &str, flag: &str) -> Option<String> {
     let output = Command::new(program).arg(flag).output().ok()?;
     // nginx answers on stderr.

@@ -1,4 +1,4 @@
-//! Numbers of several rounds: what stands for them, and how it is printed.
+//! The numbers of several rounds: their median and quantiles, and how they are printed.
 
 use std::time::Duration;
 
@@ -19,13 +19,13 @@ pub(crate) fn sorted(mut times: Vec<Duration>) -> Vec<Duration> {
     times
 }
 
-/// The time that this share of them does not exceed, in µs. The shortest is the first.
+/// The µs that this share of the times does not exceed. The times are sorted.
 pub(crate) fn quantile_us(times: &[Duration], share: f64) -> f64 {
     let rank = (times.len() as f64 * share) as usize;
     times.get(rank).map_or(f64::NAN, |time| time.as_secs_f64() * 1e6)
 }
 
-/// `median (least–greatest)`, or the value alone if it is always the same.
+/// `median (least–greatest)`, or the value alone if all are equal.
 pub(crate) fn cell(values: &[f64]) -> String {
     let least = values.iter().copied().fold(f64::INFINITY, f64::min);
     let greatest = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -35,7 +35,7 @@ pub(crate) fn cell(values: &[f64]) -> String {
     format!("{} ({}–{})", number(median(values)), number(least), number(greatest))
 }
 
-/// To three digits or the whole number, with commas between thousands; a dash if there is none.
+/// The value to three digits or as a whole number, with commas between thousands; a dash if it is NaN.
 pub(crate) fn number(value: f64) -> String {
     if value.is_nan() {
         return "–".to_owned();

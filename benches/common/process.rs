@@ -42,7 +42,7 @@ impl Process {
         }
     }
 
-    /// The CPU time it has taken, user and system together, in µs.
+    /// The CPU time so far, user and system together, in µs.
     pub(crate) fn cpu_us(&self) -> anyhow::Result<f64> {
         let [user, system] = self.user_and_system_us()?;
         Ok(user + system)
@@ -53,23 +53,23 @@ impl Process {
         Ok([user, system])
     }
 
-    /// Its resident memory: of all its mappings together, since `VmRSS` may be off by hundreds of
-    /// KiB (proc_pid_status(5)).
+    /// Resident memory, summed over the mappings: `VmRSS` may be wrong by hundreds of KiB
+    /// (proc_pid_status(5)).
     pub(crate) fn resident_bytes(&self) -> anyhow::Result<f64> {
         self.kib("smaps_rollup", "Rss:")
     }
 
-    /// From now on, [`peak_resident_bytes`](Self::peak_resident_bytes) is since now (proc_pid_clear_refs(5)).
+    /// Starts [`peak_resident_bytes`](Self::peak_resident_bytes) anew (proc_pid_clear_refs(5)).
     pub(crate) fn forget_peak(&self) -> anyhow::Result<()> {
         fs::write(self.file("clear_refs"), "5").context("can't reset the peak of memory")
     }
 
-    /// The most that was resident.
+    /// The most resident memory since the start, or since [`forget_peak`](Self::forget_peak).
     pub(crate) fn peak_resident_bytes(&self) -> anyhow::Result<f64> {
         self.kib("status", "VmHWM:")
     }
 
-    /// How many it has open.
+    /// How many descriptors are open.
     pub(crate) fn descriptors(&self) -> anyhow::Result<usize> {
         Ok(fs::read_dir(self.file("fd"))?.count())
     }
@@ -94,8 +94,8 @@ impl Drop for Process {
     }
 }
 
-/// One that is free: the hub tells the port it chooses only in its log. Below the ports that the
-/// kernel hands out, or another process would be given it before the server takes it.
+/// A free address: of a port that it chooses itself, the hub speaks only in its log. It is below the ports
+/// that the kernel gives out, which another process could get before the server takes it.
 pub(crate) fn free_address() -> anyhow::Result<SocketAddr> {
     const TRIES: usize = 100;
     let mut addresses =

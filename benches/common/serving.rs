@@ -1,4 +1,4 @@
-//! What the servers that a bench brings itself have in common.
+//! What the benches' own servers have in common.
 
 use std::net::TcpListener;
 use std::{io, thread};
@@ -12,11 +12,11 @@ use serde::Deserialize;
 #[derive(Deserialize)]
 pub(crate) struct Publish {
     pub(crate) data: String,
-    /// `None` for the one that subscribers listen to.
+    /// `None` for the subscribers' channel.
     pub(crate) channel: Option<String>,
 }
 
-/// Ends this process when stdin does, and so no later than the bench that started it.
+/// Ends this process when stdin ends, and so no later than the bench that started it.
 pub(crate) fn exit_with_stdin() {
     thread::spawn(|| {
         let _ = io::copy(&mut io::stdin(), &mut io::sink());

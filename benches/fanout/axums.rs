@@ -1,4 +1,4 @@
-//! Two small axum servers: what the tutorial makes of a hub, and the least that takes a POST.
+//! Two small axum servers: the tutorial's hub, and the least that takes a POST.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,7 +38,7 @@ pub(crate) fn naive() -> Router {
 
     async fn publish(State(hub): State<Arc<Naive>>, Json(publish): Json<Publish>) -> StatusCode {
         if publish.channel.is_none() {
-            // Held while it is sent: the feed must be in the order of the numbers.
+            // The lock is held while the message is sent: the feed has to be in the order of the numbers.
             let mut last = hub.last.lock().unwrap_or_else(PoisonError::into_inner);
             *last += 1;
             let _ = hub.live.send((*last, publish.data));
@@ -49,7 +49,7 @@ pub(crate) fn naive() -> Router {
     async fn subscribe(State(hub): State<Arc<Naive>>) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
         let opening = Event::default().comment("naive");
         let events = BroadcastStream::new(hub.live.subscribe())
-            // What is lost to a lag is missed by the subscriber, which counts.
+            // The load notices what a subscriber loses to a lag.
             .filter_map(Result::ok)
             .map(|(number, data)| Event::default().id(format!("naive-{number}")).data(data));
         Sse::new(tokio_stream::once(opening).chain(events).map(Ok))

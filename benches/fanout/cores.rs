@@ -1,5 +1,5 @@
-//! The cores: one for the server, another for the load, so that neither takes the other's time and
-//! the server's core does what the server causes.
+//! The cores: one for the server, another for the load. Neither takes the other's time, and the server's core
+//! does all the work that the server causes.
 
 use std::io;
 
@@ -28,7 +28,7 @@ impl Cores {
         pin(self.load)
     }
 
-    /// What `start` returns, which it does on the server's core: processes started there stay there.
+    /// Runs `start` on the server's core. Processes that it starts stay on that core.
     pub(crate) fn on_server<T>(self, start: impl FnOnce() -> T) -> io::Result<T> {
         pin(self.server)?;
         let started = start();

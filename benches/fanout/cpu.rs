@@ -1,8 +1,8 @@
-//! A server's CPU time: its own in user and system mode, and what its core spends in softirqs for it.
+//! A server's CPU time: its own in user and system mode, and its core's in softirqs.
 //!
-//! On loopback, whoever sends also does the receiving half, in a softirq on the same core. Kernels
-//! built with `CONFIG_IRQ_TIME_ACCOUNTING` count that time for the core only, and it has to be added to
-//! the process's; others count it as the process's system time too, and it only has to be told apart.
+//! On loopback the sender's core also does the receiver's half, in a softirq. Kernels with
+//! `CONFIG_IRQ_TIME_ACCOUNTING` count that time for the core only: it has to be added to the process's. Other
+//! kernels count it as the process's system time too: it only has to be separated.
 
 use std::fs;
 use std::ops::Sub;
@@ -21,7 +21,7 @@ pub(crate) struct Cpu {
 }
 
 impl Cpu {
-    /// What a server has taken so far, which is alone on that core.
+    /// The time so far of a server that is alone on that core.
     pub(crate) fn of(process: &Process, core: usize, accounting: Accounting) -> anyhow::Result<Self> {
         let [user, system] = process.user_and_system_us()?;
         let softirq = softirq_us(core)?;
@@ -42,7 +42,7 @@ impl Sub for Cpu {
 
     fn sub(self, other: Cpu) -> Cpu {
         let kernel = (self.system + self.softirq) - (other.system + other.softirq);
-        // Softirqs that others caused on that core may be more than there is to tell apart.
+        // Softirqs that other processes caused on that core may be more than the process's system time.
         let system = (self.system - other.system).max(0.0);
         Cpu { user: self.user - other.user, system, softirq: kernel - system }
     }
@@ -53,13 +53,12 @@ impl Sub for Cpu {
 pub(crate) enum Accounting {
     /// The core's only.
     Apart,
-    /// The core's, and the process's that they interrupt: its system time.
+    /// The core's, and the system time of the process that they interrupt.
     InSystem,
 }
 
 impl Accounting {
-    /// As the kernel's configuration says; if there is none to be read, in the system time, so that
-    /// nothing is counted twice.
+    /// As the kernel's configuration says. If that can't be read, `InSystem`: then nothing is counted twice.
     pub(crate) fn of_kernel() -> Self {
         let apart = |config: String| config.lines().any(|line| line == "CONFIG_IRQ_TIME_ACCOUNTING=y");
         let packed =

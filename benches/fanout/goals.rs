@@ -4,14 +4,14 @@ use crate::common::numbers::{cell, median, number};
 use crate::server::Server;
 use crate::workload::{Figure, Measured, Workload};
 
-/// Which side of it is good.
+/// The value to reach, and on which side of it a figure is good.
 #[derive(Clone, Copy)]
 enum Goal {
     AtMost(f64),
     AtLeast(f64),
 }
 
-/// A figure of the hub's, in proportion to what, and how much that has to be.
+/// A text, a figure of the hub's, the server it is in proportion to, and the goal.
 type Row = (&'static str, Figure, Option<Server>, Goal);
 
 const GOALS: [Row; 7] = [
@@ -39,7 +39,7 @@ const GOALS: [Row; 7] = [
     ),
 ];
 
-/// The table; only what was measured is in it.
+/// Prints the table of the goals that were measured.
 pub(crate) fn print(measured: &Measured) {
     let rows: Vec<_> = GOALS.iter().filter_map(|goal| row(measured, goal)).collect();
     if rows.is_empty() {

@@ -1,7 +1,7 @@
-//! The limits: one thread with epoll that does nothing but fan out, to hold the hub against.
+//! The limits: one thread with epoll that does nothing but fan out, to compare the hub with.
 //!
-//! What it leaves out, the hub pays for: it checks nothing, keeps nothing that could be read again,
-//! takes a request only in one piece, and ends if a subscriber is slow.
+//! It leaves out what costs the hub time: it checks nothing, keeps no message, takes a request only in one
+//! piece, and ends if a subscriber is slow.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
@@ -12,20 +12,22 @@ use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 
 use crate::common::serving::{Publish, chunk, exit_with_stdin};
-use crate::workload::BURST;
 
-/// When messages go out to subscribers.
+/// Messages published at once in a burst, for which [`Sends::Whole`] waits.
+pub(crate) const BURST: usize = 32;
+
+/// When messages are sent to subscribers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sends {
     /// Each at once: one send for each subscriber and message.
     OnePerMessage,
-    /// When all that waits is read: one send for each subscriber.
+    /// When all POSTs that wait are read: one send for each subscriber.
     Coalesced,
-    /// When as many wait as are published at once, or no more come: as few sends as there can be.
+    /// When a [`BURST`] waits, or no more comes: as few sends as possible.
     Whole,
 }
 
-/// How long it waits for more, where it does.
+/// How long [`Sends::Whole`] waits for more.
 const WAIT: Duration = Duration::from_millis(5);
 
 const LISTENER: Token = Token(usize::MAX);
@@ -43,7 +45,7 @@ pub(crate) fn serve(address: SocketAddr, sends: Sends) -> anyhow::Result<()> {
     let mut poll = Poll::new()?;
     poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
     let mut events = Events::with_capacity(1024);
-    // By token; those that are gone leave their place empty.
+    // By token. A connection that is closed leaves its place empty.
     let mut peers: Vec<Option<Peer>> = Vec::new();
     let mut pending = Vec::new();
     let mut number = 0;
@@ -69,7 +71,8 @@ pub(crate) fn serve(address: SocketAddr, sends: Sends) -> anyhow::Result<()> {
             };
             let request = std::str::from_utf8(&buffer[..length])?;
             if request.starts_with("GET ") {
-                let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+                let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\
+                    transfer-encoding: chunked\r\n\r\n";
                 peer.stream.write_all(&[head.as_bytes(), &chunk(": limit\n\n")].concat())?;
                 peer.subscribed = true;
                 continue;
@@ -98,7 +101,7 @@ fn send(pending: &mut Vec<u8>, peers: &mut [Option<Peer>]) -> anyhow::Result<()>
     for peer in peers.iter_mut().flatten().filter(|peer| peer.subscribed) {
         match peer.stream.write(pending) {
             Ok(length) if length == pending.len() => {}
-            // Its end is noticed when it is read.
+            // The event loop notices the end of the connection when it reads.
             Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {}
             result => bail!("a subscriber is slow: {result:?}"),
         }
@@ -119,7 +122,7 @@ fn accept_all(listener: &TcpListener, poll: &Poll, peers: &mut Vec<Option<Peer>>
     }
 }
 
-/// With the hub's own backlog.
+/// A listener with the hub's backlog.
 fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
     socket.bind(&address.into())?;

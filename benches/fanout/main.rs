@@ -2,45 +2,48 @@
 //! for other servers, side by side in one run.
 //!
 //! ```text
-//! benches/fanout/peers/setup                                    # nchan, Node.js and Socket.IO, where they are missing
-//! cargo bench --bench fanout                                    # all of it, some twelve minutes
-//! cargo bench --bench fanout -- --svg fanout.svg                # and a picture
+//! benches/fanout/peers/setup                        # nchan, Node.js and Socket.IO, where they are missing
+//! cargo bench --bench fanout                        # all measurements, some twelve minutes
+//! cargo bench --bench fanout -- --svg fanout.svg    # and a picture
 //! cargo bench --bench fanout -- --rounds 1 --time 1s --servers limit,tabcast fan-out-1000 burst-1000
 //! cargo bench --bench fanout -- --binary target/other/tabcast --hub "--keep-alive 1m"
-//! cargo bench --bench fanout -- idle stalled storm              # the proofs, some twelve minutes
+//! cargo bench --bench fanout -- idle stalled storm  # the proofs, some twelve minutes
 //! ```
 //!
-//! A server is a process of its own on a loopback port, and has one core to itself; the load
-//! ([`load`](common::load)), the one thread of this process, has another ([`cores`]). Every server speaks plain
-//! HTTP/1.1 and gets the same JSON of 100 bytes, each with its number. The hub runs as by default, but that
-//! it takes more subscribers and is more patient with idle connections, its journal is in memory where
-//! nothing else is said, and its log goes to `/dev/null`.
+//! A server is a process of its own on a loopback port, and has one core to itself. The load
+//! ([`load`](common::load)), the one thread of this process, has another ([`cores`]). Every server speaks
+//! plain HTTP/1.1 and gets the same JSON of 100 bytes, each with its number. The hub has its default
+//! settings, but for more subscribers and longer timeouts; its journal is in memory, unless said otherwise,
+//! and its log goes to `/dev/null`.
 //!
-//! | workload | what is done |
-//! | --- | --- |
-//! | `fan-out-100`, `-1000`, `-10000` | so many subscribers; the next message is sent when all have the last |
-//! | `burst-1000`, `-10000` | the same, but 32 messages are on their way at a time, each from a publisher of its own |
-//! | `memory` | 10,000 subscribers that are sent nothing: growth of resident memory, and how fast they connect |
-//! | `posts` | 32 publishers, each of which sends its next message when the last was acknowledged; one subscriber, but none on the bare server and on nchan, which loses it at such a rate |
-//! | `beside` | one message at a time to 10,000 subscribers, and beside it a publisher on a channel of its own: the time to its answers |
+//! The workloads:
+//! - `fan-out-100`, `-1000`, `-10000`: so many subscribers. The next message is sent when all have the last.
+//! - `burst-1000`, `-10000`: the same, but 32 messages are on their way at a time, each from a publisher of
+//!   its own.
+//! - `memory`: 10,000 subscribers that are sent nothing. Measured are the growth of resident memory and how
+//!   fast they connect.
+//! - `posts`: 32 publishers, each of which sends its next message when the last is acknowledged. There is one
+//!   subscriber, but none on the bare server, nor on nchan, which stops sending to it at such a rate.
+//! - `beside`: one message at a time to 10,000 subscribers, and beside it a publisher on another channel.
+//!   Measured is the time to that publisher's answers.
 //!
 //! What every subscriber gets is checked: each acknowledged message, once, in the order in which all others
 //! get it. CPU time is the server's, softirqs included ([`cpu`]). Times to the last subscriber are of all
-//! rounds together. All else is the median of the rounds; in each round every server is started afresh,
-//! and the order of servers changes from round to round. A ratio is the median of the rounds' own ratios, so
-//! that a machine that is slower for a while is slower for both. How much of the machine was taken by others
-//! is told too: beyond a few per cent, run it again.
+//! rounds together. All else is the median of the rounds. In each round every server is started afresh, and
+//! the order of servers changes from round to round. A ratio is the median of the rounds' own ratios, so that
+//! a machine that is slower for a while is slower for both. The output says how much of the machine other
+//! processes took: beyond a few per cent, run it again.
 //!
-//! The proofs ([`proofs`]) are of the hub alone, and run only if they are asked for by name. Each prints
-//! its numbers, and fails if what the hub promises does not hold.
+//! The proofs ([`proofs`]) are of the hub alone, and run only if they are named. Each prints its numbers, and
+//! fails if what the hub promises does not hold:
+//! - `idle`: 15,000 subscribers are held for `--hold`, with keep-alives as by default. Memory has to stay
+//!   flat, and all have to get a message at the end.
+//! - `stalled`: 500 subscribers never read, 500 others do, and much more than is kept is published. The
+//!   others have to be as fast as alone, and memory has to be bounded.
+//! - `storm`: 5,000 subscribers are cut off at once, and reconnect at once with their last event ID. None may
+//!   be refused, and none may miss a message.
 //!
-//! | proof | what is done | what has to hold |
-//! | --- | --- | --- |
-//! | `idle` | 15,000 subscribers are held for `--hold`, with keep-alives as by default | memory stays flat, all get a message at the end |
-//! | `stalled` | 500 subscribers that never read beside 500 that do, while much more than is kept is published | the others are as fast as alone, memory is bounded |
-//! | `storm` | 5,000 subscribers are cut off at once, and come back at once with their last event ID | none is refused, none misses a message |
-//!
-//! After each, the hub has as many descriptors open as before, and has logged no warning.
+//! After each proof, the hub has to have as many open descriptors as before, and to have logged no warning.
 //!
 //! Linux only.
 
@@ -54,6 +57,7 @@ mod limits;
 mod picture;
 mod proofs;
 mod server;
+mod setting;
 mod table;
 mod workload;
 
@@ -69,9 +73,10 @@ use common::machine::CpuTime;
 use cores::Cores;
 use cpu::Accounting;
 use server::{SETUP, Server};
+use setting::Setting;
 use workload::{Measured, Workload};
 
-/// Of the proof that holds the most subscribers, and some for all else.
+/// Descriptors for the proof with the most subscribers, and some for all else.
 const DESCRIPTORS: u64 = 15_100;
 
 #[derive(Debug, Parser)]
@@ -106,19 +111,8 @@ struct Args {
     listen: Option<SocketAddr>,
 }
 
-/// What all measurements have in common.
-struct Setting {
-    hub: Hub,
-    cores: Cores,
-    accounting: Accounting,
-    /// How long load is put on a server at a time.
-    time: Duration,
-    /// How long idle subscribers are held.
-    hold: Duration,
-}
-
 fn main() -> anyhow::Result<()> {
-    // `cargo test --all-targets` runs benches too, without this; there is nothing to test here.
+    // `cargo test --all-targets` also runs benches, without `--bench`. There is nothing to test here.
     if !std::env::args().any(|arg| arg == "--bench") {
         return Ok(());
     }
@@ -169,7 +163,7 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The servers asked for, all of them if none is, and why some can't be measured.
+/// The servers to measure, of those asked for or of all, and why the others can't be measured.
 fn choose(asked: Vec<Server>) -> (Vec<Server>, Vec<(Server, &'static str)>) {
     let asked = if asked.is_empty() { Server::value_variants().to_vec() } else { asked };
     let missing: Vec<_> = asked.iter().filter_map(|server| Some((*server, server.missing()?))).collect();

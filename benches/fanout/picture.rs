@@ -1,5 +1,5 @@
-//! The picture of the results: an SVG with a bar for each server, on a card of its own colour, so that it
-//! can be read on light and on dark pages.
+//! The picture of the results: an SVG with a bar for each server, on a card with a background of its own, so
+//! that it can be read on light and on dark pages.
 
 use std::fmt::Write as _;
 
@@ -50,14 +50,15 @@ const STYLE: &str = "
     }
 ";
 
-/// The picture's text. `caption` tells what it is of.
+/// The text of the SVG. `caption` says of what the results are.
 pub(crate) fn draw(measured: &Measured, caption: &str) -> String {
     let has_bar =
         |server: &Server| COLUMNS.iter().any(|(.., figure)| measured.median(*figure, *server).is_some());
     let servers: Vec<_> = Server::value_variants().iter().copied().filter(has_bar).collect();
     let height = HEAD + ROW * servers.len() + FOOT;
     let mut svg = format!(
-        "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {WIDTH} {height}' width='{WIDTH}' height='{height}' role='img'>\n\
+        "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {WIDTH} {height}' \
+         width='{WIDTH}' height='{height}' role='img'>\n\
          <title>What a subscriber costs each server</title>\n\
          <style>{STYLE}</style>\n\
          <rect class='card' x='.5' y='.5' width='{}' height='{}' rx='8'/>\n",
@@ -70,7 +71,8 @@ pub(crate) fn draw(measured: &Measured, caption: &str) -> String {
         "small",
         MARGIN,
         64,
-        "Messages of 100 bytes to 1,000 subscribers; plain HTTP/1.1 on loopback, one core. Shorter is better.",
+        "Messages of 100 bytes to 1,000 subscribers; plain HTTP/1.1 on loopback, one core. \
+         Shorter is better.",
     );
     for (column, (heading, unit, figure)) in COLUMNS.iter().enumerate() {
         let left = MARGIN + LABELS + COLUMN * column;

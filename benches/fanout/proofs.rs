@@ -1,4 +1,4 @@
-//! The proofs: what the hub promises of many, slow and returning subscribers, shown at length.
+//! The proofs: what the hub promises for many, for slow and for returning subscribers.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -7,43 +7,44 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 
-use crate::Setting;
 use crate::common::files::Folder;
 use crate::common::hub::Place;
 use crate::common::load::{Dialect, LENGTH, Load, Pace};
 use crate::common::numbers::{number, quantile_us, sorted};
 use crate::common::process::{Process, free_address};
+use crate::setting::Setting;
 use crate::workload::Workload;
 
 /// Subscribers of `idle`.
 const IDLE: usize = 15_000;
 /// How often an idle stream is sent a keep-alive, by default.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// Looks at the memory of `idle`.
+/// How often the memory of `idle` is measured.
 const SAMPLES: u32 = 20;
-/// What memory may grow by while nothing happens, of what it is.
+/// The share by which memory may grow while nothing happens.
 const FLAT: f64 = 0.02;
 
 /// Subscribers of `stalled` that read, and as many that don't.
 const READING: usize = 500;
-/// Of the texts of `stalled`, in bytes.
+/// The bytes of a text of `stalled`.
 const LARGE: usize = 8 << 10;
-/// Messages of `stalled` before it is looked at, and as many while: each time four times what is kept.
+/// Messages of `stalled` before it is measured, and as many while it is: each time four times what is kept.
 const STREAM: usize = 2048;
 const RETENTION: &str = "4MiB";
-/// What one that does not read may cost, in bytes.
+/// The bytes that a subscriber that does not read may cost.
 const STALLED_BYTES: f64 = 256.0 * 1024.0;
 
-/// Subscribers of `storm`, how often they are cut off, and what is published before and meanwhile.
+/// Subscribers of `storm`, how often they are cut off, and how many messages are published before and
+/// meanwhile.
 const STORM: usize = 5_000;
 const STORMS: usize = 5;
 const BEFORE_STORM: usize = 5;
 const DURING_STORM: usize = 20;
 
-/// How long the hub may take to notice that everyone is gone.
+/// How long the hub may take to notice that all connections are closed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Prints what is found.
+/// Runs the proof, and prints its numbers.
 ///
 /// # Errors
 /// If a promise does not hold.
@@ -103,16 +104,16 @@ fn stalled(setting: &Setting) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a stream of large messages costs.
+/// The cost of a stream of large messages.
 struct Streamed {
-    /// From POST to the last that reads, µs.
+    /// From POST to the last subscriber that reads, µs.
     p50: f64,
     p99: f64,
-    /// Of resident memory, in bytes, at its peak.
+    /// By how many bytes resident memory grew, at its peak.
     grown: f64,
 }
 
-/// To those that read, beside so many that don't.
+/// Streams large messages to subscribers that read, beside so many that don't.
 fn stream(setting: &Setting, stalled: usize) -> anyhow::Result<Streamed> {
     let hub = Watched::start(setting, &[("TABCAST_RETENTION_BYTES", RETENTION)])?;
     let mut load = Load::numbered(hub.process.address, Dialect::Events, LARGE, 0)?;
@@ -122,7 +123,7 @@ fn stream(setting: &Setting, stalled: usize) -> anyhow::Result<Streamed> {
     load.connect_publishers(1)?;
     let before = hub.process.resident_bytes()?;
     hub.process.forget_peak()?;
-    // Until then, the kernel takes much for those that don't read.
+    // Not measured: the kernel first fills the buffers of those that don't read.
     load.run_messages(Pace::Window(1), STREAM)?;
     let run = load.run_messages(Pace::Window(1), STREAM)?;
     let grown = hub.process.peak_resident_bytes()? - before;
@@ -152,7 +153,7 @@ fn storm(setting: &Setting) -> anyhow::Result<()> {
         load.run_messages(Pace::Answered, DURING_STORM)?;
         let begun = Instant::now();
         load.bring_back(&cut)?;
-        // The next message goes out when all have those they missed.
+        // The next message is sent when all have got those they missed.
         load.run_messages(Pace::Window(1), 1)?;
         println!("  all back and up to date after {} ms", number(begun.elapsed().as_secs_f64() * 1e3));
     }
@@ -162,7 +163,7 @@ fn storm(setting: &Setting) -> anyhow::Result<()> {
 /// A hub whose log is kept and whose descriptors are counted.
 struct Watched {
     process: Process,
-    /// Open before anyone came.
+    /// How many were open before the load.
     descriptors: usize,
     log: PathBuf,
     _folder: Folder,
@@ -178,7 +179,7 @@ impl Watched {
         command.envs(settings.iter().copied()).stderr(File::create(&log)?);
         let mut process = setting.cores.on_server(|| Process::spawn(command, address))??;
         process.connect()?;
-        // What it opens for the first subscriber and publisher stays open.
+        // The descriptors that the hub opens for the first subscriber stay open.
         let mut first = Load::new(address, Dialect::Events)?;
         first.subscribe(1)?;
         drop(first);
@@ -189,7 +190,7 @@ impl Watched {
     /// Closes all connections.
     ///
     /// # Errors
-    /// If descriptors stay open, or the log tells of anything that went wrong.
+    /// If descriptors stay open, or the log has a warning.
     fn close(self, load: Load) -> anyhow::Result<()> {
         let open = self.process.descriptors()?;
         drop(load);
@@ -214,7 +215,7 @@ impl Watched {
     }
 }
 
-/// How many descriptors are open when that has not changed for a while.
+/// How many descriptors are open, once the number has not changed for a while.
 fn settled(process: &Process) -> anyhow::Result<usize> {
     let mut last = process.descriptors()?;
     loop {

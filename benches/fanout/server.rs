@@ -9,7 +9,6 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 
-use crate::Setting;
 use crate::axums;
 use crate::common::files::Folder;
 use crate::common::hub::Place;
@@ -18,6 +17,7 @@ use crate::common::machine::version;
 use crate::common::process::{Process, free_address};
 use crate::common::serving::{exit_with_stdin, serve_axum};
 use crate::limits::{self, Sends};
+use crate::setting::Setting;
 
 /// In the order of the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -47,10 +47,10 @@ pub(crate) enum Server {
     SocketIo,
 }
 
-/// Where Debian's package puts it.
+/// nchan, where Debian's package puts it.
 const NCHAN: &str = "/usr/lib/nginx/modules/ngx_nchan_module.so";
 
-/// What brings the servers that are missing.
+/// The script that installs the servers that are missing.
 pub(crate) const SETUP: &str = "benches/fanout/peers/setup";
 
 impl fmt::Display for Server {
@@ -102,7 +102,7 @@ impl Server {
         }
     }
 
-    /// The program it is, and its version, where that is none of this build's.
+    /// The program and its version; `None` if this build brings the server.
     pub(crate) fn version(self) -> Option<String> {
         let (program, version) = match self {
             Server::Nchan => ("nginx", version("nginx", "-v")?.rsplit('/').next()?.to_owned()),
@@ -117,7 +117,7 @@ impl Server {
         Some(format!("{program} {version}"))
     }
 
-    /// The server, once it accepts connections, on its core. What it logs goes to `/dev/null`.
+    /// The server on its core, once it accepts connections. Its log goes to `/dev/null`.
     pub(crate) fn start(self, setting: &Setting) -> anyhow::Result<Running> {
         let address = free_address()?;
         let folder = matches!(self, Server::Nchan | Server::TabcastFile).then(Folder::new).transpose()?;
@@ -156,7 +156,7 @@ impl Server {
                 let mut command = Command::new(std::env::current_exe()?);
                 let value = self.to_possible_value().context("every server has a name")?;
                 command.args(["--bench", "--serve", value.get_name(), "--listen", &address.to_string()]);
-                // Never written to: its end tells the server that this process is gone.
+                // Nothing is written to it. Its end, with this process's, ends the server.
                 command.stdin(Stdio::piped());
                 return Ok(command);
             }
@@ -165,7 +165,7 @@ impl Server {
         Ok(command)
     }
 
-    /// Is this server, until stdin ends.
+    /// Serves as this server until stdin ends.
     pub(crate) fn serve(self, address: SocketAddr) -> anyhow::Result<()> {
         let serve_axum = |router| {
             exit_with_stdin();

@@ -1,19 +1,19 @@
-//! The tables: a line for each server, ready to be pasted.
+//! The tables: a row for each server, ready to be pasted.
 
 use clap::ValueEnum;
 
-use crate::Setting;
 use crate::common::machine::{self, version};
 use crate::common::numbers::{median, number};
 use crate::cpu::Accounting;
 use crate::goals;
 use crate::server::Server;
+use crate::setting::Setting;
 use crate::workload::{Figure, Measured, Workload};
 
-/// A column's heading, and what it says of a server.
+/// A column's heading, and its cell for a server.
 type Column<'a> = (String, Box<dyn Fn(Server) -> Option<String> + 'a>);
 
-/// Of what the results are: the day, the machine, the versions.
+/// What the results are of: the day, the machine, the versions.
 pub(crate) fn caption(servers: &[Server]) -> String {
     let rustc = version("rustc", "--version").and_then(|text| Some(text.split_once(" (")?.0.to_owned()));
     let versions: Vec<_> =
@@ -23,7 +23,7 @@ pub(crate) fn caption(servers: &[Server]) -> String {
     format!("{today}; {machine}; Linux {kernel}; {}", versions.join(", "))
 }
 
-/// All tables. `others` is the share of the machine that other processes took.
+/// Prints all tables. `others` is the share of the machine that other processes took.
 pub(crate) fn print(setting: &Setting, rounds: u16, others: f64, measured: &Measured) {
     let time = humantime::format_duration(setting.time);
     println!("{rounds} rounds of {time}; other processes took {:.0} % of the machine.", others * 100.0);
@@ -97,7 +97,7 @@ fn fan_outs<'a>(cell: impl Fn(Workload, Server) -> Option<String> + Copy + 'a) -
     Workload::fan_outs().filter_map(column).collect()
 }
 
-/// A table without the columns and lines that would be empty; none if all would be.
+/// Prints a table without empty columns and rows; nothing if all are empty.
 fn section(title: &str, columns: Vec<Column<'_>>) {
     let servers = Server::value_variants();
     let columns: Vec<_> = columns

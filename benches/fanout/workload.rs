@@ -1,4 +1,4 @@
-//! What is done with a server, and what is told of it.
+//! What is done with a server, and what is measured of it.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -10,14 +10,15 @@ use std::time::{Duration, Instant};
 use anyhow::ensure;
 use clap::ValueEnum;
 
-use crate::Setting;
 use crate::common::load::publisher::Exchange;
 use crate::common::load::{Dialect, LENGTH, Load, Pace, text};
 use crate::common::numbers::{median, quantile_us, sorted};
 use crate::cpu::Cpu;
+use crate::limits::BURST;
 use crate::server::Server;
+use crate::setting::Setting;
 
-/// See the table of the bench.
+/// See the bench's own documentation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Workload {
     #[value(name = "fan-out-100")]
@@ -38,7 +39,7 @@ pub(crate) enum Workload {
     Storm,
 }
 
-/// What is told of a server.
+/// What is measured of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Figure {
     /// CPU time, µs per delivery.
@@ -63,8 +64,6 @@ pub(crate) enum Figure {
     AloneP99,
 }
 
-/// Messages published at once in a burst.
-pub(crate) const BURST: usize = 32;
 /// Publishers of `posts`: enough to keep a core busy.
 const PUBLISHERS: usize = 32;
 pub(crate) const IDLE_SUBSCRIBERS: usize = 10_000;
@@ -74,7 +73,7 @@ const WARM_UP: Duration = Duration::from_millis(300);
 const PAUSE: Duration = Duration::from_millis(1);
 
 impl Workload {
-    /// Those that are measured; the others are proofs, which only the hub is put to.
+    /// The workloads that are measured. The others are proofs, of the hub alone.
     pub(crate) fn measurements() -> impl Iterator<Item = Workload> {
         Self::value_variants().iter().copied().filter(|workload| !workload.is_proof())
     }
@@ -87,7 +86,7 @@ impl Workload {
         matches!(self, Workload::Idle | Workload::Stalled | Workload::Storm)
     }
 
-    /// How many subscribers, and how many messages at once, if that is what it is.
+    /// How many subscribers and how many messages at once; `None` if it is no fan-out.
     pub(crate) fn fan_out(self) -> Option<(usize, usize)> {
         match self {
             Workload::FanOut100 => Some((100, 1)),
@@ -103,7 +102,7 @@ impl Workload {
     pub(crate) fn suits(self, server: Server) -> bool {
         match self {
             _ if self.is_proof() => server == Server::Tabcast,
-            // It has no subscribers to offer.
+            // A bare server takes no subscribers.
             _ if server == Server::Bare => self == Workload::Posts,
             // It waits for bursts.
             _ if server == Server::Whole => matches!(self, Workload::Burst1000 | Workload::Burst10000),
@@ -111,7 +110,7 @@ impl Workload {
         }
     }
 
-    /// The server that others are held against in it.
+    /// The server that the others are compared with.
     pub(crate) fn base(self) -> Server {
         match self {
             Workload::Burst1000 | Workload::Burst10000 => Server::Coalescing,
@@ -146,8 +145,8 @@ impl Measured {
         self.values.get(&(figure, server)).map(Vec::as_slice)
     }
 
-    /// The time, in ms, that this share of POSTs does not exceed to the last subscriber; of so few
-    /// that none is beyond it, no number.
+    /// The ms from POST to the last subscriber that this share of POSTs does not exceed; no number if there
+    /// are so few that none is beyond the share.
     pub(crate) fn quantile_ms(&self, workload: Workload, server: Server, share: f64) -> Option<f64> {
         let times = self.times.get(&(workload, server))?;
         let enough = times.len() as f64 * (1.0 - share) >= 1.0;
@@ -216,7 +215,7 @@ impl Measured {
 
     fn memory(&mut self, setting: &Setting, server: Server) -> anyhow::Result<()> {
         let running = server.start(setting)?;
-        // What the first subscribers bring about is no other's.
+        // What the hub allocates once, for the first subscribers, is not counted.
         let mut load = Load::new(running.process.address, server.dialect())?;
         load.subscribe(10)?;
         load.watch(WARM_UP)?;

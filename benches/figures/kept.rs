@@ -1,4 +1,4 @@
-//! A journal full of messages, whose copies hubs are started on.
+//! A journal full of messages. Hubs are started on copies of it.
 
 use std::fs::{self, File};
 use std::time::Duration;
@@ -19,7 +19,7 @@ pub(crate) struct Kept {
     folder: Folder,
     /// What all ids begin with.
     pub(crate) prefix: String,
-    /// Of the file.
+    /// The size of the file.
     pub(crate) bytes: f64,
 }
 
@@ -43,13 +43,13 @@ impl Kept {
             }
             Ok(())
         })?;
-        // Waits for the last checkpoint: all is in one file then.
+        // The drop waits for the last checkpoint: then all messages are in one file.
         drop(journal);
         let bytes = folder.journal().metadata()?.len() as f64;
         Ok(Kept { folder, prefix, bytes })
     }
 
-    /// A copy, on the disk already: writing it there would hold up the hub's fsyncs.
+    /// A copy that is on the disk: else its writing would hold up the hub's fsyncs.
     pub(crate) fn copy(&self) -> anyhow::Result<Folder> {
         let folder = Folder::new()?;
         fs::copy(self.folder.journal(), folder.journal())?;

@@ -17,14 +17,14 @@ use tokio::sync::oneshot;
 
 use crate::common::serving::{Publish, exit_with_stdin, serve_axum};
 
-/// Bare axum that answers once the body is appended to the file and on the disk; all that wait share
-/// one write and one fdatasync. Serves until stdin ends.
+/// Serves until stdin ends, with bare axum: a POST is answered once its body is appended to the file and on
+/// the disk. All bodies that wait share one write and one fdatasync.
 pub(crate) fn serve_append_sync(address: SocketAddr, path: &Path) -> anyhow::Result<()> {
     exit_with_stdin();
     serve_axum(TcpListener::bind(address)?, append_sync(path)?)
 }
 
-/// A body to append, and where to tell that it is on the disk.
+/// A body to append, and where to send word once it is on the disk.
 type Append = (Bytes, oneshot::Sender<()>);
 
 fn append_sync(path: &Path) -> anyhow::Result<Router> {
@@ -42,7 +42,8 @@ fn append_sync(path: &Path) -> anyhow::Result<Router> {
     Ok(Router::new().route("/messages", post(publish)).with_state(appends))
 }
 
-/// Appends whatever waits, then answers it. Ends at the first error, and no POST is answered 201 after.
+/// Appends all bodies that wait, then answers their POSTs. Ends at the first error: later POSTs are not
+/// answered 201.
 fn append_all(mut file: File, waiting: &mpsc::Receiver<Append>) -> io::Result<()> {
     let mut bytes = Vec::new();
     while let Ok(first) = waiting.recv() {
@@ -62,8 +63,8 @@ fn append_all(mut file: File, waiting: &mpsc::Receiver<Append>) -> io::Result<()
     Ok(())
 }
 
-/// Bodies of 100 bytes put on the disk per second by one thread that has a group of so many ready each
-/// time: no server, no publishers, nothing but write and fdatasync.
+/// How many bodies of 100 bytes one thread puts on the disk per second, in groups of this size: by write and
+/// fdatasync alone, without server or publishers.
 pub(crate) fn file_alone(path: &Path, group: usize, time: Duration) -> anyhow::Result<f64> {
     let mut file = File::create_new(path)?;
     let bytes = vec![b'.'; 100 * group];

@@ -1,5 +1,5 @@
 //! The figures: what the hub's journal in a file does on this machine, beside a limit measured in the same
-//! run. (How it fans out is the bench `fanout`.)
+//! run. (The hub's fan-out is measured by the bench `fanout`.)
 //!
 //! ```text
 //! cargo bench --bench figures                                   # all of it, some four minutes
@@ -7,29 +7,30 @@
 //! cargo bench --bench figures -- --hub "--retention-messages 1000"
 //! ```
 //!
-//! The hub is the release binary, a process of its own on a loopback port, with this machine's
-//! usual number of threads. So is the limit ([`limits`]), for which this program runs itself. All
-//! load comes from the one thread of this process ([`load`](common::load)), and a replay beside it from a
-//! second; they share the machine with the server: absolute figures are those of both together, and what
-//! they say of the server alone is its CPU time (user and system, from `/proc`), which hardly depends on
-//! what else runs.
+//! The hub is the release binary, a process of its own on a loopback port, with as many threads as it usually
+//! has on this machine. So is the limit ([`limits`]), for which this program runs itself. All load comes from
+//! the one thread of this process ([`load`](common::load)), and a replay beside it from a second thread. They
+//! share the machine with the server: absolute figures are those of both together. The server's CPU time
+//! (user and system, from `/proc`) is its own, and hardly depends on what else runs.
 //!
-//! | workload | what is done | limit |
-//! | --- | --- | --- |
-//! | `journal` | 1, 32 and 256 publishers, each of which sends its next message when the last was acknowledged; no subscriber; the hub keeps messages in a file | append + fdatasync; the file alone, without server; the hub with its journal in memory |
-//! | `kept` | the hub on a file of 1,000,000 messages: its start, its memory, the file's size; all of it replayed to one subscriber; and one message each 10 ms to 100 others, while that is replayed again | the same 100 without a replay |
-//! | `start` | from starting the process to the first bytes of an HTTP answer | |
-//! | `size` | the binary as it was built here: with what benches and tests add to the packages' features | |
+//! The workloads:
+//! - `journal`: 1, 32 and 256 publishers, each of which sends its next message when the last is acknowledged.
+//!   There is no subscriber; the hub keeps messages in a file. The limits are a server that only appends and
+//!   syncs, the file alone without a server, and the hub with its journal in memory.
+//! - `kept`: the hub on a file of 1,000,000 messages. Measured are its start, its memory and the file's size;
+//!   a replay of all of it to one subscriber; and one message each 10 ms to 100 others during another such
+//!   replay. The limit is the same 100 without a replay.
+//! - `start`: the time from starting the process to the first bytes of an HTTP answer.
+//! - `size`: the binary as it was built here, with what benches and tests add to the packages' features.
 //!
-//! The files are on the disk of the build. A replay is read from the file, but that is in the kernel's
-//! page cache.
+//! The files are on the disk of the build. A replay is read from the file, which is in the kernel's page
+//! cache.
 //!
-//! Bodies are JSON of 100 bytes. A subscriber's bytes are checked: each acknowledged message, once, in
-//! order. A figure is the median of the rounds, with the least and the greatest. In each round every
-//! server is started afresh, and the order of servers changes from round to round; a ratio is the median
-//! of the rounds' own ratios, so that a machine that is slower for a while is slower for both. How much
-//! of the machine was taken by others is told too: beyond a few per cent, trust the CPU times and the
-//! ratios only.
+//! Bodies are JSON of 100 bytes. A subscriber's bytes are checked: each acknowledged message, once, in order.
+//! A figure is the median of the rounds, with the least and the greatest. In each round every server is
+//! started afresh, and the order of servers changes from round to round. A ratio is the median of the rounds'
+//! own ratios, so that a machine that is slower for a while is slower for both. The output says how much of
+//! the machine other processes took: beyond a few per cent, trust the CPU times and the ratios only.
 //!
 //! Linux only.
 
@@ -56,18 +57,19 @@ use common::numbers::{cell, median, quantile_us, sorted};
 use kept::Kept;
 use target::Target;
 
-/// Publishers of a closed loop: those that wait share an fsync. The hub's batch is the last.
+/// Publishers that each wait for their answer: publishes that wait together share an fsync. The last is the
+/// hub's batch.
 const PUBLISHERS: [usize; 3] = [1, 32, 256];
 /// Messages in the journal that is replayed.
 const KEPT: usize = 1_000_000;
-/// Who gets messages while it is replayed, and how often.
+/// The subscribers that get messages during a replay, and how often.
 const LIVE_SUBSCRIBERS: usize = 100;
 const LIVE_PACE: Pace = Pace::Every(Duration::from_millis(10));
 /// Before each measurement: for allocators, TCP windows and the branch predictor.
 const WARM_UP: Duration = Duration::from_millis(300);
-/// Starts in a round: each is a matter of milliseconds.
+/// Starts in a round: each takes milliseconds.
 const STARTS: usize = 5;
-/// No run takes longer, whatever hangs.
+/// A run that takes longer fails, whatever hangs.
 const LONGEST_RUN: Duration = Duration::from_secs(290);
 
 #[derive(Debug, Parser)]
@@ -94,7 +96,7 @@ struct Args {
     file: Option<PathBuf>,
 }
 
-/// What is done with a server; see the table above.
+/// What is done with a server: see the bench's own documentation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Workload {
     Journal,
@@ -104,7 +106,7 @@ enum Workload {
 }
 
 impl Workload {
-    /// The servers it is done with.
+    /// The servers that it is done with.
     fn targets(self) -> &'static [Target] {
         match self {
             Workload::Journal => &[Target::Hub, Target::AppendSync, Target::FileAlone, Target::HubInMemory],
@@ -113,10 +115,10 @@ impl Workload {
     }
 }
 
-/// What is told of a server, in the order of the table.
+/// What is measured of a server, in the order of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Figure {
-    /// By so many publishers, on a journal.
+    /// Of so many publishers, on a journal.
     Journal(usize, Posts),
     KeptSize,
     KeptStart,
@@ -129,7 +131,7 @@ enum Figure {
     Size,
 }
 
-/// What is told of POSTs.
+/// What is measured of POSTs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Posts {
     Rate,
@@ -170,7 +172,7 @@ impl Figure {
 type Measured = BTreeMap<(Figure, Target), Vec<f64>>;
 
 fn main() -> anyhow::Result<()> {
-    // `cargo test --all-targets` runs benches too, without this; there is nothing to test here.
+    // `cargo test --all-targets` also runs benches, without `--bench`. There is nothing to test here.
     if !std::env::args().any(|arg| arg == "--bench") {
         return Ok(());
     }
@@ -255,7 +257,7 @@ fn measure(args: &Args, workload: Workload, target: Target) -> anyhow::Result<Ve
     }
 }
 
-/// The hub on a file of many messages, which is filled the first time.
+/// Measures the hub on a file of many messages, which is filled the first time.
 fn measure_kept(args: &Args, kept: &mut Option<Kept>) -> anyhow::Result<Vec<(Figure, Target, f64)>> {
     let kept: &Kept = match kept {
         Some(kept) => kept,
@@ -293,7 +295,7 @@ fn measure_kept(args: &Args, kept: &mut Option<Kept>) -> anyhow::Result<Vec<(Fig
     ])
 }
 
-/// What a server does with the messages of so many publishers.
+/// Measures a server with so many publishers.
 fn put_posts(
     args: &Args,
     target: Target,
@@ -304,7 +306,7 @@ fn put_posts(
     let mut load = Load::new(server.address, Dialect::Events)?;
     load.connect_publishers(publishers)?;
     load.run(Pace::Answered, WARM_UP)?;
-    // The clock of a process goes by 10 ms: of a time too short it tells nothing.
+    // A process's CPU time is counted in steps of 10 ms, which `args.time` exceeds by far.
     let cpu_before = server.cpu_us()?;
     let run = load.run(Pace::Answered, args.time)?;
     let cpu_us = server.cpu_us()? - cpu_before;
@@ -318,7 +320,7 @@ fn put_posts(
     ])
 }
 
-/// The table. The hub's ratio to a limit is that of the same round.
+/// Prints the table. A ratio is that of the hub to a limit in the same round.
 fn print(args: &Args, measured: &Measured) {
     let time = humantime::format_duration(args.time);
     println!("Rounds of {time}: {}; median (least–greatest).", args.rounds);

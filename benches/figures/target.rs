@@ -18,10 +18,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) enum Target {
     /// With its journal in a file.
     Hub,
-    /// Its limit: [`serve_append_sync`](super::limits::serve_append_sync).
+    /// Its limit, `limits::serve_append_sync`.
     AppendSync,
     HubInMemory,
-    /// No server, but what any would have to do: [`file_alone`](super::limits::file_alone).
+    /// No server, but what each has to do: `limits::file_alone`.
     FileAlone,
     /// The hub while it replays nothing.
     WithoutReplay,
@@ -40,8 +40,7 @@ impl fmt::Display for Target {
 }
 
 impl Target {
-    /// The server, once it accepts connections; it has this file for its journal. The hub's log is of
-    /// warnings only.
+    /// The server with this file as its journal, once it accepts connections. The hub logs warnings only.
     pub(crate) fn start(self, hub: &Hub, journal: &Path) -> anyhow::Result<Process> {
         let address = free_address()?;
         let mut command = match self {
@@ -51,7 +50,7 @@ impl Target {
             Target::AppendSync => {
                 let mut command = Command::new(std::env::current_exe()?);
                 command.args(["--bench", "--serve", &address.to_string(), "--file"]).arg(journal);
-                // Never written to: its end tells the limit that this process is gone.
+                // Nothing is written to it. Its end, with this process's, ends the limit.
                 command.stdin(Stdio::piped());
                 command
             }
@@ -77,7 +76,7 @@ pub(crate) fn start_on(hub: &Hub, file: &Path) -> anyhow::Result<(Process, f64)>
 fn first_answer(hub: &Hub, place: Place<'_>) -> anyhow::Result<(Process, f64)> {
     let address = free_address()?;
     let mut command = hub.command(address, place);
-    // It logs as it does by default.
+    // The hub logs as it does by default.
     command.stderr(Stdio::null());
     let begun = Instant::now();
     let mut server = Process::spawn(command, address)?;

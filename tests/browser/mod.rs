@@ -1,8 +1,7 @@
-//! A real browser: headless Chromium, driven by chromedriver over its plain HTTP and JSON
-//! (W3C WebDriver). What a test does here is what a user's browser does.
+//! A real browser: headless Chromium, driven by chromedriver over HTTP and JSON (W3C WebDriver).
 //!
-//! With `TABCAST_BROWSER=firefox` it is headless Firefox, driven by geckodriver. That tells nothing of the console,
-//! and has no DevTools: what needs those is for Chromium only, and says so.
+//! With `TABCAST_BROWSER=firefox` it is headless Firefox, driven by geckodriver. That has no log of the
+//! console and no DevTools: a test that needs them is for Chromium only, and says so.
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part, as if it were a crate")]
 
@@ -16,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::common::{PATIENCE, Response};
+use crate::common::{PATIENCE, Response, request};
 
 pub const ENTER: &str = "\u{e007}";
 pub const TAB: &str = "\u{e004}";
@@ -26,17 +25,17 @@ pub struct Browser {
     driver: Child,
     address: SocketAddr,
     session: String,
-    /// Holds all that the driver and the browser write.
+    /// Where the driver and the browser write all their files.
     folder: PathBuf,
-    /// The tab a browser begins with, until it is used.
+    /// The tab that a browser has at its start, until it is used.
     spare: Cell<Option<String>>,
 }
 
-/// One of its tabs.
+/// A tab of a browser.
 pub struct Tab<'a> {
     browser: &'a Browser,
     window: String,
-    /// What Firefox runs in every page.
+    /// The script that Firefox runs in every page.
     script: RefCell<String>,
 }
 
@@ -54,8 +53,7 @@ impl Browser {
         Browser::launch(preferences, &[])
     }
 
-    /// A browser for which these hosts are this machine: in none of them is a page trusted as one
-    /// of 127.0.0.1 is.
+    /// A browser that takes these hosts for this machine. Unlike 127.0.0.1, they are no secure context.
     pub fn start_with_hosts(hosts: &[&str]) -> Browser {
         if is_firefox() {
             return Browser::launch(json!({"network.dns.localDomains": hosts.join(",")}), &[]);
@@ -70,11 +68,11 @@ impl Browser {
             format!("tabcast-browser-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let folder = std::env::temp_dir().join(name);
         std::fs::create_dir(&folder).unwrap();
-        // The port it has found free may be another's by the time it listens; then it ends.
+        // The driver ends if another process takes the port that it has found free.
         let (driver, port) = (0..5).find_map(|_| start_driver(&folder)).expect("the driver says its port");
         let address = SocketAddr::from(([127, 0, 0, 1], port));
 
-        // Made before the browser starts, so that the driver is ended even if that fails.
+        // Made before the browser starts, so that its drop ends the driver even if that fails.
         let mut browser = Browser { driver, address, session: String::new(), folder, spare: Cell::new(None) };
         let mut options = match is_firefox() {
             true => firefox(preferences),
@@ -89,14 +87,14 @@ impl Browser {
         browser
     }
 
-    /// A tab with this page, once that has loaded.
+    /// A tab with this page, once that is loaded.
     pub fn open(&self, url: &str) -> Tab<'_> {
         let tab = self.blank();
         tab.go(url);
         tab
     }
 
-    /// A tab with no page yet.
+    /// A tab without a page.
     pub fn blank(&self) -> Tab<'_> {
         let window = self.spare.take().unwrap_or_else(|| {
             let window = self.command("POST", "/window/new", Some(&json!({"type": "tab"})));
@@ -105,7 +103,7 @@ impl Browser {
         Tab { browser: self, window, script: RefCell::default() }
     }
 
-    /// What the console says since this was last asked: level, a space, text. Of Firefox's it is not known.
+    /// The lines of the console since the last call: level, a space, text. None in Firefox.
     pub fn console(&self) -> Vec<String> {
         if is_firefox() {
             return Vec::new();
@@ -120,19 +118,20 @@ impl Browser {
             .unwrap_or_else(|error| panic!("{method} {path} {}: {error}", body.unwrap_or(&Value::Null)))
     }
 
-    /// The answer's value, or the error it tells.
+    /// The value that the driver answers, or the error.
     fn request(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value, String> {
         let body = body.map(Value::to_string).unwrap_or_default();
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        let request = request(
+            &format!("{method} {path} HTTP/1.1"),
             self.address,
-            body.len()
+            &["Content-Type: application/json"],
+            Some(body.as_bytes()),
         );
         let mut connection = TcpStream::connect(self.address).map_err(|error| error.to_string())?;
-        // Starting a browser on a busy machine is the longest it does.
+        // Twice as long: a browser's start takes long on a busy machine.
         connection.set_read_timeout(Some(2 * PATIENCE)).unwrap();
-        connection.write_all(format!("{head}{body}").as_bytes()).map_err(|error| error.to_string())?;
-        // A page that never loads is an error like others, also while a test fails.
+        connection.write_all(&request).map_err(|error| error.to_string())?;
+        // An error, and no panic, also if a page never loads while a test is failing.
         connection.peek(&mut [0]).map_err(|error| format!("no answer: {error}"))?;
         let response = Response::read(&mut BufReader::new(connection), false);
         if response.status == 0 {
@@ -151,10 +150,12 @@ pub fn is_firefox() -> bool {
     std::env::var("TABCAST_BROWSER").as_deref() == Ok("firefox")
 }
 
-/// Whether a test has to do without this, for the browser is not Chromium. Then it says so, even if it passes.
+/// Whether the browser lacks this because it is not Chromium. Then the test prints that, even if it passes.
 pub fn lacks(what: &str) -> bool {
     if is_firefox() {
-        let line = format!("not in Firefox: {}: {what}\n", std::thread::current().name().unwrap_or_default());
+        let test = std::thread::current();
+        let line = format!("not in Firefox: {}: {what}\n", test.name().unwrap_or_default());
+        // Not by `eprintln!`, which the harness captures.
         stderr().write_all(line.as_bytes()).unwrap();
     }
     is_firefox()
@@ -164,7 +165,7 @@ pub fn lacks(what: &str) -> bool {
 fn chromium(profile: &Path, preferences: &Value, arguments: &[&str]) -> Value {
     let usual = [
         "--headless=new",
-        // Its driver's end is then its own, however that comes.
+        // The browser then ends with its driver, however that ends.
         "--remote-debugging-pipe",
         "--no-sandbox",
         "--disable-gpu",
@@ -192,7 +193,7 @@ fn chromium(profile: &Path, preferences: &Value, arguments: &[&str]) -> Value {
 fn firefox(mut preferences: Value) -> Value {
     // Only loopback, whatever the environment says.
     preferences["network.proxy.type"] = json!(0);
-    // It would show JSON in a page of its own, which is no page of the hub's.
+    // Firefox would show JSON in a page of its own, which is not of the hub's origin.
     preferences["devtools.jsonview.enabled"] = json!(false);
     json!({
         "browserName": "firefox",
@@ -200,7 +201,7 @@ fn firefox(mut preferences: Value) -> Value {
     })
 }
 
-/// A driver that keeps its files in this folder, and its port; `None` if it ended before it listened.
+/// A driver that writes its files to this folder, and its port; `None` if it ended before it listened.
 fn start_driver(folder: &Path) -> Option<(Child, u16)> {
     let (program, ready) = match is_firefox() {
         true => ("geckodriver", "Listening on 127.0.0.1:"),
@@ -220,7 +221,7 @@ fn start_driver(folder: &Path) -> Option<(Child, u16)> {
         let _ = driver.wait();
         return None;
     };
-    // A full pipe would stop it.
+    // The driver would wait on a full pipe.
     std::thread::spawn(move || lines.for_each(drop));
     Some((driver, port))
 }
@@ -232,7 +233,7 @@ impl Drop for Browser {
                 self.request("POST", &format!("{}/se/log", self.session), Some(&json!({"type": "browser"})));
             eprintln!("the browser's console: {log:#?}");
         }
-        // Waits for the browser's end, after which nothing writes to the folder.
+        // The answer comes after the browser's end: then nothing writes to the folder any more.
         let _ = self.request("DELETE", &self.session, None);
         let _ = self.driver.kill();
         let _ = self.driver.wait();
@@ -265,7 +266,7 @@ impl Tab<'_> {
         }
     }
 
-    /// Hides it, and every other tab of its window.
+    /// Hides the tab and every other tab of its window.
     pub fn hide(&self) {
         self.command("POST", "/window/minimize", Some(&json!({})));
     }
@@ -274,7 +275,8 @@ impl Tab<'_> {
         self.command("DELETE", "/window", None);
     }
 
-    /// Runs a script in every page this tab goes to, before any of the page's own; in Firefox after them.
+    /// Runs a script in every page of this tab from now on, before the page's own scripts; in Firefox after
+    /// them.
     pub fn run_in_every_page(&self, script: &str) {
         if is_firefox() {
             self.script.replace(script.to_owned());
@@ -283,23 +285,23 @@ impl Tab<'_> {
         self.devtools("Page.addScriptToEvaluateOnNewDocument", json!({"source": script})).unwrap();
     }
 
-    /// Lets its pages do what their Content-Security-Policy forbids.
+    /// Lets the tab's pages do what their Content-Security-Policy forbids.
     pub fn without_content_security_policy(&self) {
         self.devtools("Page.setBypassCSP", json!({"enabled": true})).unwrap();
     }
 
-    /// Ends the process its page runs in, and with it every other page that process has. All that
-    /// can be done with the tab after it is to close it.
+    /// Ends the process that runs the tab's page, and with it every other page of that process. Afterwards
+    /// the tab can only be closed.
     pub fn crash(&self) {
         let crashed = self.devtools("Page.crash", json!({}));
         assert!(crashed.as_ref().is_err_and(|error| error.contains("tab crashed")), "{crashed:?}");
     }
 
-    /// Keeps its main thread busy, as a script does that never comes to an end, for so long and
-    /// until its site has the cookie `wake`. It has the cookie `hung` from the beginning. Other tabs
-    /// can set the one and wait for the other; this one answers nothing meanwhile.
+    /// Keeps the page's main thread busy, as a script that never ends does, for at least this long and until
+    /// its host has the cookie `wake`. Meanwhile this tab answers nothing: another tab sees the cookie
+    /// `hung`, which is set at the beginning, and sets `wake`.
     pub fn hang(&self, at_least: Duration, hung: &str, wake: &str) {
-        // Later than the driver's look at the page after a script, which would wait for the end.
+        // After a delay: the driver looks at the page after each script, and would wait for the loop's end.
         self.run(&format!(
             "setTimeout(() => {{
                document.cookie = '{hung}';
@@ -310,7 +312,7 @@ impl Tab<'_> {
         ));
     }
 
-    /// Stops its timers and tasks, as a browser does with tabs that are long out of sight.
+    /// Stops the page's timers and tasks, as browsers do in tabs that are long out of sight.
     pub fn freeze(&self) {
         self.devtools("Page.setWebLifecycleState", json!({"state": "frozen"})).unwrap();
     }
@@ -337,7 +339,7 @@ impl Tab<'_> {
         self.command("POST", "/execute/sync", Some(&json!({"script": script, "args": []})))
     }
 
-    /// What a script gives to the function that is its last argument, whenever it does.
+    /// What a script passes to the function that is its last argument, once it does.
     pub fn run_until_done(&self, script: &str, argument: Value) -> Value {
         self.command("POST", "/execute/async", Some(&json!({"script": script, "args": [argument]})))
     }
@@ -349,17 +351,17 @@ impl Tab<'_> {
             if Instant::now() > deadline {
                 panic!("never: {expression}\nin a page that reads {}", self.get("document.body.innerText"));
             }
-            // The page has no way to tell; the browser is left time to get there.
+            // The page has no event for it. The pause leaves the browser time.
             std::thread::sleep(Duration::from_millis(20));
         }
     }
 
-    /// Clicks in the middle of the element, as a mouse does.
+    /// Clicks in the middle of an element, as a mouse does.
     pub fn click(&self, selector: &str) {
         self.element_command("POST", selector, "/click", Some(&json!({})));
     }
 
-    /// Presses keys, in the element.
+    /// Presses keys in an element.
     pub fn press(&self, selector: &str, keys: &str) {
         self.element_command("POST", selector, "/value", Some(&json!({"text": keys})));
     }
@@ -370,7 +372,7 @@ impl Tab<'_> {
         self.press(selector, keys);
     }
 
-    /// Its role and name for assistive technology, as the browser computes them.
+    /// An element's role and name for assistive technology, as the browser computes them.
     pub fn role_and_name(&self, selector: &str) -> (String, String) {
         let [role, name] = ["/computedrole", "/computedlabel"]
             .map(|property| text(&self.element_command("GET", selector, property, None)));
@@ -405,8 +407,9 @@ fn text(value: &Value) -> String {
     value.as_str().unwrap_or_else(|| panic!("{value} is a string")).to_owned()
 }
 
-/// Firefox runs a driver's script beside the page, with an `Array`, modules and all else of its own: `eval` brings it
-/// into the page, where Chromium runs it. The policy of the hub's page forbids that, and there is left beside it.
+/// The script as Firefox runs it within the page by `eval`, where Chromium runs it. Else Firefox runs a
+/// driver's script beside the page, with an `Array` and modules of its own. The hub's page forbids `eval`:
+/// there the script stays beside the page.
 fn in_page(script: &str) -> String {
     let function = format!("(() => {{ {script}\n}})()");
     format!("return location.pathname === '/' ? {function} : window.eval({});", json!(function))

@@ -1,14 +1,15 @@
-//! The checker: a load on a hub that may die and come back, what its publishers were told and its
-//! subscribers saw, and whether the two agree. It knows the hub by its wire alone.
+//! The checker: a load on a hub that may be killed and started again, and whether what its publishers were
+//! answered and what its subscribers got agree. It knows the hub from the wire alone.
 //!
-//! [`run`] makes the load and gathers the [`Evidence`]; [`check`] judges it.
+//! [`run`] makes the load and gathers the [`Evidence`]; [`check`] finds the [`Violation`]s.
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part, as if it were a crate")]
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{self, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,16 +19,13 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use socket2::SockRef;
 
-use crate::common::{Event, Folder, Hub, PATIENCE, parse_event};
+use crate::common::{self, Event, Hub, PATIENCE, Response, Stream, connect, has_data, parse_event, request};
 
-/// What outlasts a hub's process: its journal and its port.
+/// A site whose hubs may drop messages, and may have a bug on purpose.
 pub struct Site {
-    pub folder: Folder,
-    pub address: SocketAddr,
-    /// Messages its hubs keep; [`EVERYTHING`], unless a test is about less.
+    site: common::Site,
+    /// How many messages its hubs keep; [`EVERYTHING`], unless a test is about less.
     pub retention: usize,
-    /// Its hubs' binary.
-    binary: PathBuf,
 }
 
 /// More messages than any test publishes.
@@ -40,38 +38,15 @@ impl Site {
 
     /// A site whose hubs run this binary.
     pub fn of(binary: PathBuf) -> Site {
-        // Below the ports that the kernel gives to outgoing connections: one of those, retried while
-        // no hub listens, could take the hub's port, or even connect to itself.
-        let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-        let port = std::iter::repeat_with(|| fastrand::u16(10_000..32_768)).find(free).unwrap();
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
-        Site { folder: Folder::new(), address, retention: EVERYTHING, binary }
+        let mut site = common::Site::new(&["--hide-data", "--retention-bytes=100GiB"]);
+        site.binary = binary;
+        Site { site, retention: EVERYTHING }
     }
 
-    /// The journal's path.
-    pub fn journal(&self) -> String {
-        self.folder.file("tabcast.db")
-    }
-
-    /// `prefix`, if any, and then the command of its hub.
+    /// See [`common::Site::command`].
     pub fn command(&self, prefix: &[&str]) -> Command {
-        let address = self.address.to_string();
-        let journal = self.journal();
-        let retention = self.retention.to_string();
-        let hub = [
-            self.binary.to_str().unwrap(),
-            "--listen",
-            &address,
-            "--journal",
-            &journal,
-            "--hide-data",
-            "--retention-messages",
-            &retention,
-            "--retention-bytes=100GiB",
-        ];
-        let mut words = prefix.iter().chain(&hub);
-        let mut command = Command::new(words.next().unwrap());
-        command.args(words);
+        let mut command = self.site.command(prefix);
+        command.args(["--retention-messages", &self.retention.to_string()]);
         command
     }
 
@@ -80,89 +55,95 @@ impl Site {
     }
 }
 
-/// Kills the hub, as kill -9 does, and waits for its end.
-pub fn kill(mut hub: Hub) {
-    hub.signal("KILL");
-    hub.wait();
+/// The folder, the address and the journal.
+impl Deref for Site {
+    type Target = common::Site;
+
+    fn deref(&self) -> &common::Site {
+        &self.site
+    }
 }
 
-/// The seed of a test's random choices, printed: `TABCAST_TEST_SEED` gives it again. What the
-/// kernel's scheduler does is not in it.
+/// Kills the hub, as kill -9 does, and waits for its end.
+pub fn kill(mut hub: Hub) {
+    hub.end("KILL");
+}
+
+/// The seed of a test's random choices. It is printed, and `TABCAST_SEED` sets it, to repeat the choices; the
+/// kernel's scheduler is still free.
 pub fn seed() -> u64 {
-    let given = std::env::var("TABCAST_TEST_SEED").ok();
+    let given = std::env::var("TABCAST_SEED").ok();
     let seed =
-        given.map_or_else(|| fastrand::u64(..), |seed| seed.parse().expect("TABCAST_TEST_SEED is a number"));
-    println!("TABCAST_TEST_SEED={seed}");
+        given.map_or_else(|| fastrand::u64(..), |seed| seed.parse().expect("TABCAST_SEED is a number"));
+    println!("TABCAST_SEED={seed}");
     seed
 }
 
 /// How a subscriber reads.
 #[derive(Clone, Copy, Debug)]
 pub enum Reading {
-    /// All there is, on one connection as long as it lasts.
+    /// On one connection as long as that lasts.
     Steady,
-    /// It hangs up after every few messages, and comes back.
+    /// It closes its connection after every few messages, and reconnects.
     HangsUp,
-    /// It stops reading after the first message until so many are acknowledged.
+    /// It stops reading after the first message, until so many messages are acknowledged.
     Stalls { until: usize },
 }
 
 /// What is done to a hub.
 #[derive(Clone, Debug)]
 pub struct Workload {
-    /// Publishers, each with one request at a time.
+    /// How many publishers, each with one request at a time.
     pub publishers: usize,
     pub subscribers: Vec<Reading>,
-    /// Bytes of each message beyond its key.
+    /// How many bytes a message has beside its key.
     pub padding: usize,
     pub seed: u64,
 }
 
-/// A message as somebody outside knows it.
+/// A message as a publisher or a subscriber knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Known {
     pub id: String,
     pub key: String,
 }
 
-/// What a subscriber was told is not kept: all after one sequence, up to and with another.
+/// What a gap event says: the messages after one sequence, up to and with another, are not kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gap {
     pub after: u64,
     pub through: u64,
 }
 
-/// What a subscriber saw.
+/// What a subscriber got.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     pub name: String,
     pub messages: Vec<Known>,
-    /// What it was told it can't have.
     pub gaps: Vec<Gap>,
-    /// Messages that nobody sent, cut short.
+    /// The beginnings of messages that nobody published.
     pub altered: Vec<String>,
-    /// Streams it had, the first among them.
+    /// How many streams it has had.
     pub streams: usize,
 }
 
 /// What was observed of a hub from outside.
 #[derive(Clone, Debug, Default)]
 pub struct Evidence {
-    /// Every 201: the key it was for and the id it gave.
+    /// Every 201: the key of the request and the id in the answer.
     pub acknowledged: Vec<Known>,
-    /// Requests by the status they were answered with; 0 for those that were not.
+    /// The number of requests by the status of the answer; by 0 if there was none.
     pub answers: BTreeMap<u16, usize>,
-    /// Answers no publisher should get: the key, and what was wrong.
+    /// Answers that no publisher should get: the key, and what was wrong.
     pub refused: Vec<(String, String)>,
-    /// The last one came when all was over.
+    /// The last of them subscribed after the load.
     pub subscribers: Vec<Seen>,
-    /// The hub was to keep only the newest messages.
+    /// Whether the hub was to keep only the newest messages.
     pub forgets: bool,
 }
 
 impl Seen {
-    /// Whether it was told that this message is not kept; or if that is so of old ones, and this is
-    /// older than all it was given.
+    /// Whether the message is within one of its gaps; or, if the hub `forgets`, older than its first message.
     fn knows_it_dropped(&self, message: &Known, forgets: bool) -> bool {
         let Some(sequence) = message.sequence() else { return false };
         let first = self.messages.first().and_then(Known::sequence);
@@ -170,7 +151,7 @@ impl Seen {
         before_all || self.gaps.iter().any(|gap| gap.after < sequence && sequence <= gap.through)
     }
 
-    /// What it saw but for what the other knows that it was dropped.
+    /// The messages it got, without those that the other subscriber knows to be dropped.
     fn without_gaps_of<'a>(&'a self, other: &'a Seen, forgets: bool) -> impl Iterator<Item = &'a Known> {
         self.messages.iter().filter(move |message| !other.knows_it_dropped(message, forgets))
     }
@@ -183,34 +164,34 @@ impl Known {
 }
 
 impl Evidence {
-    /// Requests that were answered with one of these statuses; 0 for those that were not.
+    /// How many requests were answered with one of these statuses, where 0 stands for no answer.
     pub fn count(&self, statuses: &[u16]) -> usize {
         statuses.iter().filter_map(|status| self.answers.get(status)).sum()
     }
 }
 
-/// A promise that was not kept.
+/// A broken promise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Violation {
-    /// A message was acknowledged, and this subscriber never received it.
+    /// A message was acknowledged, and this subscriber never got it.
     Lost { subscriber: String, message: Known },
-    /// A subscriber's ids do not go up.
+    /// The ids that a subscriber got do not go up.
     Disordered { subscriber: String, before: String, after: String },
-    /// A subscriber received what has one key under two ids.
+    /// A subscriber got the message of one key under two ids.
     Doubled { subscriber: String, key: String, ids: [String; 2] },
-    /// Two subscribers saw different sequences; from this place on.
+    /// Two subscribers got different messages from this place on.
     Diverged { subscriber: String, other: String, place: usize },
-    /// A key was answered with one id, and answered or seen with another.
+    /// The message of a key was acknowledged under one id, and acknowledged or delivered under another.
     Reassigned { key: String, ids: [String; 2] },
-    /// A subscriber was told of a gap, where everything is kept.
+    /// A subscriber got a gap event, where everything is kept.
     Gap { subscriber: String, gap: Gap },
-    /// A subscriber received what nobody sent.
+    /// A subscriber got a message that nobody published.
     Altered { subscriber: String, data: String },
     /// A publisher got an answer it should not.
     Refused { key: String, answer: String },
 }
 
-/// Each promise that the evidence shows broken.
+/// Every violation that the evidence shows.
 pub fn check(evidence: &Evidence) -> Vec<Violation> {
     let mut violations = Vec::new();
     let mut answered: HashMap<&str, &str> = HashMap::new();
@@ -248,10 +229,10 @@ pub fn check(evidence: &Evidence) -> Vec<Violation> {
             }
         }
         let received: HashSet<&str> = ids.into_keys().collect();
-        let mut told = HashSet::new();
+        let mut lost = HashSet::new();
         for message in &evidence.acknowledged {
             let known = received.contains(&*message.key) || seen.knows_it_dropped(message, evidence.forgets);
-            if !known && told.insert(&message.key) {
+            if !known && lost.insert(&message.key) {
                 violations.push(Violation::Lost { subscriber: subscriber(), message: message.clone() });
             }
         }
@@ -282,7 +263,7 @@ fn place_in_journal(id: &str) -> Option<(&str, u64)> {
     Some((epoch, sequence.parse().ok()?))
 }
 
-/// Fails the test if a promise was broken, or if nothing was asked of the hub.
+/// Panics if a promise is broken, or if nothing was asked of the hub.
 pub fn assert_kept(evidence: &Evidence) {
     assert!(!evidence.acknowledged.is_empty() && !evidence.subscribers.is_empty(), "{:?}", evidence.answers);
     let violations = check(evidence);
@@ -298,9 +279,9 @@ pub fn assert_kept(evidence: &Evidence) {
 pub struct Load<'a> {
     address: SocketAddr,
     workload: &'a Workload,
-    /// Publishers finish what they have begun.
+    /// Set when publishers are to finish the message they have begun, and to end.
     stopping: AtomicBool,
-    /// Subscribers that lose their stream don't come back.
+    /// Set when subscribers that lose their stream are not to reconnect.
     over: AtomicBool,
     gathered: Mutex<Gathered>,
     grown: Condvar,
@@ -309,22 +290,22 @@ pub struct Load<'a> {
 #[derive(Default)]
 struct Gathered {
     evidence: Evidence,
-    /// The sequence of the last message each subscriber has received, by its name.
+    /// The sequence of the last message that each subscriber has got, by the subscriber's name.
     reached: HashMap<String, u64>,
-    /// Subscribers that have seen the end.
+    /// How many subscribers have got [`END`].
     done: usize,
 }
 
-/// Publishes and subscribes while `drive` does to the hub what it will; it returns the hub that
-/// runs afterwards. That one is then killed, for what is acknowledged to be on the disk at any
-/// moment; a last hub shows what became of it all.
+/// Publishes and subscribes while `drive` does to the hub what it will. `drive` returns the hub that runs
+/// afterwards. That one is killed too: what is acknowledged has to be on the disk at any moment. One more hub
+/// then shows a newcomer all that is kept.
 pub fn run(
     site: &Site,
     hub: Hub,
     workload: &Workload,
     drive: impl FnOnce(Hub, &Load<'_>) -> Hub,
 ) -> Evidence {
-    /// However the driving ends, the threads end.
+    /// Ends the threads, also if `drive` panics.
     struct End<'a>(&'a Load<'a>);
     impl Drop for End<'_> {
         fn drop(&mut self) {
@@ -363,7 +344,7 @@ pub fn run(
             .collect();
         let hub = drive(hub, load);
         load.stopping.store(true, Ordering::SeqCst);
-        // An unwrap here would end the hub only after the scope has waited for all threads.
+        // Without this drop a panic here would end the hub only after the scope has waited for all threads.
         if publishers.into_iter().any(|publisher| publisher.join().is_err()) {
             drop((end, hub));
             panic!("a publisher panicked");
@@ -373,8 +354,8 @@ pub fn run(
         let newcomer = "newcomer".to_owned();
         let rng = fork();
         subscribers.push(scope.spawn(move || load.subscribe(newcomer, Reading::Steady, rng)));
-        load.tell_the_end(subscribers.len());
-        // Whoever has not seen the end yet loses its stream, and the checker tells what it missed.
+        load.publish_the_end(subscribers.len());
+        // A subscriber that has not got the end yet loses its stream, and the checker finds what it missed.
         drop((end, hub));
         subscribers.into_iter().map(|subscriber| subscriber.join().unwrap()).collect()
     });
@@ -382,13 +363,13 @@ pub fn run(
     Evidence { subscribers, forgets: site.retention < EVERYTHING, ..gathered.evidence }
 }
 
-/// Before a request is made again. Nothing depends on its length: it is there for the machine's
-/// sake while no hub listens.
+/// A pause before a request is made again. Nothing depends on its length: without it a thread would take a
+/// core while no hub listens.
 fn pause() {
     std::thread::sleep(Duration::from_millis(2));
 }
 
-/// The event that ends the reading.
+/// The event after which subscribers end.
 const END: &str = "end";
 
 impl Load<'_> {
@@ -396,7 +377,7 @@ impl Load<'_> {
         self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until `is_so` of what was observed so far; false if it does not come to it.
+    /// Waits until `is_so` of the evidence so far; false if that never comes.
     pub fn wait_until(&self, is_so: impl Fn(&Evidence) -> bool) -> bool {
         self.wait(PATIENCE, |gathered| is_so(&gathered.evidence) || self.over.load(Ordering::SeqCst))
     }
@@ -406,24 +387,24 @@ impl Load<'_> {
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
-    /// So far.
+    /// How many messages are acknowledged so far.
     pub fn acknowledged(&self) -> usize {
         self.gathered().evidence.acknowledged.len()
     }
 
-    /// Waits until this subscriber has received the last message acknowledged so far, or a later one.
+    /// Waits until this subscriber has got the last message that is acknowledged so far, or a later one.
     pub fn wait_until_received_by(&self, subscriber: usize) -> bool {
         let last = self.gathered().evidence.acknowledged.iter().filter_map(Known::sequence).max();
         let name = format!("subscriber {subscriber}");
         self.wait(PATIENCE, |gathered| gathered.reached.get(&name).copied() >= last)
     }
 
-    /// How often a request came to one of these so far; see [`Evidence::count`].
+    /// See [`Evidence::count`], so far.
     pub fn count(&self, statuses: &[u16]) -> usize {
         self.gathered().evidence.count(statuses)
     }
 
-    /// A publisher: one message after the other, each until it is acknowledged.
+    /// A publisher's thread: it publishes one message after another, each until that is acknowledged.
     fn publish_on(&self, number: usize, mut rng: Rng) {
         let mut connection = None;
         for count in 0.. {
@@ -432,19 +413,19 @@ impl Load<'_> {
             }
             let key = format!("{number}.{count}");
             if rng.u8(..) < 16 {
-                // Its connection breaks before the answer.
+                // The connection breaks before the answer, and the request is made again.
                 let _ = self.send(&mut connection, &key, "");
                 connection = None;
             }
             self.publish(&mut connection, &key);
             if rng.u8(..) < 16 {
-                // The answer is lost on the way to whoever asked for it.
+                // As if the answer had been lost, the request is made again.
                 self.publish(&mut connection, &key);
             }
         }
     }
 
-    /// Publishes under this key, again and again until there is an answer that settles it.
+    /// Publishes under this key, again and again until an answer settles it.
     fn publish(&self, connection: &mut Option<BufReader<TcpStream>>, key: &str) {
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
@@ -462,7 +443,7 @@ impl Load<'_> {
             };
             let mut gathered = self.gathered();
             let evidence = &mut gathered.evidence;
-            // A hub that is not there was not asked.
+            // If there is no connection, no hub was asked.
             if answer.is_ok() || connection.is_some() {
                 *evidence.answers.entry(answer.as_ref().map_or(0, |answer| answer.status)).or_default() += 1;
             }
@@ -493,21 +474,18 @@ impl Load<'_> {
     /// Sends one request, on a new connection if there is none.
     fn send(&self, connection: &mut Option<BufReader<TcpStream>>, key: &str, query: &str) -> io::Result<()> {
         let body = text(key, self.workload.padding);
-        let head = format!(
-            "POST /messages{query} HTTP/1.1\r\nHost: {}\r\nIdempotency-Key: {key}\r\nContent-Type: text/plain\r\n\
-             Content-Length: {}\r\n\r\n",
-            self.address,
-            body.len()
-        );
+        let headers = [&*format!("Idempotency-Key: {key}"), "Content-Type: text/plain"];
+        let line = format!("POST /messages{query} HTTP/1.1");
+        let request = request(&line, self.address, &headers, Some(body.as_bytes()));
         let connection = match connection {
             Some(connection) => connection,
             None => connection.insert(BufReader::new(connect(self.address)?)),
         };
-        connection.get_mut().write_all(&[head, body].concat().into_bytes())
+        connection.get_mut().write_all(&request)
     }
 
-    /// Publishes the last message, and another one for each subscriber that does not see it.
-    fn tell_the_end(&self, subscribers: usize) {
+    /// Publishes [`END`], and again until each subscriber has got one.
+    fn publish_the_end(&self, subscribers: usize) {
         let deadline = Instant::now() + PATIENCE;
         let mut connection = None;
         for number in 0.. {
@@ -521,12 +499,13 @@ impl Load<'_> {
         }
     }
 
-    /// A subscriber: from the journal's beginning to the end, over as many streams as it takes.
+    /// A subscriber's thread: it reads from the journal's beginning to [`END`], over as many streams as it
+    /// takes.
     fn subscribe(&self, name: String, reading: Reading, mut rng: Rng) -> Seen {
         let mut seen = Seen { name, ..Seen::default() };
         let mut last_event_id = String::new();
         while !self.over.load(Ordering::SeqCst) {
-            // What breaks it off, if anything, tells nothing: all that counts is what it has seen.
+            // What broke off the stream does not matter: what counts is in `seen`.
             if let Ok(true) = self.read_stream(&mut seen, &mut last_event_id, reading, &mut rng) {
                 self.gathered().done += 1;
                 self.grown.notify_all();
@@ -537,7 +516,7 @@ impl Load<'_> {
         seen
     }
 
-    /// One stream of a subscriber's. True once it has seen the end.
+    /// One stream of a subscriber. True once it has got [`END`].
     fn read_stream(
         &self,
         seen: &mut Seen,
@@ -547,59 +526,47 @@ impl Load<'_> {
     ) -> io::Result<bool> {
         let mut connection = connect(self.address)?;
         if matches!(reading, Reading::Stalls { .. }) {
-            // The sockets are to hold little of what the live feed has to. Much less than this, and
-            // what is read later comes at a crawl, a few segments at a time.
+            // The live feed is to hold most of the messages, and the sockets few. With a much smaller buffer,
+            // what is read later would come very slowly, a few segments at a time.
             SockRef::from(&connection).set_recv_buffer_size(256 << 10)?;
         }
-        let cursor = if last_event_id.is_empty() {
-            String::new()
-        } else {
-            format!("Last-Event-ID: {last_event_id}\r\n")
-        };
-        let request =
-            format!("GET /events?last=1000000000 HTTP/1.1\r\nHost: {}\r\n{cursor}\r\n", self.address);
-        connection.write_all(request.as_bytes())?;
-        let mut reader = BufReader::new(connection);
-        let (status, headers) = read_head(&mut reader)?;
-        if status != 200 {
-            assert_eq!(status, 503, "{headers:?}");
+        let cursor = format!("Last-Event-ID: {last_event_id}");
+        let headers = if last_event_id.is_empty() { vec![] } else { vec![&*cursor] };
+        let line = "GET /events?last=1000000000 HTTP/1.1";
+        connection.write_all(&request(line, self.address, &headers, None))?;
+        let mut stream = Stream::try_read(connection)?;
+        if stream.status != 200 {
+            assert_eq!(stream.status, 503, "{:?}", stream.headers);
             return Ok(false);
         }
         seen.streams += 1;
         let mut left = if matches!(reading, Reading::HangsUp) { rng.u32(1..40) } else { u32::MAX };
-        let mut bytes = Vec::new();
-        loop {
-            read_chunk(&mut reader, &mut bytes)?;
-            let mut rest = &bytes[..];
-            while let Some(end) = rest.windows(2).position(|pair| pair == b"\n\n") {
-                let block = String::from_utf8(rest[..end].to_vec()).unwrap();
-                rest = &rest[end + 2..];
-                let event = parse_event(&block);
-                let before = place_in_journal(last_event_id).map(|(_, sequence)| sequence);
-                if !event.id.is_empty() {
-                    last_event_id.clone_from(&event.id);
-                }
-                if event.event == END {
-                    return Ok(true);
-                }
-                if block.lines().any(|line| line.starts_with("data:")) {
-                    self.receive(seen, event, before);
-                    left -= 1;
-                    if left == 0 {
-                        return Ok(false);
-                    }
+        while let Some(block) = stream.try_block()? {
+            let event = parse_event(&block);
+            let before = place_in_journal(last_event_id).map(|(_, sequence)| sequence);
+            if !event.id.is_empty() {
+                last_event_id.clone_from(&event.id);
+            }
+            if event.event == END {
+                return Ok(true);
+            }
+            if has_data(&block) {
+                self.receive(seen, event, before);
+                left -= 1;
+                if left == 0 {
+                    return Ok(false);
                 }
             }
-            bytes = rest.to_vec();
             if let Reading::Stalls { until } = reading
                 && !seen.messages.is_empty()
             {
                 self.wait_until(|evidence| evidence.acknowledged.len() >= until);
             }
         }
+        Ok(false)
     }
 
-    /// An event, after one with this sequence.
+    /// Notes an event that came after the one with the sequence `before`.
     fn receive(&self, seen: &mut Seen, Event { id, event, data }: Event, before: Option<u64>) {
         if event == "tabcast:gap" {
             let through = place_in_journal(&id).map_or(0, |(_, sequence)| sequence);
@@ -618,65 +585,28 @@ impl Load<'_> {
     }
 }
 
-/// A message's data.
+/// The data of a message.
 fn text(key: &str, padding: usize) -> String {
     format!("{key} {}", "x".repeat(padding))
 }
 
-fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
-
-/// What a publisher is told.
+/// The answer to a publisher.
 #[derive(Debug)]
 struct Answer {
     status: u16,
-    /// Of a 201.
+    /// Empty if the answer has none.
     id: String,
     retry_after: Option<String>,
 }
 
 impl Answer {
-    /// The whole of it, or an error.
+    /// # Errors
+    /// If the answer does not come whole.
     fn read(reader: &mut BufReader<TcpStream>) -> io::Result<Answer> {
-        let (status, headers) = read_head(reader)?;
-        let mut body =
-            vec![0; headers.get("content-length").and_then(|length| length.parse().ok()).unwrap_or(0)];
-        reader.read_exact(&mut body)?;
-        let json: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+        let response = Response::try_read(reader)?;
+        let json: serde_json::Value = serde_json::from_slice(&response.body).unwrap_or_default();
         let id = json["id"].as_str().unwrap_or_default().to_owned();
-        Ok(Answer { status, id, retry_after: headers.get("retry-after").cloned() })
+        let retry_after = response.header("retry-after").map(str::to_owned);
+        Ok(Answer { status: response.status, id, retry_after })
     }
-}
-
-/// A line, or an error if it is torn.
-fn read_line(reader: &mut impl BufRead) -> io::Result<String> {
-    let mut line = String::new();
-    reader.read_line(&mut line)?;
-    let whole = line.strip_suffix("\r\n").ok_or(ErrorKind::UnexpectedEof)?;
-    Ok(whole.to_owned())
-}
-
-/// Status and headers, names in lower case.
-fn read_head(reader: &mut impl BufRead) -> io::Result<(u16, HashMap<String, String>)> {
-    let status = read_line(reader)?.split(' ').nth(1).unwrap().parse().unwrap();
-    let mut headers = HashMap::new();
-    loop {
-        let line = read_line(reader)?;
-        let Some((name, value)) = line.split_once(": ") else { return Ok((status, headers)) };
-        headers.insert(name.to_ascii_lowercase(), value.to_owned());
-    }
-}
-
-/// Adds a chunk of a body to `bytes`. The last one is an error: no stream here is to end.
-fn read_chunk(reader: &mut impl BufRead, bytes: &mut Vec<u8>) -> io::Result<()> {
-    let length = usize::from_str_radix(&read_line(reader)?, 16).map_err(io::Error::other)?;
-    let mut chunk = vec![0; length + 2];
-    reader.read_exact(&mut chunk)?;
-    bytes.extend(&chunk[..length]);
-    if length == 0 { Err(ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
 }

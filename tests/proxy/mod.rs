@@ -1,8 +1,9 @@
-//! What may stand between a browser and a hub: a proxy that passes bytes on, until it is told to
-//! treat them worse. It knows no HTTP but how to refuse a request.
+//! A proxy in front of a hub, which passes bytes on until a test has it do worse. Of HTTP it knows only how
+//! to answer a request with an error.
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part, as if it were a crate")]
 
+use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,16 +13,18 @@ use std::time::Instant;
 
 use crate::common::PATIENCE;
 
-/// What becomes of a connection.
+/// What becomes of a new connection, and of those that are open when the mode is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Its bytes are passed on, both ways.
     Pass,
-    /// One that is open is cut. On a new one, requests are answered with this status.
+    /// A request on a new connection is answered with this status. Open connections are cut.
     Answer(u16),
-    /// It stays open, a new one too, but nothing passes any more: half-open. For one that is open
-    /// that is for good, whatever mode comes next.
+    /// No more bytes are passed on, as on a half-open connection. For open connections that is for good,
+    /// whatever mode comes next.
     Swallow,
+    /// A new connection is left to the test, which takes it by [`Proxy::accept`].
+    Leave,
 }
 
 /// A proxy on a port of its own. Ended when dropped, its connections cut.
@@ -34,18 +37,20 @@ pub struct Proxy {
 struct Shared {
     hub: SocketAddr,
     state: Mutex<State>,
-    met: Condvar,
+    changed: Condvar,
 }
 
 struct State {
     mode: Mode,
     open: Vec<Weak<Pair>>,
-    /// New connections that were answered or swallowed in this mode.
-    met: usize,
+    /// The first line of each request that was answered in this mode.
+    answered: Vec<String>,
+    /// Connections that are left to the test.
+    left: VecDeque<TcpStream>,
     stopped: bool,
 }
 
-/// A browser's connection, and the one to the hub for it.
+/// A connection to the proxy, and the proxy's own to the hub for it.
 struct Pair {
     browser: TcpStream,
     hub: TcpStream,
@@ -53,12 +58,17 @@ struct Pair {
 }
 
 impl Proxy {
-    /// A proxy to the hub at this address, passing.
-    pub fn start(hub: SocketAddr) -> Proxy {
-        let listener = TcpListener::bind((hub.ip(), 0)).unwrap();
+    /// A proxy to the hub at this address.
+    pub fn start(hub: SocketAddr, mode: Mode) -> Proxy {
+        Proxy::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), hub, mode)
+    }
+
+    /// The same on this address.
+    pub fn start_at(address: SocketAddr, hub: SocketAddr, mode: Mode) -> Proxy {
+        let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
-        let state = State { mode: Mode::Pass, open: Vec::new(), met: 0, stopped: false };
-        let shared = Arc::new(Shared { hub, state: Mutex::new(state), met: Condvar::new() });
+        let state = State { mode, open: vec![], answered: vec![], left: VecDeque::new(), stopped: false };
+        let shared = Arc::new(Shared { hub, state: Mutex::new(state), changed: Condvar::new() });
         let accept = {
             let shared = Arc::clone(&shared);
             move || {
@@ -76,10 +86,11 @@ impl Proxy {
 
     pub fn set(&self, mode: Mode) {
         let mut state = self.shared.state.lock().unwrap();
-        (state.mode, state.met) = (mode, 0);
+        state.mode = mode;
+        state.answered.clear();
         for pair in state.open.iter().filter_map(Weak::upgrade) {
             match mode {
-                Mode::Pass => {}
+                Mode::Pass | Mode::Leave => {}
                 Mode::Answer(_) => pair.cut(),
                 Mode::Swallow => pair.swallowed.store(true, Ordering::Relaxed),
             }
@@ -91,18 +102,38 @@ impl Proxy {
         self.shared.state.lock().unwrap().open.iter().filter_map(Weak::upgrade).for_each(|pair| pair.cut());
     }
 
-    /// Waits until so many new connections were not passed, in this mode.
-    pub fn wait_until_met(&self, count: usize) {
+    /// Waits until so many requests that begin like this were answered in this mode.
+    pub fn wait_until_answered(&self, beginning: &str, count: usize) {
+        self.wait_for(&format!("{count} answers to {beginning}"), |state| {
+            let answered = state.answered.iter().filter(|line| line.starts_with(beginning));
+            (answered.count() >= count).then_some(())
+        });
+    }
+
+    /// The next connection that is left to the test, from `whom`.
+    pub fn accept(&self, whom: &str) -> TcpStream {
+        let connection = self.wait_for(&format!("connection from {whom}"), |state| state.left.pop_front());
+        connection.set_read_timeout(Some(PATIENCE)).unwrap();
+        connection.set_write_timeout(Some(PATIENCE)).unwrap();
+        connection.set_nodelay(true).unwrap();
+        connection
+    }
+
+    fn wait_for<T>(&self, what: &str, mut found: impl FnMut(&mut State) -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
         let mut state = self.shared.state.lock().unwrap();
-        while state.met < count {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let (met, mode) = (state.met, state.mode);
-            if left.is_zero() {
-                drop(state);
-                panic!("{met} of {count} connections met {mode:?}");
+        loop {
+            if let Some(found) = found(&mut state) {
+                return found;
             }
-            state = self.shared.met.wait_timeout(state, left).unwrap().0;
+            let left = deadline.saturating_duration_since(Instant::now());
+            let (mode, answered) = (state.mode, state.answered.len());
+            if left.is_zero() {
+                // Panicking with the lock held would poison it for the threads that serve.
+                drop(state);
+                panic!("no {what}; {mode:?}, {answered} answers");
+            }
+            state = self.shared.changed.wait_timeout(state, left).unwrap().0;
         }
     }
 }
@@ -118,7 +149,7 @@ impl Drop for Proxy {
 
 impl Shared {
     fn serve(&self, browser: TcpStream) {
-        // Of the moment it is first used: browsers open connections they have no use for yet.
+        // The mode at the first byte counts: browsers open connections before they have a use for them.
         let Ok(1..) = browser.peek(&mut [0]) else { return };
         let Some(pair) = self.admit(browser) else { return };
         std::thread::scope(|both| {
@@ -127,40 +158,52 @@ impl Shared {
         });
     }
 
-    /// The pair of a connection that is to pass. One that is not is dealt with.
+    /// The pair of a connection whose bytes are to be passed on. Every other connection is dealt with here.
     fn admit(&self, mut browser: TcpStream) -> Option<Arc<Pair>> {
         let mut state = self.state.lock().unwrap();
-        if state.mode == Mode::Pass {
-            // With the lock held: a pair made in one mode is seen by the next.
-            let hub = TcpStream::connect(self.hub).ok()?;
-            hub.set_nodelay(true).unwrap();
-            browser.set_nodelay(true).unwrap();
-            let pair = Arc::new(Pair { browser, hub, swallowed: AtomicBool::new(false) });
-            state.open.retain(|pair| pair.strong_count() > 0);
-            state.open.push(Arc::downgrade(&pair));
-            return Some(pair);
-        }
-        let mode = state.mode;
-        state.met += 1;
-        drop(state);
-        self.met.notify_all();
-        match mode {
-            Mode::Answer(status) => {
-                BufReader::new(&browser).lines().map_while(Result::ok).find(String::is_empty);
-                let head =
-                    format!("HTTP/1.1 {status} Refused\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-                let _ = browser.write_all(head.as_bytes());
+        match state.mode {
+            Mode::Pass => {
+                // With the lock held: `set` then finds each pair made in the mode before.
+                let hub = TcpStream::connect(self.hub).ok()?;
+                hub.set_nodelay(true).unwrap();
+                browser.set_nodelay(true).unwrap();
+                let pair = Arc::new(Pair { browser, hub, swallowed: AtomicBool::new(false) });
+                state.open.retain(|pair| pair.strong_count() > 0);
+                state.open.push(Arc::downgrade(&pair));
+                return Some(pair);
             }
-            _ => while browser.read(&mut [0; 4096]).is_ok_and(|count| count > 0) {},
+            Mode::Leave => {
+                state.left.push_back(browser);
+                self.changed.notify_all();
+            }
+            Mode::Answer(status) => {
+                drop(state);
+                self.answer(&browser, status);
+            }
+            Mode::Swallow => {
+                drop(state);
+                while browser.read(&mut [0; 4096]).is_ok_and(|count| count > 0) {}
+            }
         }
         None
+    }
+
+    fn answer(&self, mut browser: &TcpStream, status: u16) {
+        let mut lines = BufReader::new(browser).lines().map_while(Result::ok);
+        let Some(request) = lines.next() else { return };
+        lines.find(String::is_empty);
+        let head = format!("HTTP/1.1 {status} Refused\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        let _ = browser.write_all(head.as_bytes());
+        self.state.lock().unwrap().answered.push(request);
+        self.changed.notify_all();
     }
 }
 
 impl Pair {
     fn requests(&self) {
         self.copy(&self.browser, &self.hub);
-        // Told even when nothing else is: the hub is not to hold what the browser has let go of.
+        // Even when nothing is passed on any more: the hub is not to hold a connection the browser has
+        // closed.
         let _ = self.hub.shutdown(Shutdown::Both);
     }
 

@@ -1,4 +1,4 @@
-//! A record of what a tab was delivered, and the judgement of it against what the hub has kept.
+//! The record of the messages that a tab got and sent, and its check against the hub's history.
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part, as if it were a crate")]
 
@@ -11,46 +11,47 @@ use serde_json::{Value, json};
 use crate::browser::Tab;
 use crate::common::Hub;
 
-/// What makes a tab write its record.
+/// The script with which a page writes its record.
 pub const SCRIPT: &str = include_str!("record.js");
 
-/// A message, as the tests publish it.
+/// A message of the hub's history, as the tests publish it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kept {
     pub id: String,
     pub event: String,
     /// The number of a `ping`, which the `pong` that answers it repeats.
     pub n: u64,
-    /// The tab a `pong` is from.
+    /// The number of the tab that sent a `pong`.
     pub from: Option<u64>,
 }
 
-/// What one page of a tab has seen.
+/// What one page of a tab got and sent.
 #[derive(Debug, Default, Deserialize)]
 pub struct Record {
-    /// The newest message that was kept when it was connected; empty if none was.
+    /// The id of the newest message that the hub had when the page was connected; empty if it had none.
     pub since: Option<String>,
-    /// Of each: id, event, number, sender, and how long it took in ms.
+    /// Of each message: id, event, number, sender, and the ms from its sender to this page.
     pub delivered: Vec<(String, String, u64, Option<u64>, f64)>,
-    /// How many it has tried to send.
+    /// How many messages the page has tried to send.
     pub asked: usize,
-    /// What it has sent: number and id.
+    /// The number and the id of each message it has sent.
     pub acknowledged: Vec<(u64, String)>,
+    /// Why others were refused.
     pub refused: Vec<String>,
 }
 
-/// How a page is, as it tells when asked.
+/// A page's state when it was asked.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Status {
-    /// The client's: `connecting`, `live`, `shared` or `offline`.
+    /// The client's state: `connecting`, `live`, `shared` or `offline`.
     pub state: String,
-    /// Whether it is since it was loaded, and has noted from where.
+    /// Whether [`Record::since`] is there.
     pub connected: bool,
-    /// The number of the newest `ping` it was delivered.
+    /// The number of the newest `ping` it got.
     pub newest: u64,
-    /// Whether all it has sent is answered.
+    /// Whether each message it has sent is answered.
     pub settled: bool,
-    /// Whether `end` was the last it was delivered.
+    /// Whether the last event it got is `end`.
     pub ended: bool,
 }
 
@@ -59,26 +60,26 @@ pub struct Status {
 pub struct Answer {
     pub number: usize,
     pub status: Status,
-    /// The longest that a message took in ms, by its sender: `curl` or the number of a tab. Since
-    /// it was last told to forget.
+    /// The most ms that a message took, by its sender: `curl` or the number of a tab. Counted since the last
+    /// question with [`Question::forget`].
     pub slowest: HashMap<String, f64>,
-    /// Where the whole was asked for.
+    /// `None` but for a question with [`Question::whole`].
     pub record: Option<Record>,
 }
 
-/// What is asked.
+/// What pages are asked.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Question {
     /// To send a `pong` with each of these numbers.
     pub send: Vec<u64>,
-    /// To tell the record.
+    /// To answer with the whole record.
     pub whole: bool,
-    /// To forget what was slowest.
+    /// To forget which message was slowest.
     pub forget: bool,
 }
 
-/// Asks these, from a tab of the same site that is no part of it. Those that have not answered in a
-/// second, or in 20 where the whole is asked for, are left out.
+/// Asks the pages of `these` numbers, from another tab of the same origin. Pages that do not answer within a
+/// second, or within 20 to [`Question::whole`], are left out.
 pub fn ask(tab: &Tab, question: Question, these: &[usize]) -> Vec<Answer> {
     let script = "
       const [{ question, these }, done] = arguments;
@@ -95,14 +96,13 @@ pub fn ask(tab: &Tab, question: Question, these: &[usize]) -> Vec<Answer> {
     serde_json::from_value(tab.run_until_done(script, json!({"question": question, "these": these}))).unwrap()
 }
 
-/// All the hub has kept, oldest first.
+/// The hub's whole history, oldest first.
 pub fn kept(hub: &Hub) -> Vec<Kept> {
     let mut kept: Vec<Kept> = Vec::new();
     loop {
-        // No journal has this epoch: all there is comes after it.
+        // No journal has this epoch: every message comes after it.
         let after = kept.last().map_or("aaaaaaaa-0", |message| message.id.as_str());
-        let page = hub.get(&format!("/messages?after={after}")).json();
-        let page = page["messages"].as_array().unwrap();
+        let page = hub.history(&format!("?after={after}"));
         if page.is_empty() {
             return kept;
         }
@@ -116,23 +116,23 @@ pub fn kept(hub: &Hub) -> Vec<Kept> {
     }
 }
 
-/// What became of the messages that tabs were to get.
+/// How many of the messages that tabs were to get came, and how many came wrong.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tally {
     pub delivered: usize,
-    /// Kept after the tab was connected, and not delivered to it.
+    /// Published after the tab was connected, and not delivered to it.
     pub lost: usize,
-    /// Delivered once more.
+    /// Delivered a second time.
     pub doubled: usize,
-    /// Delivered after a later one.
+    /// Delivered after a later message.
     pub disordered: usize,
-    /// Delivered, but not as it was kept.
+    /// Delivered, but not as the history has it.
     pub altered: usize,
     pub worst_delay_ms: f64,
 }
 
 impl Tally {
-    /// Of one page, which has been there until now.
+    /// The tally of one page, which is still there.
     pub fn of(record: &Record, kept: &[Kept]) -> Tally {
         let place: HashMap<_, _> =
             kept.iter().enumerate().map(|(place, message)| (&message.id[..], place)).collect();
@@ -160,7 +160,7 @@ impl Tally {
             last = last.max(Some(this));
         }
         tally.delivered = seen.len();
-        // What came before the tab knew that it is connected is right, but a hole in it is not.
+        // Messages may come before `record.since` is noted, but without a hole among them.
         let first = seen.iter().min().map_or(since, |first| since.min(*first));
         tally.lost = (first..kept.len()).filter(|place| !seen.contains(place)).count();
         tally
@@ -187,27 +187,27 @@ impl fmt::Display for Tally {
         let Tally { delivered, lost, doubled, disordered, altered, worst_delay_ms } = self;
         write!(
             f,
-            "delivered {delivered:>6}, lost {lost}, doubled {doubled}, out of order {disordered}, altered {altered}, \
-             worst delay {worst_delay_ms:>5} ms"
+            "delivered {delivered:>6}, lost {lost}, doubled {doubled}, out of order {disordered}, \
+             altered {altered}, worst delay {worst_delay_ms:>5} ms"
         )
     }
 }
 
-/// Checks that what this page of a tab has sent is kept, in the order it was sent and where it was
-/// told; and that nothing any page has sent is kept twice.
+/// Checks that the history has what this page of a tab has sent, in the order of sending and under the ids
+/// that the page was answered; and that it has nothing twice.
 pub fn assert_sent(tab: u64, record: &Record, kept: &[Kept]) {
     assert_eq!(record.refused, [""; 0], "tab {tab}");
     assert_eq!(record.acknowledged.len(), record.asked, "tab {tab} has no answer to some");
     let mine = kept.iter().filter(|message| message.from == Some(tab));
     let mine: Vec<_> = mine.map(|message| (message.n, message.id.clone())).collect();
-    // In front there may be what the page before a reload has sent.
-    assert!(mine.ends_with(&record.acknowledged), "tab {tab}: {mine:?} but told {:?}", record.acknowledged);
+    // Before it there may be what the tab's page before a reload has sent.
+    assert!(mine.ends_with(&record.acknowledged), "tab {tab}: {mine:?}, answered {:?}", record.acknowledged);
     let different: HashSet<_> = mine.iter().map(|(n, _)| n).collect();
     assert_eq!(different.len(), mine.len(), "tab {tab}: {mine:?}");
 }
 
 #[test]
-fn each_broken_promise_is_told() {
+fn each_broken_promise_is_counted() {
     let id = |n: u64| format!("abcdefgh-{n}");
     let kept: Vec<_> = (1..=4).map(|n| Kept { id: id(n), event: "ping".to_owned(), n, from: None }).collect();
     let tally = |since: &str, numbers: &[u64]| {

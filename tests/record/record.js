@@ -1,6 +1,7 @@
-// In every page of a tab, before all else: what the client delivers is written down, and each `ping` that is for this tab
-// is answered with a `pong`. The tab's number is `window.number`. It tells how it is over a BroadcastChannel: a browser would
-// have to bring the tab to the front to ask it, and a tab that comes to the front looks whether all is well.
+// Runs in every page of a tab before all other scripts: it writes down each message that the client delivers,
+// and answers each `ping` that is for this tab with a `pong`. The tab's number is `window.number`. It is
+// asked over a BroadcastChannel: to ask it by a script, a browser would have to bring the tab to the front,
+// where the client checks its stream.
 if (location.protocol === 'http:') {
   const record = { since: null, delivered: [], asked: 0, acknowledged: [], refused: [] };
   let hub, newest = 0, slowest = {};
@@ -26,7 +27,7 @@ if (location.protocol === 'http:') {
     const look = async () => {
       if (looked || !hub.connected) return;
       looked = true;
-      // All that is kept after this, the tab is to get.
+      // The tab is to get every message after this one.
       const { messages } = await (await fetch('/messages?last=1')).json();
       record.since = messages[0]?.id ?? '';
     };
@@ -41,7 +42,8 @@ if (location.protocol === 'http:') {
     const settled = record.acknowledged.length + record.refused.length === record.asked;
     const ended = record.delivered.at(-1)?.[1] === 'end';
     const status = { state: hub?.state ?? '', connected: record.since !== null, newest, settled, ended };
-    wire.postMessage({ question: question.id, number, status, slowest, record: question.whole ? record : null });
+    const whole = question.whole ? record : null;
+    wire.postMessage({ question: question.id, number, status, slowest, record: whole });
     if (question.forget) slowest = {};
   };
 }

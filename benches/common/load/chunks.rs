@@ -1,10 +1,10 @@
-//! The chunks of a body of unknown length (RFC 9112 7.1): which bytes are data.
+//! The chunks of a chunked body (RFC 9112 7.1): which bytes are data.
 
 use anyhow::{Context, bail};
 
-/// Where in a body a stream is.
+/// The place in a body that a stream has come to.
 pub(super) enum Chunks {
-    /// In the line of a chunk's size, or the line break before it; the size as far as it was read.
+    /// In the line of a chunk's size, or in the line break before it. The size as far as it was read.
     Size(Option<usize>),
     /// In a chunk's data, of which so many bytes are left.
     Data(usize),
@@ -17,7 +17,7 @@ impl Chunks {
         Chunks::Size(None)
     }
 
-    /// The data `bytes` begin with, which it takes from them; `None` if they are used up.
+    /// Takes the data with which `bytes` begin; `None` if there is no more.
     pub(super) fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> anyhow::Result<Option<&'a [u8]>> {
         while let Some((first, after)) = bytes.split_first() {
             match self {

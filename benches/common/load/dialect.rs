@@ -1,17 +1,17 @@
-//! How a server is spoken to: the requests it takes, and where a message ends in what it streams.
+//! What differs between servers: the requests they take, and where a message ends in what they stream.
 
 use std::net::SocketAddr;
 
 /// One for each kind of server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dialect {
-    /// The hub's: JSON is posted, and `text/event-stream` comes.
+    /// The hub: JSON is posted, and `text/event-stream` comes.
     Events,
     /// The same, but streams are asked for in HTTP/1.0.
     OldEvents,
-    /// nchan's: it streams a body as it was posted, and the query names the channel.
+    /// nchan: a body is streamed as it was posted, and the query names the channel.
     Nchan,
-    /// Socket.IO's: JSON is posted, and messages come as Engine.IO packets over a WebSocket (RFC 6455).
+    /// Socket.IO: JSON is posted, and messages come as Engine.IO packets over a WebSocket (RFC 6455).
     SocketIo,
 }
 
@@ -19,12 +19,13 @@ pub(crate) enum Dialect {
 const CONNECT: &[u8] = b"\x81\x82\0\0\0\x0040";
 
 impl Dialect {
-    /// The request for a stream of `path`, from where the last event ID is, if there is one.
+    /// The request for a stream of `path`, after the last event ID if there is one.
     pub(super) fn subscribe(self, address: SocketAddr, path: &str, last_event_id: Option<&str>) -> Vec<u8> {
         if self == Dialect::SocketIo {
             let head = format!(
-                "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nhost: {address}\r\nconnection: upgrade\r\n\
-                 upgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+                "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nhost: {address}\r\n\
+                 connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
+                 sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
             );
             return head.into_bytes();
         }
@@ -36,7 +37,7 @@ impl Dialect {
         head.into_bytes()
     }
 
-    /// The request that publishes `text`, on the channel that subscribers listen to or on another.
+    /// The request that publishes `text`, on the subscribers' channel or on another.
     pub(crate) fn post(self, address: SocketAddr, channel: Option<&str>, text: &str) -> Vec<u8> {
         let (path, member) = match (self, channel) {
             (_, None) => ("/messages".to_owned(), String::new()),
@@ -49,7 +50,7 @@ impl Dialect {
         format!("{head}content-length: {length}\r\n\r\n{body}").into_bytes()
     }
 
-    /// Whether a stream's head, in lower case, says that it was opened.
+    /// Whether a response's head, in lower case, opens a stream.
     pub(super) fn opens(self, head: &str) -> bool {
         head.starts_with(match self {
             Dialect::Events | Dialect::Nchan => "http/1.1 200 ",
@@ -58,17 +59,17 @@ impl Dialect {
         })
     }
 
-    /// What a subscriber has to answer to what a stream begins with, once that is there.
+    /// The answer that a subscriber has to give to the first bytes of a stream, once those are there.
     pub(super) fn answer(self, opening: &[u8]) -> Option<&'static [u8]> {
         (self == Dialect::SocketIo && frame_end(opening).is_some()).then_some(CONNECT)
     }
 
-    /// The index behind what a stream begins with, after which messages come.
+    /// The index behind the opening of a stream, where messages begin.
     pub(super) fn opening_end(self, bytes: &[u8]) -> Option<usize> {
         match self {
             // A comment, with or without fields behind it.
             Dialect::Events | Dialect::OldEvents | Dialect::Nchan => end_of(b"\n\n", bytes),
-            // Engine.IO's own opening, and what comes back for CONNECT.
+            // Engine.IO's opening, and the answer to CONNECT.
             Dialect::SocketIo => {
                 let first = frame_end(bytes)?;
                 let second = frame_end(&bytes[first..])?;
@@ -91,7 +92,7 @@ pub(super) fn end_of(mark: &[u8], bytes: &[u8]) -> Option<usize> {
     bytes.windows(mark.len()).position(|window| window == mark).map(|start| start + mark.len())
 }
 
-/// The index behind the first WebSocket frame in `bytes`, which is shorter than 64 KiB and not masked.
+/// The index behind the first WebSocket frame in `bytes`. It is shorter than 64 KiB and not masked.
 fn frame_end(bytes: &[u8]) -> Option<usize> {
     let end = match *bytes.get(1)? {
         126 => 4 + usize::from(u16::from_be_bytes([*bytes.get(2)?, *bytes.get(3)?])),

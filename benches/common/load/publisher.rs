@@ -12,18 +12,18 @@ pub(super) struct Publisher {
     pub(super) exchange: Exchange,
 }
 
-/// A POST and its answer, one after the other on one connection.
+/// The POSTs on one connection, each after the answer to the last.
 pub(crate) struct Exchange {
     state: State,
-    /// What has come of the answer.
+    /// The bytes of the answer so far.
     answer: Vec<u8>,
 }
 
 #[derive(Clone, Copy)]
 enum State {
-    /// Since then.
+    /// No POST waits for its answer, since then.
     Idle(Instant),
-    /// For the answer to the message sent then.
+    /// A POST that was sent then waits for its answer.
     Waiting(Instant),
 }
 
@@ -36,8 +36,8 @@ impl Exchange {
         matches!(self.state, State::Idle(_))
     }
 
-    /// A POST is sent now: when that was. If it was `due` while the last answer was still to come, it
-    /// was then.
+    /// Notes that a POST is sent now, and returns when it counts as sent: when it was `due`, if the last
+    /// answer was still to come then.
     pub(crate) fn begin(&mut self, due: Option<Instant>) -> Instant {
         let late = due.filter(|due| matches!(self.state, State::Idle(since) if *due < since));
         let sent = late.unwrap_or_else(Instant::now);
@@ -45,7 +45,7 @@ impl Exchange {
         sent
     }
 
-    /// Goes on by what came on the connection: the time the answer took, if it is there whole.
+    /// Takes bytes from the connection. Returns the time that the answer took, once all of it is there.
     pub(crate) fn take(&mut self, bytes: &[u8]) -> anyhow::Result<Option<Duration>> {
         self.answer.extend_from_slice(bytes);
         if !is_whole(&self.answer)? {
@@ -62,12 +62,12 @@ impl Exchange {
 /// Whether this is an answer to a POST, or the beginning of one.
 ///
 /// # Errors
-/// If it is more than that, or tells that the message was not taken.
+/// If there are more bytes than that, or if the message was not taken.
 fn is_whole(answer: &[u8]) -> anyhow::Result<bool> {
     const LENGTH: &[u8] = b"content-length: ";
     let Some(head) = end_of(b"\r\n\r\n", answer) else { return Ok(false) };
     let text = || String::from_utf8_lossy(answer);
-    // nchan says 202 where nobody listens.
+    // nchan answers 202 if there is no subscriber.
     let taken = answer.starts_with(b"HTTP/1.1 201 ") || answer.starts_with(b"HTTP/1.1 202 ");
     ensure!(taken, "a POST is answered with {:?}", text());
     let mut headers = answer[..head].split(|byte| *byte == b'\n');

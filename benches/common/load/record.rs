@@ -1,8 +1,8 @@
 //! The record: what every subscriber has to get after its opening, byte for byte.
 //!
-//! Whoever gets a byte first writes it there, and each message in it is parsed; what any other
-//! subscriber gets is compared with it. So a server may encode messages as it likes, but must send
-//! all subscribers the same.
+//! The subscriber that gets a byte first writes it to the record, where each message is parsed. What any
+//! other subscriber gets is compared with the record. So a server may encode messages as it likes, but has to
+//! send all subscribers the same bytes.
 
 use anyhow::{Context, bail, ensure};
 
@@ -11,20 +11,20 @@ use super::text::number_in;
 
 pub(super) struct Record {
     dialect: Dialect,
-    /// How long each message's text is.
+    /// The length of each message's text.
     length: usize,
     bytes: Vec<u8>,
     /// Where each message ends in `bytes`.
     ends: Vec<usize>,
     /// Each message's number.
     numbers: Vec<usize>,
-    /// By number, which of them are in it.
+    /// By number, whether a message is in the record.
     seen: Vec<bool>,
     /// The number of the first message.
     pub(super) first: usize,
-    /// Those below this may come.
+    /// Messages with numbers below this may come.
     pub(super) published: usize,
-    /// Whether they have to come in the order of their numbers: where there is one publisher.
+    /// Whether messages have to come in the order of their numbers, as they do from one publisher.
     pub(super) in_order: bool,
 }
 
@@ -43,12 +43,12 @@ impl Record {
         }
     }
 
-    /// The messages in it.
+    /// How many messages are in the record.
     pub(super) fn len(&self) -> usize {
         self.ends.len()
     }
 
-    /// Where so many messages end.
+    /// Where the first `messages` end.
     pub(super) fn end(&self, messages: usize) -> usize {
         if messages == 0 { 0 } else { self.ends[messages - 1] }
     }
@@ -64,10 +64,10 @@ impl Record {
         message.lines().find_map(|line| line.strip_prefix("id: ")).context("a message has no id")
     }
 
-    /// Takes what a subscriber got that has had the bytes before `position`.
+    /// Takes bytes that a subscriber got, after those before `position`.
     ///
-    /// # Errors
-    /// If that is not what others got, or no message that was published, or one that it has already.
+    /// # Errors If others got other bytes; or if they are a message that was not published, or one that was
+    /// there before.
     pub(super) fn take(&mut self, position: usize, bytes: &[u8]) -> anyhow::Result<()> {
         let known = bytes.len().min(self.bytes.len() - position);
         if self.bytes[position..position + known] != bytes[..known] {

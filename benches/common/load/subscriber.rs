@@ -16,18 +16,18 @@ pub(super) struct Progress {
     dialect: Dialect,
     stage: Stage,
     chunks: Chunks,
-    /// Bytes of the record it has received.
+    /// How many bytes of the record it has received.
     position: usize,
-    /// Messages it has received whole.
+    /// How many messages it has received whole.
     pub(super) received: usize,
-    /// What it has to answer to the opening, and whether that was sent.
+    /// The answer it has to give to the opening, and whether that was sent.
     answer: Option<&'static [u8]>,
     answered: bool,
-    /// Keep-alives it has received whole.
+    /// How many keep-alives it has received whole.
     pub(super) keep_alives: usize,
 }
 
-/// What comes next of a stream; what has come of it so far, until it is whole.
+/// The part of a stream that comes next, with the bytes of it so far.
 enum Stage {
     Head(Vec<u8>),
     Opening(Vec<u8>),
@@ -37,7 +37,7 @@ enum Stage {
 }
 
 impl Progress {
-    /// Before its stream's head, with so many messages of the record.
+    /// A subscriber that has received so many messages of the record, before the head of its stream.
     pub(super) fn new(dialect: Dialect, received: usize, record: &Record) -> Self {
         Progress {
             dialect,
@@ -55,7 +55,7 @@ impl Progress {
         matches!(self.stage, Stage::Messages | Stage::KeepAlive(_))
     }
 
-    /// Goes on by what came on the connection.
+    /// Takes bytes from the connection.
     pub(super) fn take(&mut self, bytes: &[u8], record: &mut Record) -> anyhow::Result<()> {
         let Stage::Head(head) = &mut self.stage else { return self.take_body(bytes, record) };
         head.extend_from_slice(bytes);
@@ -70,7 +70,7 @@ impl Progress {
         self.take_body(&body, record)
     }
 
-    /// What has to be sent now on the connection.
+    /// The answer that has to be sent now.
     pub(super) fn take_answer(&mut self) -> Option<&'static [u8]> {
         self.answer.take()
     }
@@ -84,10 +84,10 @@ impl Progress {
         Ok(())
     }
 
-    /// Takes some of the data: what is left.
+    /// Takes some of the data, and returns the rest.
     fn take_data<'a>(&mut self, data: &'a [u8], record: &mut Record) -> anyhow::Result<&'a [u8]> {
         match &mut self.stage {
-            // At the end of a message, this begins none: it is a comment (WHATWG HTML 9.2.5).
+            // After a message, a colon begins a comment (WHATWG HTML 9.2.5).
             Stage::Messages if data[0] == b':' && self.position == record.end(self.received) => {
                 self.stage = Stage::KeepAlive(Vec::new());
                 Ok(data)
@@ -119,7 +119,7 @@ impl Progress {
         }
     }
 
-    /// Messages follow, if there is an end in what has come of this stage: what is left of `data`.
+    /// If this stage ends at `end`, messages are next. Returns what is left of `data`.
     fn follow<'a>(&mut self, end: Option<usize>, data: &'a [u8]) -> &'a [u8] {
         let (Some(end), Stage::Opening(so_far) | Stage::KeepAlive(so_far)) = (end, &self.stage) else {
             return &[];

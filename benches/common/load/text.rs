@@ -2,14 +2,14 @@
 
 use anyhow::{Context, ensure};
 
-/// With what is around it, a body of 100 bytes.
+/// The length of a text that makes a body of 100 bytes.
 pub(crate) const LENGTH: usize = 88;
 
-/// Digits of the number, behind the mark that nothing else in a message has.
+/// The digits of the number, behind a mark that nothing else in a message has.
 const DIGITS: usize = 10;
 const MARK: u8 = b'#';
 
-/// ASCII, repeated as often as a text is longer.
+/// ASCII, repeated in a longer text.
 const FILLER: &str = " The quick brown fox jumps over the lazy dog, and every open tab and watcher sees it.";
 
 /// The text of that number, so many bytes long.
@@ -18,7 +18,7 @@ pub(crate) fn text(number: usize, length: usize) -> String {
     format!("{}{number:0DIGITS$}", char::from(MARK)).chars().chain(filler).collect()
 }
 
-/// The number of the one text that a message's bytes have in them, whole.
+/// The number of the one text in a message's bytes, checked to be whole.
 pub(super) fn number_in(message: &[u8], length: usize) -> anyhow::Result<usize> {
     let mut starts = (0..message.len()).filter(|index| message[*index] == MARK);
     let start = starts.next().context("it has no text in it")?;
@@ -29,7 +29,7 @@ pub(super) fn number_in(message: &[u8], length: usize) -> anyhow::Result<usize> 
     Ok(number)
 }
 
-/// A request with a text in it, whose number can be changed in place.
+/// A request with a text. Its number can be changed in place.
 pub(super) struct Numbered {
     bytes: Vec<u8>,
     digits: usize,
@@ -41,7 +41,7 @@ impl Numbered {
         Numbered { bytes, digits: mark + 1 }
     }
 
-    /// Its bytes with that number.
+    /// The request's bytes with that number.
     pub(super) fn with(&mut self, number: usize) -> &[u8] {
         let digits = format!("{number:0DIGITS$}");
         self.bytes[self.digits..self.digits + DIGITS].copy_from_slice(digits.as_bytes());

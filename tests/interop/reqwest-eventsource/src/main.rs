@@ -13,7 +13,7 @@ async fn main() {
             Ok(Event::Message(message)) if !message.event.starts_with("tabcast:") => {
                 println!("{} {}", message.id, message.data.replace('\n', "\\n"));
             }
-            // An error is told before it reconnects. One after which it does not ends the stream.
+            // An error comes before each reconnection. After an error without one, the stream ends.
             Ok(_) | Err(_) => {}
         }
     }
