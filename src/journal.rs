@@ -44,7 +44,7 @@ pub struct Options {
     #[arg(long, value_name = "SIZE", default_value = "256MiB")]
     pub retention_bytes: ByteSize,
 
-    /// How long a message is kept; `--journal memory` keeps it as long as there is room
+    /// How long a message is kept; `--journal memory` keeps it as long as it fits
     #[arg(long, value_name = "DURATION", default_value = "7days", value_parser = duration)]
     pub retention_age: Duration,
 

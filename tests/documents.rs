@@ -208,6 +208,39 @@ fn no_document_says_a_word_to_avoid() {
     });
 }
 
+/// Names that are others', with a word to avoid in them.
+const NAMES_OF_OTHERS: &[&str] = &[
+    "Visit",
+    "visit_map",
+    "service_fn",
+    "service::",
+    "Service,",
+    "SERVICE_UNAVAILABLE",
+    "pragma_update",
+    "hash.update",
+    "UPDATE",
+    "hyper_util",
+    "tokio_util",
+    "http_body_util",
+];
+
+#[test]
+fn no_code_of_the_hub_says_a_word_to_avoid() {
+    let words = words_to_avoid();
+    let mut faults = Vec::new();
+    for path in files("src", &["rs"]) {
+        let code = NAMES_OF_OTHERS.iter().fold(read(&path), |code, name| code.replace(name, ""));
+        for (line, number) in code.lines().zip(1..) {
+            let found = line.split(|c: char| !c.is_alphanumeric()).find(|word| {
+                let word = word.to_lowercase();
+                words.iter().any(|avoided| word == *avoided || word == format!("{avoided}s"))
+            });
+            faults.extend(found.map(|word| format!("{path}: line {number} says {word}")));
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
 #[test]
 fn a_word_to_avoid_is_found() {
     let words = ["room".to_owned()];
@@ -289,4 +322,16 @@ fn a_fault_of_the_map_is_found() {
             "a/drawn is drawn, and there is no src/a/drawn.rs",
         ]
     );
+}
+
+#[test]
+fn no_line_of_code_has_more_than_110_columns() {
+    let folders = ["src", "tests", "benches", "assets"];
+    let code: Vec<_> = folders.iter().flat_map(|folder| files(folder, &["rs", "js", "mjs"])).collect();
+    assert!(code.len() > 50, "{code:?}");
+    let mut faults = Vec::new();
+    for path in code {
+        faults.extend(long_lines(&read(&path), 110).iter().map(|fault| format!("{path}: {fault}")));
+    }
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
 }

@@ -158,12 +158,16 @@ fn expand<'a>(text: &'a str, prefix: &mut Vec<String>, paths: &mut Vec<Vec<Strin
     rest
 }
 
-/// The files that this one uses.
+/// The files that this one uses. A name of the crate itself is in `lib`, or in `main` where there is no
+/// library.
 fn uses(file: &str, code: &str, all: &BTreeSet<&str>) -> BTreeSet<String> {
+    let root = if all.contains("lib") { "lib" } else { "main" };
     let own: Vec<&str> = if matches!(file, "lib" | "main") { Vec::new() } else { file.split('/').collect() };
     let mut found: BTreeSet<String> =
         children(code).map(|child| [&own[..], &[child]].concat().join("/")).collect();
-    for path in paths(code) {
+    // For a bench, `tabcast` is another crate.
+    let is_here = |path: &Vec<String>| path[0] != "tabcast" || root == "lib";
+    for path in paths(code).into_iter().filter(is_here) {
         let mut rest: Vec<&str> = path.iter().map(String::as_str).collect();
         let mut module = match rest.remove(0) {
             "super" => own[..own.len().saturating_sub(1)].to_vec(),
@@ -179,7 +183,7 @@ fn uses(file: &str, code: &str, all: &BTreeSet<&str>) -> BTreeSet<String> {
         while !module.is_empty() && !all.contains(module.join("/").as_str()) {
             module.pop();
         }
-        found.insert(if module.is_empty() { "lib".to_owned() } else { module.join("/") });
+        found.insert(if module.is_empty() { root.to_owned() } else { module.join("/") });
     }
     found.remove(file);
     found
@@ -288,4 +292,25 @@ fn circles(files: &BTreeMap<String, String>) -> BTreeSet<Vec<String>> {
         walk(file, &uses, &mut Vec::new(), &mut done, &mut found);
     }
     found
+}
+
+/// A bench's files, and those that benches share.
+fn bench(name: &str) -> BTreeMap<String, String> {
+    let shared = files("benches/common").into_iter().map(|(file, code)| match &*file {
+        "mod" => ("common".to_owned(), code),
+        file => (format!("common/{file}"), code),
+    });
+    files(&format!("benches/{name}")).into_iter().chain(shared).collect()
+}
+
+#[test]
+fn no_files_use_each_other_in_a_circle() {
+    for files in [files("src"), bench("fanout"), bench("figures")] {
+        assert_eq!(circles(&files), BTreeSet::new());
+    }
+    let mut planted = bench("fanout");
+    planted.get_mut("limits").unwrap().push_str("use crate::workload::Workload;\n");
+    let circle = ["limits", "workload", "server"].map(str::to_owned);
+    let is_it = |found: &Vec<String>| circle.iter().all(|file| found.contains(file));
+    assert!(circles(&planted).iter().any(is_it), "{:?}", circles(&planted));
 }

@@ -107,8 +107,8 @@ fn answer(stream: &mut TcpStream) -> Vec<u8> {
 #[rustfmt::skip]
 const PIECES: &[&str] = &[
     "GET ", "POST ", "HEAD ", "OPTIONS ", "CONNECT ", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "/", "/events",
-    "/messages", "/app.js", "*", "http://localhost/messages", "?", "&", "=", "last=1", "channel=a", "%", "%00",
-    "%ff", " ",
+    "/messages", "/app.js", "*", "http://localhost/messages", "?", "&", "=", "last=1", "channel=a", "%",
+    "%00", "%ff", " ",
     " HTTP/1.1", " HTTP/1.0", " HTTP/2.0", " HTTP/9.9", "\r\n", "\n", "\r", "\r\n\r\n", "\t", "\0", ":", ": ",
     "Host: localhost\r\n", "Host:", "Content-Length: 5\r\n", "Content-Length: 18446744073709551616\r\n",
     "Content-Length: -1\r\n", "Content-Length: 5, 5\r\n", "Transfer-Encoding: chunked\r\n",

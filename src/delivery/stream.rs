@@ -22,11 +22,11 @@ pub struct Options {
     #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = duration)]
     pub keep_alive: Duration,
 
-    /// The shortest reconnection time a subscriber is told, at least 500ms
+    /// The shortest reconnection time that a subscriber is given, at least 500ms
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = reconnection_time)]
     pub retry_min: Duration,
 
-    /// The longest reconnection time a subscriber is told
+    /// The longest reconnection time that a subscriber is given
     #[arg(long, value_name = "DURATION", default_value = "4s", value_parser = reconnection_time)]
     pub retry_max: Duration,
 }

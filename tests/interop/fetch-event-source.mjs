@@ -18,5 +18,8 @@ fetchEventSource(process.argv[2], {
   // It takes an id when it has read that line, and would resume behind an event of which it has no
   // more than that. So it is given the id of the last whole one.
   fetch: (url, options) =>
-    fetch(url, { ...options, headers: { ...options.headers, ...(lastEventId && { 'last-event-id': lastEventId }) } }),
+    fetch(url, {
+      ...options,
+      headers: { ...options.headers, ...(lastEventId && { 'last-event-id': lastEventId }) },
+    }),
 });

@@ -13,12 +13,12 @@ const comments = new Map();
 const privateNames = [];
 let end = 0;
 
-function visit(node) {
+function walk(node) {
   if (ts.isJSDoc(node)) return;
   const children = node.getChildren(source);
   const kind = ts.SyntaxKind[node.kind];
   nodes.push(children.length ? `${kind} of ${children.filter((child) => !ts.isJSDoc(child)).length}` : kind);
-  if (children.length) return children.forEach(visit);
+  if (children.length) return children.forEach(walk);
   for (const ranges of [ts.getLeadingCommentRanges(text, end), ts.getTrailingCommentRanges(text, end)]) {
     for (const range of ranges ?? []) comments.set(range.pos, text.slice(range.pos, range.end));
   }
@@ -32,6 +32,6 @@ function visit(node) {
   end = node.end;
 }
 
-visit(source);
+walk(source);
 const errors = source.parseDiagnostics.map(({ messageText }) => messageText);
 console.log(JSON.stringify({ nodes, comments: [...comments.values()], errors }));
