@@ -1,8 +1,9 @@
 //! HTTP as it crosses the wire: requests written by hand, responses and streams read byte by byte.
 
-use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 use std::net::{SocketAddr, TcpStream};
+
+use memchr::memmem;
 
 use super::PATIENCE;
 
@@ -153,8 +154,9 @@ pub struct Stream {
     pub status: u16,
     pub headers: Headers,
     chunked: bool,
-    /// Read from the connection, and not taken yet.
-    bytes: VecDeque<u8>,
+    /// The bytes read from the connection, of which the first `taken` were taken.
+    bytes: Vec<u8>,
+    taken: usize,
     /// The first block, where it was read: a comment, `retry` and perhaps an id.
     pub opening: String,
 }
@@ -175,7 +177,8 @@ impl Stream {
         let mut reader = BufReader::new(connection);
         let (status, headers) = read_head(&mut reader)?;
         let chunked = header(&headers, "transfer-encoding") == Some("chunked");
-        Ok(Stream { reader, status, headers, chunked, bytes: VecDeque::new(), opening: String::new() })
+        let (bytes, opening) = (Vec::new(), String::new());
+        Ok(Stream { reader, status, headers, chunked, bytes, taken: 0, opening })
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -184,17 +187,24 @@ impl Stream {
 
     /// Reads more bytes; false at the end.
     fn fill(&mut self) -> io::Result<bool> {
+        self.bytes.drain(..self.taken);
+        self.taken = 0;
         if self.chunked {
             let chunk = read_chunk(&mut self.reader)?;
-            let goes_on = chunk.is_some();
-            self.bytes.extend(chunk.into_iter().flatten());
-            Ok(goes_on)
+            self.bytes.extend_from_slice(chunk.as_deref().unwrap_or_default());
+            Ok(chunk.is_some())
         } else {
             let mut buffer = [0; 4096];
             let count = self.reader.read(&mut buffer)?;
-            self.bytes.extend(&buffer[..count]);
+            self.bytes.extend_from_slice(&buffer[..count]);
             Ok(count > 0)
         }
+    }
+
+    fn take(&mut self, count: usize) -> String {
+        let taken = self.bytes[self.taken..][..count].to_vec();
+        self.taken += count;
+        String::from_utf8(taken).unwrap()
     }
 
     /// The next chunk of the body, whole: what the hub wrote at once. `None` if it has no chunks.
@@ -202,9 +212,9 @@ impl Stream {
         if !self.chunked {
             return None;
         }
-        assert!(self.bytes.is_empty(), "in the midst of a chunk");
+        assert!(self.taken == self.bytes.len(), "in the midst of a chunk");
         assert!(self.fill().unwrap(), "the stream has ended");
-        Some(String::from_utf8(self.bytes.drain(..).collect()).unwrap())
+        Some(self.take(self.bytes.len()))
     }
 
     /// The raw bytes up to and with the next blank line; `None` at the end.
@@ -228,10 +238,9 @@ impl Stream {
     fn take_through(&mut self, mark: &[u8]) -> io::Result<Option<String>> {
         let mut searched = 0;
         loop {
-            let bytes = self.bytes.make_contiguous();
-            if let Some(place) = bytes[searched..].windows(mark.len()).position(|window| window == mark) {
-                let taken: Vec<u8> = self.bytes.drain(..searched + place + mark.len()).collect();
-                return Ok(Some(String::from_utf8(taken).unwrap()));
+            let bytes = &self.bytes[self.taken..];
+            if let Some(place) = memmem::find(&bytes[searched..], mark) {
+                return Ok(Some(self.take(searched + place + mark.len())));
             }
             // `mark` may begin in the last of these bytes.
             searched = (bytes.len() + 1).saturating_sub(mark.len());
