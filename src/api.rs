@@ -61,12 +61,10 @@ impl Api {
 
     /// The response to a request from this address.
     pub(crate) async fn respond(&self, address: SocketAddr, request: Request) -> Response<Reply> {
+        let Some(cors) = &self.cors else { return self.check(address, request).await };
+        // Around the check, so that pages of an allowed origin can read a refusal too.
         let checked = |request| async move { Ok::<_, Infallible>(self.check(address, request).await) };
-        let result = match &self.cors {
-            None => checked(request).await,
-            // Around the check, so that pages of an allowed origin can read a refusal too.
-            Some(cors) => cors.layer(service_fn(checked)).call(request).await,
-        };
+        let result = cors.layer(service_fn(checked)).call(request).await;
         result.unwrap_or_else(|never| match never {})
     }
 

@@ -73,15 +73,9 @@ pub struct SettingsFile {
 /// # Errors
 /// [`clap::Error`] if one of the three is invalid, and for `--help` and `--version`.
 pub fn read(command: Command, arguments: Vec<OsString>) -> Result<ArgMatches, clap::Error> {
-    // This first parse is only for `--config`. The second one reports errors, with the file's values known.
-    let probe = with_environment(command.clone()).ignore_errors(true);
-    let file = probe.try_get_matches_from(&arguments).ok();
-    let file = file.and_then(|matches| matches.get_one::<PathBuf>("config").cloned());
-    let command = match &file {
-        Some(path) => with_file(command, path)?,
-        None => command,
-    };
-    with_environment(command).try_get_matches_from(arguments)
+    let matches = with_environment(command.clone()).try_get_matches_from(&arguments)?;
+    let Some(path) = matches.get_one::<PathBuf>("config") else { return Ok(matches) };
+    with_environment(with_file(command, path)?).try_get_matches_from(arguments)
 }
 
 /// The command with an environment variable for each setting: `TABCAST_MAX_BODY` for `--max-body`.
