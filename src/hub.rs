@@ -173,10 +173,11 @@ mod tests {
         let (name, event) = (ChannelName::parse(channel, 9).unwrap(), EventName::default());
         let draft = Draft { channel: name, event, data: Data::text(text), except: None };
         let permit = Arc::new(tokio::sync::Semaphore::new(1)).try_acquire_owned().unwrap();
-        match hub.publish(draft, None, permit).await.unwrap() {
-            Published::New { entry, .. } => entry,
-            Published::Repeated(_) => unreachable!("it had no key"),
-        }
+        let Published::New { receipt, .. } = hub.publish(draft, None, permit).await.unwrap() else {
+            unreachable!("it had no key")
+        };
+        let page = hub.core.read(receipt.id.sequence - 1, &channels(&[channel])).await.unwrap();
+        Arc::clone(&page.entries[0])
     }
 
     /// Asserts that the subscription gives each message from the journal's first to `through` once, in order.

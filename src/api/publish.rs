@@ -1,6 +1,5 @@
 //! `POST /messages`: publishes one message.
 
-use std::fmt::{self, Write as _};
 use std::mem;
 
 use axum::body::Body;
@@ -18,7 +17,7 @@ use super::problem::Problem;
 use super::reply::Reply;
 use super::state::State;
 use crate::hub::Published;
-use crate::message::{ChannelName, Data, Draft, EventName, IdempotencyKey, Message, Receipt};
+use crate::message::{ChannelName, Data, Draft, EventName, IdempotencyKey, Receipt};
 
 /// Responds with 201 and the receipt once the message is stored. A browser's form is answered with a redirect
 /// to the page.
@@ -41,10 +40,11 @@ pub(super) async fn publish(
     let draft = draft(kind, &body.bytes, query, options)?;
     drop(body.bytes);
 
+    let logged = Logged::new(&draft.data, options);
     let receipt = match state.hub.publish(draft, key, body.permit).await? {
-        Published::New { entry, subscribers } => {
-            log(&entry.message, subscribers, options);
-            Receipt::from(&entry.message)
+        Published::New { receipt, subscribers } => {
+            logged.log(&receipt, subscribers);
+            receipt
         }
         Published::Repeated(receipt) => receipt,
     };
@@ -189,29 +189,41 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Proble
     })
 }
 
-fn log(message: &Message, subscribers: usize, options: &Options) {
-    let json = message.data.as_json();
-    let data = (!options.hide_data).then(|| tracing::field::display(Beginning(json)));
-    tracing::info!(
-        id = %message.id,
-        channel = message.channel.as_str(),
-        event = message.event.as_str(),
-        size = json.len(),
-        subscribers,
-        data,
-        "message published"
-    );
+/// The fields of a message's data in the log.
+struct Logged {
+    /// The length of the JSON text, in bytes.
+    size: usize,
+    /// The beginning of the JSON text. `None` if the log does not show data.
+    data: Option<String>,
 }
 
-/// The first bytes of a JSON text.
-struct Beginning<'a>(&'a str);
-
-impl fmt::Display for Beginning<'_> {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Logged {
+    fn new(data: &Data, options: &Options) -> Self {
         /// The most bytes shown. Higher: long lines in the log. Lower: messages are hard to recognise.
         const SHOWN: usize = 256;
-        let cut = self.0.floor_char_boundary(SHOWN);
-        out.write_str(&self.0[..cut])?;
-        if cut < self.0.len() { out.write_char('…') } else { Ok(()) }
+        let json = data.as_json();
+        let is_shown = !options.hide_data && tracing::enabled!(tracing::Level::INFO);
+        let data = is_shown.then(|| {
+            let cut = json.floor_char_boundary(SHOWN);
+            let mut beginning = String::with_capacity(cut + '…'.len_utf8());
+            beginning.push_str(&json[..cut]);
+            if cut < json.len() {
+                beginning.push('…');
+            }
+            beginning
+        });
+        Logged { size: json.len(), data }
+    }
+
+    fn log(&self, receipt: &Receipt, subscribers: usize) {
+        tracing::info!(
+            id = %receipt.id,
+            channel = receipt.channel.as_str(),
+            event = receipt.event.as_str(),
+            size = self.size,
+            subscribers,
+            data = self.data.as_ref().map(tracing::field::display),
+            "message published"
+        );
     }
 }

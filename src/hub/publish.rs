@@ -7,7 +7,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::task::yield_now;
 
 use super::core::Core;
-use crate::journal::{Append, Appended, Batch, Committed, Entry, JournalError};
+use crate::journal::{Append, Appended, Committed, JournalError};
 use crate::message::Receipt;
 
 /// The most messages in one append. Higher: the first of them waits longer, for no gain. Lower: more appends,
@@ -32,8 +32,8 @@ pub(super) struct Publish {
 pub enum Published {
     /// The message is stored and announced.
     New {
-        /// The stored message.
-        entry: Arc<Entry>,
+        /// The answer for the publisher.
+        receipt: Receipt,
         /// How many subscribers the message's channel has, the one in `except` among them.
         subscribers: usize,
     },
@@ -108,12 +108,6 @@ async fn append(core: &Core, committed: &mut Committed, waiting: &mut Vec<Publis
         permits.push(permit);
         answers.push(answer);
     }
-    // What was announced since the append began: these messages among it, in the order of their sequences.
-    let mut announced = Vec::with_capacity(count);
-    let mut announce = |batch: Batch| {
-        core.live.announce(&batch);
-        announced.extend(batch);
-    };
     let appending = core.journal.append(batch);
     tokio::pin!(appending);
     let appended = loop {
@@ -121,7 +115,7 @@ async fn append(core: &Core, committed: &mut Committed, waiting: &mut Vec<Publis
             biased;
             appended = &mut appending => break appended,
             // The journal may commit messages of others during the append.
-            batch = committed.next() => announce(batch),
+            batch = committed.next() => core.live.announce(&batch),
         }
     };
     drop(permits);
@@ -140,16 +134,14 @@ async fn append(core: &Core, committed: &mut Committed, waiting: &mut Vec<Publis
     };
     let last = appended.iter().rev().find_map(sequence).unwrap_or(0);
     while core.live.feeds().announced < last {
-        announce(committed.next().await);
+        core.live.announce(&committed.next().await);
     }
-    let mut announced = announced.into_iter();
     let results: Vec<_> = {
         let feeds = core.live.feeds();
         let published = |appended| match appended {
-            Appended::New(Receipt { id, channel, .. }) => {
-                let entry = announced.find(|entry| entry.message.id == id);
-                let entry = entry.expect("every new message was announced, in this order");
-                Ok(Published::New { entry, subscribers: feeds.subscribers(&channel) })
+            Appended::New(receipt) => {
+                let subscribers = feeds.subscribers(&receipt.channel);
+                Ok(Published::New { receipt, subscribers })
             }
             Appended::Repeated(receipt) => Ok(Published::Repeated(receipt)),
             Appended::KeyReused => Err(PublishError::KeyReused),
