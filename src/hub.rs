@@ -6,7 +6,6 @@
 //! ([`Subscription`]). HTTP is unknown here.
 
 mod core;
-mod limits;
 mod live;
 mod publish;
 mod subscriber;
@@ -20,12 +19,12 @@ use tokio::task::JoinHandle;
 
 use self::core::Core;
 use crate::journal::{Append, Committed, Failure, Journal, JournalError, PageLimit};
+use crate::limits::{Network, Shares};
 use crate::message::{Draft, IdempotencyKey};
 use crate::value::at_least_one;
-use limits::Limits;
 use publish::{INBOX, Publish};
 
-pub use limits::Full;
+pub use crate::limits::Full;
 pub use publish::{PublishError, Published};
 pub use subscriber::{Reason, Subscriber};
 pub use subscription::{Next, Request, Start, Subscription};
@@ -73,9 +72,10 @@ impl Hub {
         /// The bytes of a page, which a subscriber that stops reading can hold beside its socket's buffer.
         /// Higher: more memory for each slow subscriber. Lower: more and smaller writes.
         const PAGE_BYTES: usize = 128 << 10;
-        let limits = Limits::new(options.max_subscribers, options.max_subscribers_per_address);
+        let subscribers =
+            Shares::new("subscribers", options.max_subscribers, options.max_subscribers_per_address);
         let page = PageLimit { messages: options.replay_page, bytes: PAGE_BYTES };
-        let core = Arc::new(Core::new(journal, limits, page));
+        let core = Arc::new(Core::new(journal, subscribers, page));
         let (inbox, requests) = mpsc::channel(INBOX);
         let task = tokio::spawn(publish::run(Arc::clone(&core), committed, requests));
         (Hub { inbox, core }, task)
@@ -109,7 +109,7 @@ impl Hub {
         request: Request,
     ) -> Result<(Subscriber, Subscription), SubscribeError> {
         let core = &self.core;
-        let permit = core.limits.admit(address.ip())?;
+        let share = core.subscribers.take(Network::from(address.ip()))?;
         let mut subscription = Subscription::at_start(Arc::clone(core), &request).await?;
         // The feeds are taken before the journal is read. A message committed in between is then on both, and
         // is skipped on the feed by its sequence. In the other order it would be on neither.
@@ -119,7 +119,7 @@ impl Hub {
         subscription.follow_from(feeds, matches!(start, Start::Live).then_some(announced));
         let position = subscription.position();
         let core = Arc::clone(core);
-        let subscriber = Subscriber::new(core, permit, address, channels, subscriber, position);
+        let subscriber = Subscriber::new(core, share, address, channels, subscriber, position);
         Ok((subscriber, subscription))
     }
 

@@ -17,6 +17,7 @@
 //! - [`journal`]: the record of published messages, in memory or in a file.
 //! - [`frame`]: a message's bytes on the wire.
 //! - [`message`]: a message and its parts, parsed once and valid from then on.
+//! - [`limits`]: how much there may be, in all and from one address.
 //! - [`log`]: the log on stderr.
 //!
 //! `docs/architecture.md` has a sentence for each file, and the way of a message and of a subscriber.
@@ -49,6 +50,7 @@ mod delivery;
 pub mod frame;
 pub mod hub;
 pub mod journal;
+pub mod limits;
 pub mod log;
 pub mod message;
 mod net;

@@ -2,9 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::limits::Limits;
 use super::live::Live;
 use crate::journal::{Channels, Journal, JournalError, Page, PageLimit};
+use crate::limits::Shares;
 use crate::message::MessageId;
 
 /// A hub's journal, its live feeds and its limits.
@@ -12,22 +12,23 @@ use crate::message::MessageId;
 pub(super) struct Core {
     pub(super) journal: Journal,
     pub(super) live: Live,
-    pub(super) limits: Limits,
+    /// The subscribers there may be.
+    pub(super) subscribers: Shares,
     /// The limit of one read of the journal.
     page: PageLimit,
     /// How many subscribers were admitted so far.
-    subscribers: AtomicU64,
+    admitted: AtomicU64,
 }
 
 impl Core {
-    pub(super) fn new(journal: Journal, limits: Limits, page: PageLimit) -> Self {
+    pub(super) fn new(journal: Journal, subscribers: Shares, page: PageLimit) -> Self {
         let live = Live::new(journal.head());
-        Core { journal, live, limits, page, subscribers: AtomicU64::new(0) }
+        Core { journal, live, subscribers, page, admitted: AtomicU64::new(0) }
     }
 
     /// The number of a new subscriber in the log. The first is 1.
     pub(super) fn next_number(&self) -> u64 {
-        self.subscribers.fetch_add(1, Ordering::Relaxed) + 1
+        self.admitted.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     pub(super) fn page(&self) -> PageLimit {

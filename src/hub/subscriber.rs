@@ -6,9 +6,9 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::core::Core;
-use super::limits::Permit;
 use super::subscription::Next;
 use crate::journal::{Channels, Entry};
+use crate::limits::Share;
 use crate::message::SubscriberId;
 
 /// A subscriber, from its admission to its end. Until it is dropped, it counts against the limits and for
@@ -28,7 +28,7 @@ pub struct Subscriber {
     last_id: u64,
     /// The first reason that [`end`](Self::end) recorded.
     ended: Option<Reason>,
-    _permit: Permit,
+    _share: Share,
 }
 
 /// Why a subscriber ended.
@@ -67,7 +67,7 @@ impl Subscriber {
     /// `channels`: dropping the subscriber undoes that count.
     pub(super) fn new(
         core: Arc<Core>,
-        permit: Permit,
+        share: Share,
         address: SocketAddr,
         channels: Channels,
         id: Option<SubscriberId>,
@@ -78,7 +78,7 @@ impl Subscriber {
         tracing::info!(subscriber = number, %address, channels = names.join(","), "subscriber connected");
         let since = Instant::now();
         let (sent, last_id, ended) = (0, position, None);
-        Subscriber { core, channels, id, address, number, since, sent, last_id, ended, _permit: permit }
+        Subscriber { core, channels, id, address, number, since, sent, last_id, ended, _share: share }
     }
 
     /// The address the subscriber connected from.

@@ -1,0 +1,109 @@
+//! Shares: how many of one kind there may be, in all and from one network.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::network::Network;
+
+/// The limits of one kind, as subscribers, and the number of those taken.
+#[derive(Debug)]
+pub(crate) struct Shares {
+    what: &'static str,
+    total: usize,
+    per_network: usize,
+    taken: Arc<Mutex<Taken>>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    total: usize,
+    by_network: HashMap<Network, usize>,
+}
+
+/// A limit is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Full {
+    /// The limit in all.
+    #[error("the limit of {what}, {limit}, is reached")]
+    Total {
+        /// Of what there are too many, as in "subscribers".
+        what: &'static str,
+        /// The most of them.
+        limit: usize,
+    },
+    /// The limit for one address.
+    #[error("the limit of {what} from one address, {limit}, is reached")]
+    Address {
+        /// Of what there are too many, as in "subscribers".
+        what: &'static str,
+        /// The most of them from one address.
+        limit: usize,
+    },
+}
+
+/// One of the kind. Dropping the share lets another be taken.
+#[derive(Debug)]
+pub(crate) struct Share {
+    network: Network,
+    taken: Arc<Mutex<Taken>>,
+}
+
+impl Shares {
+    /// Limits of `total`, and `per_network` from one network. None is taken yet. `what` names them in the
+    /// plural.
+    pub(crate) fn new(what: &'static str, total: usize, per_network: usize) -> Self {
+        Shares { what, total, per_network, taken: Arc::default() }
+    }
+
+    /// Takes a share for this network.
+    ///
+    /// # Errors
+    /// [`Full`] if either limit is reached.
+    pub(crate) fn take(&self, network: Network) -> Result<Share, Full> {
+        let what = self.what;
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if taken.total >= self.total {
+            return Err(Full::Total { what, limit: self.total });
+        }
+        if taken.by_network.get(&network).is_some_and(|count| *count >= self.per_network) {
+            return Err(Full::Address { what, limit: self.per_network });
+        }
+        taken.total += 1;
+        *taken.by_network.entry(network).or_default() += 1;
+        Ok(Share { network, taken: Arc::clone(&self.taken) })
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.total -= 1;
+        if let Some(count) = taken.by_network.get_mut(&self.network) {
+            *count -= 1;
+            if *count == 0 {
+                taken.by_network.remove(&self.network);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+
+    #[test]
+    fn shares_are_counted_in_all_and_by_network_until_they_are_dropped() {
+        let network = |text: &str| Network::from(text.parse::<IpAddr>().unwrap());
+        let what = "subscribers";
+        let shares = Shares::new(what, 3, 2);
+        let first = shares.take(network("10.0.0.1")).unwrap();
+        let _second = shares.take(network("10.0.0.1")).unwrap();
+        assert_eq!(shares.take(network("10.0.0.1")).unwrap_err(), Full::Address { what, limit: 2 });
+        let _third = shares.take(network("10.0.0.2")).unwrap();
+        assert_eq!(shares.take(network("10.0.0.3")).unwrap_err(), Full::Total { what, limit: 3 });
+        drop(first);
+        assert!(shares.take(network("10.0.0.1")).is_ok());
+    }
+}
