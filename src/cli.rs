@@ -1,6 +1,7 @@
 //! The command line: parses the arguments, runs the verb, returns the exit code. There is one verb so far,
 //! which serves the hub and needs no name.
 
+mod allocator;
 mod serve;
 
 use std::process::ExitCode;
@@ -31,6 +32,7 @@ struct Cli {
 /// Runs the verb that the process's arguments name. Ends the process on a bad argument, and after `--help`
 /// or `--version`.
 pub(crate) fn run() -> ExitCode {
+    allocator::tune();
     let matches = options::read(Cli::command(), std::env::args_os().collect());
     let cli =
         matches.and_then(|matches| Cli::from_arg_matches(&matches)).unwrap_or_else(|error| error.exit());
