@@ -1,6 +1,7 @@
 //! The API: which handler responds to which request. Requests are parsed here into the types of the
 //! [`hub`](crate::hub). No module below sees a header, and this module sees no connection.
 
+mod bodies;
 mod body;
 mod events;
 mod fields;
@@ -28,6 +29,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::delivery;
 use crate::hub::Hub;
+use crate::limits::Budget;
 use headers::{IDEMPOTENCY_KEY, LAST_EVENT_ID};
 use problem::{Problem, only};
 use state::State;
@@ -39,23 +41,24 @@ pub(crate) use reply::{Body, Reply};
 #[derive(Debug)]
 pub(crate) struct Api {
     state: Arc<State>,
-    /// Routes all requests but the two hot ones: see [`route`](Self::route).
+    /// Routes all other requests: see [`route`](Self::route).
     router: Router,
     /// Lets pages of other origins read responses. `None` if no other origin is allowed.
     cors: Option<CorsLayer>,
 }
 
 impl Api {
-    /// The API of `hub`. `listening` has the addresses of its listeners.
+    /// The API of `hub`. `budget` is the memory of bodies, `listening` has the addresses of its listeners.
     pub(crate) fn new(
         options: Options,
         streams: delivery::Options,
         replay_page: usize,
+        budget: Budget,
         hub: Hub,
         listening: Vec<SocketAddr>,
     ) -> Self {
         let cors = cors(&options.allow_origin);
-        let state = Arc::new(State::new(options, streams, replay_page, hub, listening));
+        let state = Arc::new(State::new(options, streams, replay_page, budget, hub, listening));
         Api { router: router(Arc::clone(&state)), state, cors }
     }
 
@@ -84,8 +87,8 @@ impl Api {
         response
     }
 
-    /// Calls the handler of the request. The two hot handlers are called without the router, which boxes and
-    /// clones: that costs as much as parsing a publish.
+    /// Calls the handler of the request. Handlers that need the address are called without the router, which
+    /// boxes and clones: that costs as much as parsing a publish.
     async fn route(
         &self,
         address: SocketAddr,
@@ -93,7 +96,10 @@ impl Api {
         body: &mut Body,
     ) -> Result<Response<Reply>, Problem> {
         match (head.uri.path(), &head.method) {
-            ("/messages", &Method::POST) => publish::publish(&self.state, head, body).await,
+            ("/messages", &Method::POST) => publish::publish(&self.state, address, head, body).await,
+            ("/messages", &Method::GET) => {
+                history::read(&self.state, address, &head).await.map(|response| response.map(Reply::Body))
+            }
             ("/events", &Method::GET) => events::subscribe(&self.state, address, &head).await,
             _ => {
                 let request = Request::from_parts(head, Body::empty());
@@ -109,14 +115,15 @@ impl Api {
     }
 }
 
-/// Routes all requests but the two hot ones. It is given no bodies.
+/// Routes all requests but those of [`Api::route`]. It is given no bodies.
 fn router(state: Arc<State>) -> Router {
-    let history = async |Extract(state): Extract<Arc<State>>, uri: Uri| history::read(&state, &uri).await;
+    let history =
+        async |Extract(state): Extract<Arc<State>>, uri: Uri| history::respond_to_head(&state, &uri);
     let events = async |Extract(state): Extract<Arc<State>>, request: Request| {
         events::respond_to_head(&state, &request.into_parts().0)
     };
     Router::new()
-        .route("/messages", only("GET, HEAD, POST").get(history))
+        .route("/messages", only("GET, HEAD, POST").head(history))
         .route("/events", only("GET, HEAD").head(events))
         .merge(page::routes())
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path"))

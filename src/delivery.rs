@@ -1,37 +1,35 @@
-//! Delivery: sends a subscriber its stream, over a socket or as the body of a response.
+//! Delivery: sends a subscriber its stream, over a socket.
 //!
 //! Subscribers that were sent the same messages share a [`group`], and so one position in the journal. A
-//! member whose socket is full is removed from its group, with its unsent bytes and its position. Like a new
+//! member whose socket is full is removed from its group, with its position in the journal. Like a new
 //! subscriber, it catches up by itself ([`catch_up`]), and then joins a group. So a member costs little more
 //! than its socket, and a slow subscriber holds up no other.
 
 mod catch_up;
+mod chunks;
 mod group;
 mod socket;
 mod stream;
 
 use std::collections::{HashMap, hash_map};
-use std::convert::Infallible;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use async_stream::stream;
-use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::frame::Format;
-use crate::hub::Reason;
 use crate::journal::Channels;
 use catch_up::CatchUp;
+use chunks::{Chunks, Unsent};
 use group::Group;
-use socket::pieces;
 
 pub(crate) use catch_up::GRACE;
-pub(crate) use socket::{Socket, Unsolicited, reason};
+pub(crate) use chunks::Framing;
+pub(crate) use socket::{Place, Socket, reason};
 pub(crate) use stream::Delivery;
 pub(crate) use stream::Options;
 
@@ -40,8 +38,8 @@ pub(crate) use stream::Options;
 pub(crate) struct Groups {
     /// The queue of subscribers that join each group.
     joining: Mutex<HashMap<Key, Join>>,
-    /// How many groups may have the same channels and format: one for each thread of the runtime. With only
-    /// one, one thread would do all the writing.
+    /// How many groups may have the same channels, format and framing: one for each thread of the runtime.
+    /// With only one, one thread would do all the writing.
     shards: usize,
     /// How many times a subscriber joined a group. Each join goes to the next shard.
     joined: AtomicUsize,
@@ -51,11 +49,12 @@ pub(crate) struct Groups {
 
 type Join = mpsc::UnboundedSender<Box<CatchUp>>;
 
-/// Identifies a group: its members have the same channels and format.
+/// Identifies a group: its members have the same channels, format and framing.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
     channels: Channels,
     format: Format,
+    framing: Framing,
     shard: usize,
 }
 
@@ -68,13 +67,16 @@ impl Groups {
 
     /// Sends the delivery over this socket, from its opening on.
     pub(crate) fn deliver(self: &Arc<Self>, socket: Socket, mut delivery: Delivery) {
-        let unsent = pieces(delivery.take_opening());
-        self.resume(CatchUp { socket, delivery, unsent });
+        let opening = Chunks::own(delivery.take_opening(), None, socket.framing);
+        let mut catch_up = CatchUp { socket, delivery, unsent: Unsent::Nothing };
+        match catch_up.send(&opening) {
+            Ok(()) => self.resume(catch_up),
+            Err(reason) => catch_up.delivery.subscriber.end(reason),
+        }
     }
 
-    /// Sends the subscriber its unsent bytes, and then the rest of its stream.
+    /// Sends the subscriber what is unsent, and then the rest of its stream.
     fn resume(self: &Arc<Self>, catch_up: CatchUp) {
-        let Some(catch_up) = catch_up.send() else { return };
         if catch_up.has_caught_up() {
             return self.join(catch_up);
         }
@@ -93,7 +95,8 @@ impl Groups {
     fn join(self: &Arc<Self>, caught_up: CatchUp) {
         let stream = &caught_up.delivery.stream;
         let shard = self.joined.fetch_add(1, Ordering::Relaxed) % self.shards;
-        let key = Key { channels: stream.subscription.channels().clone(), format: stream.format, shard };
+        let (channels, format) = (stream.subscription.channels().clone(), stream.format);
+        let key = Key { channels, format, framing: caught_up.socket.framing, shard };
         match self.joining().entry(key) {
             hash_map::Entry::Occupied(group) => {
                 // Never fails: a group is closed under the lock that is held here.
@@ -138,30 +141,5 @@ impl Groups {
             groups.remove(key);
         }
         closes
-    }
-}
-
-/// The delivery as the body of a response, for a connection that stays with hyper. `reason` is called when
-/// the body is dropped, for the reason that the connection ended.
-pub(crate) fn body(
-    delivery: Delivery,
-    reason: impl Fn() -> Reason + Send + 'static,
-) -> impl tokio_stream::Stream<Item = Result<Bytes, Infallible>> {
-    /// Records the reason when hyper drops the body: hyper gives a body no other sign of its end.
-    struct EndOnDrop<F: Fn() -> Reason>(Delivery, F);
-    impl<F: Fn() -> Reason> Drop for EndOnDrop<F> {
-        fn drop(&mut self) {
-            self.0.subscriber.end(self.1());
-        }
-    }
-    let mut delivery = EndOnDrop(delivery, reason);
-    stream! {
-        let opening = delivery.0.take_opening();
-        if !opening.is_empty() {
-            yield Ok(opening);
-        }
-        while let Some(bytes) = delivery.0.next().await {
-            yield Ok(bytes);
-        }
     }
 }

@@ -14,12 +14,13 @@ mod subscription;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use self::core::Core;
 use crate::journal::{Append, Committed, Failure, Journal, JournalError, PageLimit};
-use crate::limits::{Network, Shares};
+use crate::limits::{Budget, Lease, Network, Shares};
 use crate::message::{Draft, IdempotencyKey};
 use crate::value::at_least_one;
 use publish::{INBOX, Publish};
@@ -41,6 +42,14 @@ pub struct Options {
     #[arg(long, value_name = "COUNT", default_value_t = 1_000)]
     pub max_subscribers_per_address: usize,
 
+    /// The most requests of GET /messages that are answered at once
+    #[arg(long, value_name = "COUNT", default_value_t = 500)]
+    pub max_readers: usize,
+
+    /// The most such requests from one address
+    #[arg(long, value_name = "COUNT", default_value_t = 100)]
+    pub max_readers_per_address: usize,
+
     /// The most messages read from the journal, or answered by GET /messages, at once
     #[arg(long, value_name = "COUNT", default_value_t = 500, value_parser = at_least_one)]
     pub replay_page: usize,
@@ -53,10 +62,10 @@ pub struct Hub {
     core: Arc<Core>,
 }
 
-/// Why a subscriber can't be admitted.
+/// Why a subscriber, or a reader of history, can't be admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SubscribeError {
-    /// A limit of subscribers is reached.
+    /// A limit of subscribers or readers is reached.
     #[error(transparent)]
     Full(#[from] Full),
     /// The journal can't be read, to find the position at which the subscriber begins.
@@ -67,35 +76,54 @@ pub enum SubscribeError {
 impl Hub {
     /// The hub of `journal`, and its one task. The task appends and announces every message, so that ids,
     /// announcements and replay have one order. It ends once the last clone of the hub is dropped, and closes
-    /// the journal. Must be called on a tokio runtime.
-    pub fn new(journal: Journal, committed: Committed, options: &Options) -> (Self, JoinHandle<()>) {
+    /// the journal. What is read, and not taken at once, is leased from `budget`. Must be called on a tokio
+    /// runtime.
+    pub fn new(
+        journal: Journal,
+        committed: Committed,
+        options: &Options,
+        budget: Budget,
+    ) -> (Self, JoinHandle<()>) {
         /// The bytes of a page, which a subscriber that stops reading can hold beside its socket's buffer.
         /// Higher: more memory for each slow subscriber. Lower: more and smaller writes.
         const PAGE_BYTES: usize = 128 << 10;
         let subscribers =
             Shares::new("subscribers", options.max_subscribers, options.max_subscribers_per_address);
+        let readers = Shares::new("readers", options.max_readers, options.max_readers_per_address);
         let page = PageLimit { messages: options.replay_page, bytes: PAGE_BYTES };
-        let core = Arc::new(Core::new(journal, subscribers, page));
+        let core = Arc::new(Core::new(journal, subscribers, readers, budget, page));
         let (inbox, requests) = mpsc::channel(INBOX);
         let task = tokio::spawn(publish::run(Arc::clone(&core), committed, requests));
         (Hub { inbox, core }, task)
     }
 
-    /// Appends the message, and returns once it is stored and announced. `permit` is held until the message
-    /// is stored or refused, even if the caller stops waiting.
+    /// Appends the message of a publisher of this network, and returns once it is stored and announced.
+    /// `lease` is held until the message is stored or refused, even if the caller stops waiting.
     ///
     /// # Errors
     /// [`PublishError`]. The message is not stored, but for [`PublishError::Unknown`]: then it may be.
     pub async fn publish(
         &self,
+        network: Network,
         draft: Draft,
         key: Option<IdempotencyKey>,
-        permit: OwnedSemaphorePermit,
+        lease: Lease,
     ) -> Result<Published, PublishError> {
         let (answer, answered) = oneshot::channel();
-        let publish = Publish { append: Append { draft, key }, permit, answer };
-        self.inbox.send(publish).await.map_err(|_| PublishError::Unknown)?;
+        let publish = Publish { append: Append { draft, key }, lease, answer };
+        self.send(network, publish).await?;
         answered.await.unwrap_or(Err(PublishError::Unknown))
+    }
+
+    /// Puts the publish into the inbox. If it is full, the networks that wait have their turns.
+    async fn send(&self, network: Network, publish: Publish) -> Result<(), PublishError> {
+        let publish = match self.inbox.try_send(publish) {
+            Ok(()) => return Ok(()),
+            Err(TrySendError::Closed(_)) => return Err(PublishError::Unknown),
+            Err(TrySendError::Full(publish)) => publish,
+        };
+        let _turn = self.core.publishing.take(Some(network)).await;
+        self.inbox.send(publish).await.map_err(|_| PublishError::Unknown)
     }
 
     /// A subscriber at this address, and its subscription: the messages on its channels from its start on, in
@@ -110,7 +138,7 @@ impl Hub {
     ) -> Result<(Subscriber, Subscription), SubscribeError> {
         let core = &self.core;
         let share = core.subscribers.take(Network::from(address.ip()))?;
-        let mut subscription = Subscription::at_start(Arc::clone(core), &request).await?;
+        let mut subscription = Subscription::at_start(Arc::clone(core), address, &request).await?;
         // The feeds are taken before the journal is read. A message committed in between is then on both, and
         // is skipped on the feed by its sequence. In the other order it would be on neither.
         // Nothing is awaited from here on: only dropping a `Subscriber` undoes the count of `join`.
@@ -124,12 +152,19 @@ impl Hub {
     }
 
     /// The kept messages on the request's channels, from its start up to now; none for [`Start::Live`].
-    /// [`Subscription::next`] returns `None` after the last.
+    /// [`Subscription::next`] returns `None` after the last. Until the subscription is dropped, it counts
+    /// against the limits of readers.
     ///
     /// # Errors
-    /// [`JournalError`] if the journal can't be read.
-    pub async fn history(&self, request: &Request) -> Result<Subscription, JournalError> {
-        Subscription::history(Arc::clone(&self.core), request).await
+    /// [`SubscribeError`] if a limit is reached, or the journal can't be read.
+    pub async fn history(
+        &self,
+        address: SocketAddr,
+        request: &Request,
+    ) -> Result<Subscription, SubscribeError> {
+        let core = &self.core;
+        let share = core.readers.take(Network::from(address.ip()))?;
+        Ok(Subscription::history(Arc::clone(core), address, request, share).await?)
     }
 
     /// The journal's failure: see [`Journal::failure`].
@@ -155,9 +190,20 @@ mod tests {
     fn hub() -> Hub {
         let retention = Retention { messages: 1_000, bytes: 1 << 20, age: Duration::MAX };
         let keys = KeyLimits { count: 0, window: Duration::ZERO };
-        let (journal, committed) = Journal::open(&Place::Memory, retention, keys).unwrap();
-        let options = Options { max_subscribers: 10, max_subscribers_per_address: 10, replay_page: 10 };
-        Hub::new(journal, committed, &options).0
+        let budget = Budget::unlimited();
+        let (journal, committed) = Journal::open(&Place::Memory, retention, keys, &budget).unwrap();
+        let options = Options {
+            max_subscribers: 10,
+            max_subscribers_per_address: 10,
+            max_readers: 10,
+            max_readers_per_address: 10,
+            replay_page: 10,
+        };
+        Hub::new(journal, committed, &options, budget).0
+    }
+
+    fn network() -> Network {
+        Network::from(std::net::IpAddr::from([127, 0, 0, 1]))
     }
 
     fn channels(names: &[&str]) -> Channels {
@@ -172,11 +218,11 @@ mod tests {
     async fn publish(hub: &Hub, channel: &str, text: &str) -> Arc<Entry> {
         let (name, event) = (ChannelName::parse(channel, 9).unwrap(), EventName::default());
         let draft = Draft { channel: name, event, data: Data::text(text), except: None };
-        let permit = Arc::new(tokio::sync::Semaphore::new(1)).try_acquire_owned().unwrap();
-        let Published::New { receipt, .. } = hub.publish(draft, None, permit).await.unwrap() else {
+        let lease = Budget::unlimited().try_lease(0).unwrap();
+        let Published::New { receipt, .. } = hub.publish(network(), draft, None, lease).await.unwrap() else {
             unreachable!("it had no key")
         };
-        let page = hub.core.read(receipt.id.sequence - 1, &channels(&[channel])).await.unwrap();
+        let page = hub.core.read(receipt.id.sequence - 1, &channels(&[channel]), None).await.unwrap();
         Arc::clone(&page.entries[0])
     }
 
@@ -207,14 +253,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_publisher_that_hangs_up_gives_its_permit_back_only_when_its_message_is_stored() {
-        let (hub, permits) = (hub(), Arc::new(tokio::sync::Semaphore::new(1)));
+    async fn a_publisher_that_hangs_up_gives_its_memory_back_only_when_its_message_is_stored() {
+        let (hub, budget) = (hub(), Budget::new(1));
         let (channel, event) = (ChannelName::default(), EventName::default());
         let draft = Draft { channel, event, data: Data::text("x"), except: None };
-        let publish = hub.publish(draft, None, Arc::clone(&permits).try_acquire_owned().unwrap());
+        let publish = hub.publish(network(), draft, None, budget.try_lease(1).unwrap());
         // One poll puts the message into the inbox. The hub's task, on this one thread, has not run yet.
         assert!(tokio::time::timeout(Duration::ZERO, publish).await.is_err() || hub.core.journal.head() == 1);
-        let _permit = permits.acquire().await.unwrap();
+        let _lease = budget.lease(1).await;
         assert_eq!(hub.core.journal.head(), 1);
     }
 

@@ -17,6 +17,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use tokio::sync::watch;
 
+use crate::limits::{Budget, Network};
 use crate::message::Epoch;
 use crate::value::{at_least_one, bytes, duration};
 
@@ -58,18 +59,18 @@ pub struct Options {
 }
 
 impl Options {
-    /// Opens the journal that these settings describe.
+    /// Opens the journal that these settings describe. What is read from its file is leased from `budget`.
     ///
     /// # Errors
     /// [`OpenError`], as of [`Journal::open`].
-    pub fn open(&self) -> Result<(Journal, Committed), OpenError> {
+    pub fn open(&self, budget: &Budget) -> Result<(Journal, Committed), OpenError> {
         let retention = Retention {
             messages: self.retention_messages,
             bytes: bytes(self.retention_bytes),
             age: self.retention_age,
         };
         let keys = KeyLimits { count: self.idempotency_keys, window: self.idempotency_window };
-        Journal::open(&self.journal, retention, keys)
+        Journal::open(&self.journal, retention, keys, budget)
     }
 }
 
@@ -111,7 +112,8 @@ impl fmt::Display for Place {
 ///   has dropped messages after that position, [`Page::has_gap_after`] is true.
 ///
 /// Only one caller appends, one call after the other. Any number of callers may read, and reads don't
-/// hold up appends.
+/// hold up appends. Only some reads are done at once. The networks that wait for one have their turns one
+/// after the other.
 #[derive(Debug)]
 pub enum Journal {
     /// A journal in memory.
@@ -132,7 +134,7 @@ macro_rules! either {
 
 impl Journal {
     /// Opens the journal, or creates one with a new epoch. The [`Committed`] gives every message that the
-    /// journal commits from now on.
+    /// journal commits from now on. What is read from a file is leased from `budget`.
     ///
     /// # Errors
     /// [`OpenError`] if the file is no journal, is not writable, or is in use by another hub.
@@ -140,11 +142,12 @@ impl Journal {
         place: &Place,
         retention: Retention,
         keys: KeyLimits,
+        budget: &Budget,
     ) -> Result<(Self, Committed), OpenError> {
         let (announcer, committed) = committed::announcements();
         let journal = match place {
             Place::Memory => Journal::Memory(Memory::new(retention, keys, announcer)),
-            Place::File(path) => Journal::Sqlite(Sqlite::open(path, retention, keys, announcer)?),
+            Place::File(path) => Journal::Sqlite(Sqlite::open(path, retention, keys, announcer, budget)?),
         };
         Ok((journal, committed))
     }
@@ -167,7 +170,8 @@ impl Journal {
         either!(self, journal => journal.append(batch).await)
     }
 
-    /// The kept messages after `position` on `channels`, as many as `limit` allows.
+    /// The kept messages after `position` on `channels`, as many as `limit` allows. `reader` has the turn;
+    /// `None` is the hub itself.
     ///
     /// # Errors
     /// [`JournalError`] if the journal can't be read.
@@ -176,12 +180,13 @@ impl Journal {
         position: u64,
         channels: &Channels,
         limit: PageLimit,
+        reader: Option<Network>,
     ) -> Result<Page, JournalError> {
-        either!(self, journal => journal.read(position, channels, limit).await)
+        either!(self, journal => journal.read(position, channels, limit, reader).await)
     }
 
     /// The position from which a read gives the newest `count` kept messages on `channels`, or all if there
-    /// are fewer.
+    /// are fewer. `reader` has the turn; `None` is the hub itself.
     ///
     /// # Errors
     /// [`JournalError`] if the journal can't be read.
@@ -189,8 +194,9 @@ impl Journal {
         &self,
         count: usize,
         channels: &Channels,
+        reader: Option<Network>,
     ) -> Result<u64, JournalError> {
-        either!(self, journal => journal.position_before_newest(count, channels).await)
+        either!(self, journal => journal.position_before_newest(count, channels, reader).await)
     }
 
     /// The journal's failure, `None` as long as it works. Once there is one, the process must report it and

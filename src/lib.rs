@@ -105,27 +105,29 @@ impl Server {
         listeners: impl IntoIterator<Item = TcpListener>,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), ServeError> {
-        let Options { journal, api, hub, delivery, net } = self.options;
+        let per_address = self.options.max_connections_per_address();
+        let Options { journal, api, hub, delivery, memory, net } = self.options;
+        let (heads, bodies, reads) = memory.budgets();
         let listeners: Vec<_> = listeners.into_iter().collect();
         let listening: io::Result<Vec<_>> = listeners.iter().map(TcpListener::local_addr).collect();
         let listening = listening.map_err(ServeError::Address)?;
-        let opened = journal.open();
+        let opened = journal.open(&reads);
         let (journal, committed) =
             opened.map_err(|error| ServeError::Open { place: journal.journal.clone(), error })?;
         let replay_page = hub.replay_page;
-        let (hub, publishing) = hub::Hub::new(journal, committed, &hub);
+        let (hub, publishing) = hub::Hub::new(journal, committed, &hub, reads);
         let mut failure = hub.failure();
         for address in &listening {
             tracing::info!(version = env!("CARGO_PKG_VERSION"), "listening on http://{address}");
         }
-        let api = api::Api::new(api, delivery, replay_page, hub, listening);
+        let api = api::Api::new(api, delivery, replay_page, bodies, hub, listening);
         let stop = async {
             tokio::select! {
                 () = shutdown => {}
                 _ = failure.wait_for(Option::is_some) => {}
             }
         };
-        net::serve(listeners, api, net, stop).await;
+        net::serve(listeners, api, net, per_address, heads, stop).await;
         // The end of the hub's task closes the journal. A panic of the task was reported when it happened.
         let _ = publishing.await;
         // The journal may have failed since `stop`, while publishes in flight were finished.

@@ -5,8 +5,31 @@ mod network;
 mod shares;
 mod turns;
 
+use bytesize::ByteSize;
+
+use crate::value::bytes;
+
 pub use budget::{Budget, Lease};
 pub use network::Network;
 pub use shares::Full;
 pub(crate) use shares::{Share, Shares};
-pub(crate) use turns::{Turn, Turns};
+pub(crate) use turns::Turns;
+
+/// The setting of memory.
+#[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
+pub struct Options {
+    /// The most memory for what is read or encoded and not taken yet: an eighth of it for long request heads,
+    /// three for bodies being published, half for messages being read. What --journal memory keeps is not
+    /// counted: see --retention-bytes
+    #[arg(long, value_name = "SIZE", default_value = "128MiB")]
+    pub max_memory: ByteSize,
+}
+
+impl Options {
+    /// The budgets of request heads, of bodies, and of what is read.
+    pub(crate) fn budgets(&self) -> (Budget, Budget, Budget) {
+        let eighths = |count| Budget::new(bytes(self.max_memory) / 8 * count);
+        (eighths(1), eighths(3), eighths(4))
+    }
+}

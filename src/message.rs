@@ -65,6 +65,11 @@ impl Draft {
         Message { id, channel, event, data, except, time }
     }
 
+    /// The memory that the draft takes, in bytes, but for what all drafts take.
+    pub fn weight(&self) -> usize {
+        self.channel.as_str().len() + self.event.as_str().len() + self.data.as_json().len()
+    }
+
     /// SHA-256 over every field. Drafts with equal fingerprints are the same request.
     pub fn fingerprint(&self) -> Fingerprint {
         let except = self.except.as_ref().map_or("", |id| id.as_str());

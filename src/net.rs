@@ -3,21 +3,24 @@
 
 mod handover;
 mod http1;
+mod io;
+mod pace;
 
 use std::future::Future;
-use std::io;
+use std::io::{ErrorKind, Result};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::Api;
-use crate::delivery::{Groups, Socket};
+use crate::delivery::{Groups, Place, Socket};
+use crate::limits::{Budget, Network, Shares};
 use crate::value::{at_least_one, duration};
 
 /// The settings of every connection.
@@ -28,6 +31,12 @@ pub struct Options {
     #[arg(long, value_name = "COUNT", default_value_t = 15_000, value_parser = at_least_one)]
     pub max_connections: usize,
 
+    /// The most connections from one address (of IPv6, one /64); further ones are closed. By default half as
+    /// many again as --max-subscribers-per-address, at least 100, and at most three quarters of
+    /// --max-connections
+    #[arg(long, value_name = "COUNT", value_parser = at_least_one)]
+    pub max_connections_per_address: Option<usize>,
+
     /// How long a request's head may take, from connecting or from the answer before it
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub header_timeout: Duration,
@@ -37,17 +46,21 @@ pub struct Options {
     pub stall_timeout: Duration,
 }
 
-/// Accepts connections on all listeners until `shutdown` is ready, then ends all connections.
+/// Accepts connections on all listeners, at most `per_address` from one address, until `shutdown` is ready.
+/// Then ends all connections. Long request heads lease memory of `heads`.
 pub(crate) async fn serve(
     listeners: Vec<TcpListener>,
     api: Api,
     options: Options,
+    per_address: usize,
+    heads: Budget,
     shutdown: impl Future<Output = ()>,
 ) {
     let permits = Arc::new(Semaphore::new(options.max_connections.min(Semaphore::MAX_PERMITS)));
     let (open, stopping) = (TaskTracker::new(), CancellationToken::new());
     let groups = Arc::new(Groups::new(open.clone(), stopping.clone()));
-    let net = Arc::new(Net { api, options, permits, groups, open, stopping });
+    let shares = Shares::new("connections", usize::MAX, per_address);
+    let net = Arc::new(Net { api, options, permits, shares, heads, groups, open, stopping });
     let accepting = TaskTracker::new();
     let closing = CancellationToken::new();
     for listener in listeners {
@@ -76,6 +89,10 @@ struct Net {
     options: Options,
     /// A permit for each connection that `--max-connections` allows.
     permits: Arc<Semaphore>,
+    /// The connections there may be from one address.
+    shares: Shares,
+    /// The memory for long request heads.
+    heads: Budget,
     groups: Arc<Groups>,
     /// The tasks of connections, and of their groups.
     open: TaskTracker,
@@ -89,15 +106,24 @@ impl Net {
             let permit = Arc::clone(&self.permits).acquire_owned().await;
             let permit = permit.expect("the semaphore is never closed");
             let (stream, address) = accept(listener).await;
+            let share = match self.shares.take(Network::from(address.ip())) {
+                Ok(share) => share,
+                // An EventSource that is answered with an error never comes back, but one whose connection
+                // is closed does.
+                Err(full) => {
+                    tracing::warn!(%address, reason = %full, "connection closed");
+                    continue;
+                }
+            };
             if let Err(error) = self.prepare(&stream) {
                 tracing::debug!(%address, %error, "connection can't be set up");
                 continue;
             }
-            self.open.spawn(Arc::clone(self).connection(stream, address, permit));
+            self.open.spawn(Arc::clone(self).connection(stream, address, (permit, share)));
         }
     }
 
-    fn prepare(&self, stream: &TcpStream) -> io::Result<()> {
+    fn prepare(&self, stream: &TcpStream) -> Result<()> {
         stream.set_nodelay(true)?;
         // Cuts the connection if the network fails, or the other side stops reading: bytes then stay
         // unacknowledged, or unsent.
@@ -106,16 +132,12 @@ impl Net {
         Ok(())
     }
 
-    async fn connection(
-        self: Arc<Self>,
-        stream: TcpStream,
-        address: SocketAddr,
-        permit: OwnedSemaphorePermit,
-    ) {
+    async fn connection(self: Arc<Self>, stream: TcpStream, address: SocketAddr, place: Place) {
         let header_timeout = self.options.header_timeout;
-        let handed_over = http1::serve(stream, address, &self.api, header_timeout, &self.stopping).await;
-        let Some((stream, delivery)) = handed_over else { return };
-        match Socket::new(stream, permit) {
+        let handed_over =
+            http1::serve(stream, address, &self.api, header_timeout, &self.heads, &self.stopping).await;
+        let Some((stream, (delivery, framing))) = handed_over else { return };
+        match Socket::new(stream, framing, place) {
             Ok(socket) => self.groups.deliver(socket, *delivery),
             Err(error) => tracing::error!(%address, %error, "a subscriber is lost"),
         }
@@ -131,10 +153,7 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
             }
             // The other side was gone before its connection was accepted.
             Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
-                ) => {}
+                if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
             Err(error) => {
                 tracing::error!(%error, "can't accept a connection");
                 // Most likely out of descriptors. The connection stays in the backlog: without a pause, this

@@ -9,7 +9,7 @@ use clap::builder::OsStr;
 use clap::error::ErrorKind;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 
-use crate::{api, delivery, hub, journal, net};
+use crate::{api, delivery, hub, journal, limits, net};
 
 /// The settings of a [`Server`](crate::Server).
 #[derive(Clone, Debug, Args)]
@@ -27,6 +27,9 @@ pub struct Options {
     /// The settings of streams.
     #[command(flatten, next_help_heading = "Subscribers")]
     pub delivery: delivery::Options,
+    /// The setting of memory.
+    #[command(flatten, next_help_heading = "Memory")]
+    pub memory: limits::Options,
     /// The settings of connections.
     #[command(flatten, next_help_heading = "Connections")]
     pub net: net::Options,
@@ -50,11 +53,20 @@ impl Options {
         if self.delivery.retry_min > self.delivery.retry_max {
             return Err("--retry-min must not be more than --retry-max");
         }
-        if self.api.max_body > self.api.max_in_flight {
-            return Err("--max-body must not be more than --max-in-flight, \
-                        or the longest bodies would never be taken");
+        // A text may be six times as long as JSON, and is in memory itself: more than the share of bodies.
+        if self.api.max_body.as_u64().saturating_mul(20) > self.memory.max_memory.as_u64() {
+            return Err("--max-memory must be at least 20 times --max-body");
         }
         Ok(())
+    }
+
+    /// The most connections from one address.
+    pub(crate) fn max_connections_per_address(&self) -> usize {
+        self.net.max_connections_per_address.unwrap_or_else(|| {
+            let subscribers = self.hub.max_subscribers_per_address;
+            let connections = self.net.max_connections;
+            subscribers.saturating_add(subscribers / 2).max(100).min(connections - connections / 4)
+        })
     }
 }
 

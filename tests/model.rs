@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use tabcast::journal::{
     Append, Appended, Channels, Committed, Journal, KeyLimits, PageLimit, Place, Retention,
 };
+use tabcast::limits::Budget;
 use tabcast::message::{ChannelName, Data, Draft, EventName, IdempotencyKey, SubscriberId};
 use tokio::time::timeout;
 
@@ -79,7 +80,7 @@ fn open(path: Option<&Path>, retention: usize) -> (Journal, Committed) {
     let place = path.map_or(Place::Memory, |path| Place::File(path.to_owned()));
     let retention = Retention { messages: retention, bytes: usize::MAX >> 1, age: Duration::from_secs(3600) };
     let keys = KeyLimits { count: 1_000, window: Duration::from_secs(3600) };
-    Journal::open(&place, retention, keys).unwrap()
+    Journal::open(&place, retention, keys, &Budget::unlimited()).unwrap()
 }
 
 /// The sequences of the next `count` messages that the journal has committed, and of no more.
@@ -97,7 +98,7 @@ async fn read_all(journal: &Journal, position: u64, channels: &[usize], page: us
     let limit = PageLimit { messages: page, bytes: 20_000 };
     let (mut position, mut read) = (position, Vec::new());
     loop {
-        let page = journal.read(position, &names, limit).await.unwrap();
+        let page = journal.read(position, &names, limit, None).await.unwrap();
         position = position.max(page.earliest - 1);
         if page.through < position {
             continue;
@@ -168,7 +169,7 @@ async fn run(path: Option<&Path>, retention: usize, steps: Vec<Step>) {
             }
             Step::Newest(count, channels) => {
                 let names = Channels::new(channels.iter().map(|number| channel(*number)));
-                let position = journal.position_before_newest(count, &names).await.unwrap();
+                let position = journal.position_before_newest(count, &names, None).await.unwrap();
                 let all = model.after(0, &channels);
                 let newest = &all[all.len().saturating_sub(count)..];
                 assert_eq!(read_all(&journal, position, &channels, 10).await, newest);

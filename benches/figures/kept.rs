@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use tabcast::journal::{Append, Appended, Journal, KeyLimits, Place, Retention};
+use tabcast::limits::Budget;
 use tabcast::message::{ChannelName, Data, Draft, EventName};
 
 use crate::common::files::Folder;
@@ -29,7 +30,8 @@ impl Kept {
         let folder = Folder::new()?;
         let retention = Retention { messages: usize::MAX, bytes: usize::MAX, age: Duration::from_secs(3600) };
         let keys = KeyLimits { count: 0, window: Duration::ZERO };
-        let (journal, _) = Journal::open(&Place::File(folder.journal()), retention, keys)?;
+        let (journal, _) =
+            Journal::open(&Place::File(folder.journal()), retention, keys, &Budget::unlimited())?;
         let prefix = format!("{}-", journal.epoch());
         tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
             for first in (0..count).step_by(BATCH) {

@@ -1,33 +1,32 @@
 //! The body of a publish: read whole, within its limits of length, time and memory; or drained.
 
+use std::future::ready;
 use std::mem;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use axum::http::StatusCode;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
+use super::bodies::{Memory, NoMemory};
+use super::options::Options;
 use super::problem::Problem;
 use super::state::State;
 use crate::value;
 
-/// A body that was read. The permit is its share of [`State::in_flight`].
-#[derive(Debug)]
-pub(super) struct Taken {
-    pub(super) bytes: BytesMut,
-    pub(super) permit: OwnedSemaphorePermit,
-}
-
-/// Reads the body, and leaves an empty one. A body that declares too great a length is left as it is.
+/// Reads the body into its memory, and leaves an empty one. A body that declares too great a length is left
+/// as it is.
 ///
 /// # Errors
-/// 413 past `--max-body`, 408 past `--body-timeout`, 503 past `--max-in-flight`, and 400 if the body
-/// can't be read.
-pub(super) async fn read(state: &State, body: &mut Body) -> Result<Taken, Problem> {
+/// 413 past `--max-body`, 408 past `--body-timeout` or below `--min-body-rate`, 503 if there is no memory,
+/// and 400 if the body can't be read.
+pub(super) async fn read(
+    state: &State,
+    memory: &mut Memory<'_>,
+    body: &mut Body,
+) -> Result<BytesMut, Problem> {
     let limit = value::bytes(state.options.max_body);
     // The lower bound is the Content-Length, if there is one.
     if body.size_hint().lower() > limit as u64 {
@@ -35,43 +34,102 @@ pub(super) async fn read(state: &State, body: &mut Body) -> Result<Taken, Proble
     }
     // Polling the body sends `100 Continue`: a publisher that waits for it sends the body now.
     let mut body = mem::take(body);
-    let time = state.options.body_timeout;
-    let taken = timeout(time, collect(&state.in_flight, limit, &mut body)).await.unwrap_or_else(|_elapsed| {
-        let detail = format!("the body took longer than {}", humantime::format_duration(time));
-        Err(Problem::new(StatusCode::REQUEST_TIMEOUT, detail))
-    });
-    if taken.is_err() {
+    let bytes = collect(state, memory, &mut body).await;
+    if bytes.is_err() {
         drain(body);
     }
-    taken
+    bytes
 }
 
-async fn collect(in_flight: &Arc<Semaphore>, limit: usize, body: &mut Body) -> Result<Taken, Problem> {
+async fn collect(state: &State, memory: &mut Memory<'_>, body: &mut Body) -> Result<BytesMut, Problem> {
+    let limit = value::bytes(state.options.max_body);
+    let mut clock = Clock::new(&state.options);
     let mut bytes = BytesMut::new();
-    let mut permit = None;
-    while let Some(frame) = body.frame().await {
+    loop {
+        // Most bodies come with their head.
+        let at_once = tokio::select! {
+            biased;
+            frame = body.frame() => Some(frame),
+            () = ready(()) => None,
+        };
+        let frame = match at_once {
+            Some(frame) => frame,
+            None => tokio::select! {
+                biased;
+                frame = body.frame() => frame,
+                () = memory.gives_way() => return Err(NoMemory.into()),
+                () = sleep_until(clock.next_check()) => {
+                    clock.check(bytes.len())?;
+                    continue;
+                }
+            },
+        };
+        let Some(frame) = frame else { return Ok(bytes) };
         let frame = frame.map_err(|_| Problem::malformed("the body can't be read"))?;
         let Ok(data) = frame.into_data() else { continue };
         if bytes.len() + data.len() > limit {
             return Err(too_large(limit));
         }
-        let more = reserve(in_flight, data.len())?;
-        match &mut permit {
-            None => permit = Some(more),
-            Some(permit) => permit.merge(more),
-        }
+        memory.grow(false, data.len()).await?;
         bytes.extend_from_slice(&data);
     }
-    let permit = permit.map_or_else(|| reserve(in_flight, 0), Ok)?;
-    Ok(Taken { bytes, permit })
 }
 
-fn reserve(in_flight: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
-    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-    Arc::clone(in_flight).try_acquire_many_owned(bytes).map_err(|_| {
+/// How long a body takes, and how much it has to bring by when.
+struct Clock {
+    began: Instant,
+    /// The most time.
+    time: Duration,
+    /// The least bytes a second, in each window.
+    rate: usize,
+    /// When the present window ends.
+    end: Instant,
+    /// How many bytes there were when it began.
+    before: usize,
+}
+
+impl Clock {
+    /// How often the rate is looked at. Higher: a body that has stopped holds its memory for longer. Lower:
+    /// one whose network was lost for a while is given up.
+    const WINDOW: Duration = Duration::from_secs(5);
+
+    fn new(options: &Options) -> Self {
+        let (began, time) = (Instant::now(), options.body_timeout);
+        let rate = value::bytes(options.min_body_rate);
+        Clock { began, time, rate, end: began + Self::WINDOW, before: 0 }
+    }
+
+    fn next_check(&self) -> Instant {
+        self.end.min(self.began + self.time)
+    }
+
+    /// Checks that a body of so many bytes so far may go on.
+    ///
+    /// # Errors
+    /// 408 if it may not.
+    fn check(&mut self, bytes: usize) -> Result<(), Problem> {
+        if self.began.elapsed() >= self.time {
+            let time = humantime::format_duration(self.time);
+            return Err(too_slow(format!("took longer than {time}")));
+        }
+        let seconds = usize::try_from(Self::WINDOW.as_secs()).unwrap_or(usize::MAX);
+        if bytes - self.before < self.rate.saturating_mul(seconds) {
+            return Err(too_slow(format!("brought less than {} bytes a second", self.rate)));
+        }
+        (self.end, self.before) = (self.end + Self::WINDOW, bytes);
+        Ok(())
+    }
+}
+
+impl From<NoMemory> for Problem {
+    fn from(_: NoMemory) -> Self {
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the hub is taking as much as it can at once")
             .retry_after(1)
-    })
+    }
+}
+
+fn too_slow(what: String) -> Problem {
+    Problem::new(StatusCode::REQUEST_TIMEOUT, format!("the body {what}")).field("body")
 }
 
 fn too_large(limit: usize) -> Problem {

@@ -1,7 +1,10 @@
 //! `GET /messages`: the kept messages, as one JSON object.
 
+use std::net::SocketAddr;
+
 use async_stream::stream;
 use axum::body::Body;
+use axum::http::request::Parts;
 use axum::http::{Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -17,7 +20,25 @@ use crate::message::SubscriberId;
 
 /// Responds with `{"messages": [message, …]}`, newest last. If messages after `after` are no longer kept, a
 /// gap comes first: `{"gap": {"asked", "earliest"}, "messages": […]}`.
-pub(super) async fn read(state: &State, uri: &Uri) -> Result<Response, Problem> {
+pub(super) async fn read(state: &State, address: SocketAddr, head: &Parts) -> Result<Response, Problem> {
+    let (request, limit) = parse(state, &head.uri)?;
+    let history = state.hub.history(address, &request).await?;
+    Ok(response(Body::from_stream(stream(history, limit, request.subscriber))))
+}
+
+/// Responds with the headers of the same response. Nothing is read.
+pub(super) fn respond_to_head(state: &State, uri: &Uri) -> Result<Response, Problem> {
+    parse(state, uri)?;
+    Ok(response(Body::from_stream(tokio_stream::pending::<Result<Bytes, JournalError>>())))
+}
+
+fn response(body: Body) -> Response {
+    let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
+    (headers, body).into_response()
+}
+
+/// What is asked for, and how many messages at most.
+fn parse(state: &State, uri: &Uri) -> Result<(Request, usize), Problem> {
     let mut query = Fields::query(uri, &state.options)?;
     let channels = query.channels(&state.options)?;
     let subscriber = query.one("as")?.map(|text| subscriber_id("as", &text)).transpose()?;
@@ -37,14 +58,12 @@ pub(super) async fn read(state: &State, uri: &Uri) -> Result<Response, Problem> 
             (Start::Newest(count), count)
         }
     };
-    let request = Request { channels, start, subscriber };
-    let history = state.hub.history(&request).await?;
-    let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
-    Ok((headers, Body::from_stream(stream(history, limit, request.subscriber))).into_response())
+    Ok((Request { channels, start, subscriber }, limit))
 }
 
-/// The JSON object, page by page, so that a history is never in memory as a whole. If the journal can't be
-/// read, or retention drops messages meanwhile, the object breaks off: it must not look complete.
+/// The JSON object, page by page, so that a history is never in memory as a whole. The next page is read only
+/// once the reader has taken the last: the stream is polled then. If the journal can't be read, or retention
+/// drops messages meanwhile, the object breaks off: it must not look complete.
 fn stream(
     mut history: Subscription,
     limit: usize,
@@ -63,33 +82,64 @@ fn stream(
                     return;
                 }
             };
-            match next {
+            let entries = match next {
                 Next::Gap { asked, earliest, .. } if !has_gap && !has_messages => {
                     has_gap = true;
                     let gap = frame::Gap { asked: &asked, earliest };
                     let gap = serde_json::to_string(&gap).expect("a gap is JSON");
                     bytes.put(format!("\"gap\":{gap},").as_bytes());
+                    continue;
                 }
                 // Retention dropped messages since the last page: the object can't be complete.
                 Next::Gap { .. } => {
                     yield Err(JournalError::Failed);
                     return;
                 }
-                Next::Messages(mut entries) => {
-                    entries.retain(|entry| entry.message.is_for(subscriber.as_ref()));
-                    for entry in entries.iter().take(left) {
-                        bytes.put(if has_messages { &b","[..] } else { b"\"messages\":[" });
-                        has_messages = true;
-                        bytes.put(entry.json());
-                    }
-                    left -= entries.len().min(left);
-                    if has_messages {
-                        yield Ok(bytes.split().freeze());
-                    }
+                Next::Messages(entries) => entries,
+            };
+            for entry in entries {
+                if left == 0 || !entry.message.is_for(subscriber.as_ref()) {
+                    continue;
                 }
+                left -= 1;
+                bytes.put(if has_messages { &b","[..] } else { b"\"messages\":[" });
+                has_messages = true;
+                // The pieces of a message that does not fit into a page with others. While the reader takes
+                // one, the message is kept only if there is plenty of memory.
+                let (sequence, mut entry, mut put) = (entry.message.id.sequence, Some(entry), 0);
+                loop {
+                    let whole = match entry.take() {
+                        Some(entry) => entry,
+                        None => match history.reread(sequence).await {
+                            Ok(Some(entry)) => entry,
+                            Ok(None) | Err(_) => {
+                                yield Err(JournalError::Failed);
+                                return;
+                            }
+                        },
+                    };
+                    let json = whole.json();
+                    let end = json.len().min(put + PIECE);
+                    bytes.put(&json[put..end]);
+                    put = end;
+                    if put == json.len() {
+                        break;
+                    }
+                    entry = history.may_keep(&whole).then_some(whole);
+                    drop(json);
+                    yield Ok(bytes.split().freeze());
+                }
+            }
+            if has_messages {
+                yield Ok(bytes.split().freeze());
             }
         }
         bytes.put(if has_messages { &b"]}"[..] } else { b"\"messages\":[]}" });
         yield Ok(bytes.freeze());
     }
 }
+
+/// The most bytes of one message that are encoded at once. Higher: more memory for a reader who takes
+/// nothing. Lower: a message may be read again more often. Not lower than a page's: a message that is cut
+/// would be among others.
+const PIECE: usize = 48 << 10;

@@ -25,9 +25,9 @@ pub struct Options {
     #[arg(long, value_name = "SIZE", default_value = "1MiB")]
     pub max_body: ByteSize,
 
-    /// The most bytes of bodies being published at once; more are answered with 503
-    #[arg(long, value_name = "SIZE", default_value = "64MiB")]
-    pub max_in_flight: ByteSize,
+    /// The least that a request's body must bring in any five seconds, a second
+    #[arg(long, value_name = "SIZE", default_value = "1KiB")]
+    pub min_body_rate: ByteSize,
 
     /// How long a request's body may take
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]

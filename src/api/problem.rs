@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::MethodRouter;
 use serde::Serialize;
 
-use crate::hub::PublishError;
+use crate::hub::{Full, PublishError, SubscribeError};
 use crate::journal::JournalError;
 use crate::message::InvalidName;
 
@@ -88,6 +88,21 @@ impl Problem {
     /// The same request may succeed after this many seconds.
     pub(super) fn retry_after(self, seconds: u32) -> Self {
         Problem { retry_after_seconds: Some(seconds), ..self }
+    }
+}
+
+/// The response to a reader of history.
+impl From<SubscribeError> for Problem {
+    fn from(error: SubscribeError) -> Self {
+        let full = match error {
+            SubscribeError::Full(full) => full,
+            SubscribeError::Journal(error) => return error.into(),
+        };
+        let (status, limit) = match full {
+            Full::Total { limit, .. } => (StatusCode::SERVICE_UNAVAILABLE, limit),
+            Full::Address { limit, .. } => (StatusCode::TOO_MANY_REQUESTS, limit),
+        };
+        Problem::new(status, full.to_string()).limit(limit).retry_after(1)
     }
 }
 

@@ -1,6 +1,7 @@
 //! `POST /messages`: publishes one message.
 
 use std::mem;
+use std::net::SocketAddr;
 
 use axum::body::Body;
 use axum::http::request::Parts;
@@ -17,12 +18,14 @@ use super::problem::Problem;
 use super::reply::Reply;
 use super::state::State;
 use crate::hub::Published;
+use crate::limits::Network;
 use crate::message::{ChannelName, Data, Draft, EventName, IdempotencyKey, Receipt};
 
 /// Responds with 201 and the receipt once the message is stored. A browser's form is answered with a redirect
 /// to the page.
 pub(super) async fn publish(
     state: &State,
+    address: SocketAddr,
     mut head: Parts,
     body: &mut Body,
 ) -> Result<Response<Reply>, Problem> {
@@ -36,12 +39,16 @@ pub(super) async fn publish(
     let mut headers = mem::take(&mut head.headers);
     headers.clear();
     drop(head);
-    let body = body::read(state, body).await?;
-    let draft = draft(kind, &body.bytes, query, options)?;
-    drop(body.bytes);
+    let network = Network::from(address.ip());
+    let mut memory = state.bodies.memory(network);
+    let bytes = body::read(state, &mut memory, body).await?;
+    memory.grow(true, kind.most_memory(&bytes)).await?;
+    let draft = draft(kind, &bytes, query, options)?;
+    drop(bytes);
 
     let logged = Logged::new(&draft.data, options);
-    let receipt = match state.hub.publish(draft, key, body.permit).await? {
+    let lease = memory.keep(draft.weight());
+    let receipt = match state.hub.publish(network, draft, key, lease).await? {
         Published::New { receipt, subscribers } => {
             logged.log(&receipt, subscribers);
             receipt
@@ -71,6 +78,18 @@ enum Kind {
 }
 
 impl Kind {
+    /// The most memory that parsing this body takes, in bytes, beside the body's own.
+    fn most_memory(&self, body: &[u8]) -> usize {
+        match self {
+            // A copy, and one without white space.
+            Kind::Json => 2 * body.len(),
+            Kind::Text => Data::text_length(body),
+            // Three bytes of a form may be one character, and that six of JSON. The fields are copied before.
+            Kind::Form => body.len() + 2 * body.len().max(Data::text_length(body)),
+            Kind::Binary(_) => 4 * body.len(),
+        }
+    }
+
     fn of(headers: &HeaderMap) -> Result<Self, Problem> {
         let unsupported =
             |detail| Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail).field("Content-Type");

@@ -1,16 +1,14 @@
 //! The state that all handlers share.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
-use tokio::sync::Semaphore;
-
+use super::bodies::Bodies;
 use super::options::Options;
 use crate::delivery;
 use crate::hub::Hub;
-use crate::value::bytes;
+use crate::limits::Budget;
 
-/// The settings, the hub, and the budget of bodies.
+/// The settings, the hub, and the bodies that are being read.
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) options: Options,
@@ -19,8 +17,7 @@ pub(super) struct State {
     pub(super) hub: Hub,
     /// The addresses the hub listens at.
     pub(super) listening: Vec<SocketAddr>,
-    /// A permit for each byte of bodies that may still be read: see [`body`](super::body).
-    pub(super) in_flight: Arc<Semaphore>,
+    pub(super) bodies: Bodies,
 }
 
 impl State {
@@ -28,11 +25,10 @@ impl State {
         options: Options,
         streams: delivery::Options,
         replay_page: usize,
+        budget: Budget,
         hub: Hub,
         listening: Vec<SocketAddr>,
     ) -> Self {
-        let in_flight = bytes(options.max_in_flight).min(Semaphore::MAX_PERMITS);
-        let in_flight = Arc::new(Semaphore::new(in_flight));
-        State { options, streams, replay_page, hub, listening, in_flight }
+        State { options, streams, replay_page, hub, listening, bodies: Bodies::new(budget) }
     }
 }

@@ -10,6 +10,7 @@ use clap::Args;
 use tabcast::options::{Options, SettingsFile};
 use tabcast::{ServeError, Server, log};
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// The settings of the verb.
@@ -49,7 +50,13 @@ pub(super) fn run(settings: Settings) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match serve(settings) {
+    /// The threads that read the journal's file, as many as read it at once. Higher: threads that wait, and
+    /// each has memory of its own. Lower: reads wait for each other.
+    const BLOCKING_THREADS: usize = 4;
+    let runtime = Builder::new_multi_thread().enable_all().max_blocking_threads(BLOCKING_THREADS).build();
+    let served =
+        runtime.context("can't start the threads").and_then(|runtime| runtime.block_on(serve(settings)));
+    match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log.say(&format!("tabcast: {error:#}"));
@@ -62,7 +69,6 @@ pub(super) fn run(settings: Settings) -> ExitCode {
 /// Lower: with all connections open, the journal could run out of descriptors. Higher: fewer connections.
 const OTHER_DESCRIPTORS: u64 = 64;
 
-#[tokio::main]
 async fn serve(Settings { listen: address, mut options, .. }: Settings) -> anyhow::Result<()> {
     // Each connection needs a descriptor. The usual soft limit of 1,024 is for programs with select(2).
     let descriptors =

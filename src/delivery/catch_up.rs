@@ -1,14 +1,13 @@
 //! Catching up: one subscriber that is in no group, because it is new or its socket was full.
 
-use std::mem;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::task::yield_now;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::socket::{LAST_CHUNK, Socket, pieces};
+use super::chunks::{Chunks, Partial, Unsent};
+use super::socket::Socket;
 use super::stream::Delivery;
 use crate::hub::Reason;
 
@@ -16,71 +15,91 @@ use crate::hub::Reason;
 /// seconds promised. Lower: more subscribers are cut in the middle of a message.
 pub(crate) const GRACE: Duration = Duration::from_millis(1_500);
 
-/// A subscriber with its socket, and the bytes that the socket has not accepted yet.
+/// A subscriber with its socket, and what the socket has not taken yet.
 #[derive(Debug)]
 pub(super) struct CatchUp {
     pub(super) socket: Socket,
     pub(super) delivery: Delivery,
-    pub(super) unsent: Vec<Bytes>,
+    pub(super) unsent: Unsent,
 }
 
 impl CatchUp {
-    /// Sends as many of the unsent bytes as the socket accepts at once. `None` if the subscriber is gone.
-    pub(super) fn send(mut self) -> Option<Self> {
-        match self.socket.send_pieces(mem::take(&mut self.unsent)) {
-            Ok(unsent) => Some(CatchUp { unsent, ..self }),
+    /// Sends as much of the chunks as the socket takes at once. The rest is left to [`run`](Self::run).
+    ///
+    /// # Errors
+    /// The reason why the subscriber is gone.
+    pub(super) fn send(&mut self, chunks: &Chunks) -> Result<(), Reason> {
+        let sent = self.socket.send(chunks, 0)?;
+        self.unsent = self.delivery.was_sent(chunks, sent);
+        Ok(())
+    }
+
+    /// Whether the subscriber can join a group: nothing is unsent, and its subscription is not behind.
+    pub(super) fn has_caught_up(&self) -> bool {
+        self.unsent.is_nothing() && !self.delivery.stream.subscription.is_behind()
+    }
+
+    /// Sends the subscriber its stream until it has caught up. `None` if the subscriber is gone, or its
+    /// stream has ended.
+    pub(super) async fn run(mut self, stopping: &CancellationToken) -> Option<Self> {
+        let address = self.delivery.subscriber.address();
+        let overdue = async {
+            stopping.cancelled().await;
+            sleep(GRACE).await;
+        };
+        let CatchUp { socket, delivery, unsent } = &mut self;
+        let result = tokio::select! {
+            result = catch_up(socket, delivery, unsent) => result,
+            reason = socket.gone() => Err(reason),
+            () = overdue => {
+                tracing::warn!(%address, "connection cut: it did not end in time");
+                Err(Reason::Shutdown)
+            }
+        };
+        match result {
+            Ok(has_caught_up) => has_caught_up.then_some(self),
             Err(reason) => {
                 self.delivery.subscriber.end(reason);
                 None
             }
         }
     }
+}
 
-    /// Whether the subscriber can join a group: nothing is unsent, and its subscription is not behind.
-    pub(super) fn has_caught_up(&self) -> bool {
-        self.unsent.is_empty() && !self.delivery.stream.subscription.is_behind()
-    }
-
-    /// Sends the subscriber its stream until it has caught up. `None` if the subscriber is gone, or its
-    /// stream has ended.
-    pub(super) async fn run(mut self, stopping: &CancellationToken) -> Option<Self> {
-        let CatchUp { socket, delivery, unsent } = &mut self;
-        let mut is_over = false;
-        loop {
-            let overdue = async {
-                stopping.cancelled().await;
-                sleep(GRACE).await;
-            };
-            let gone = tokio::select! {
-                result = socket.send_all(mem::take(unsent)) => result.err(),
-                reason = socket.gone() => Some(reason),
-                () = overdue => {
-                    let address = delivery.subscriber.address();
-                    tracing::warn!(%address, "connection cut: it did not end in time");
-                    Some(Reason::Shutdown)
-                }
-            };
-            if let Some(reason) = gone {
-                delivery.subscriber.end(reason);
-                return None;
-            }
-            if is_over {
-                return None;
-            }
-            if !delivery.stream.subscription.is_behind() {
-                return Some(self);
-            }
-            // Other tasks have their turn after each page: many pages may follow.
-            yield_now().await;
-            let next = tokio::select! {
-                next = delivery.next() => next,
-                reason = socket.gone() => {
-                    delivery.subscriber.end(reason);
-                    return None;
-                }
-            };
-            is_over = next.is_none();
-            *unsent = next.map_or_else(|| vec![LAST_CHUNK], pieces);
+/// Sends what is unsent, and then pages of the journal. While the socket is full, no page is read, and no
+/// message is kept but in [`Partial::entry`]. Returns false at the end of the stream.
+///
+/// # Errors
+/// The reason why the subscriber is gone, or has to go.
+async fn catch_up(socket: &Socket, delivery: &mut Delivery, unsent: &mut Unsent) -> Result<bool, Reason> {
+    loop {
+        if unsent.is_nothing() && !delivery.stream.subscription.is_behind() {
+            return Ok(true);
         }
+        // Other tasks have their turn after each page: many pages may follow.
+        yield_now().await;
+        socket.writable().await?;
+        let (chunks, from) = match unsent.take() {
+            Unsent::Nothing => match delivery.next(socket.framing).await {
+                Some(chunks) => (chunks, 0),
+                None => break,
+            },
+            Unsent::Bytes(bytes) => (Chunks::from(bytes), 0),
+            Unsent::Message(Partial { sequence, sent, entry }) => {
+                let entry = match entry {
+                    Some(entry) => entry,
+                    None => delivery.stream.reread(sequence).await?,
+                };
+                (Chunks::messages(&[entry], delivery.stream.format, socket.framing), sent)
+            }
+        };
+        let sent = socket.send_if_writable(&chunks, from)?;
+        *unsent = delivery.was_sent(&chunks, sent);
     }
+    let (last, mut sent) = (Chunks::last(socket.framing), 0);
+    while sent < last.len() {
+        socket.writable().await?;
+        sent = socket.send_if_writable(&last, sent)?;
+    }
+    Ok(false)
 }

@@ -1,6 +1,6 @@
-//! A group: subscribers that listen to the same channels in the same format, and were sent the same
-//! messages. They share one subscription. A batch of messages wakes it once, is encoded once, and is written
-//! to one socket after the other.
+//! A group: subscribers that listen to the same channels in the same format and framing, and were sent the
+//! same messages. They share one subscription. A batch of messages wakes it once, is encoded once, and is
+//! written to one socket after the other.
 
 use std::mem;
 use std::ops::ControlFlow;
@@ -8,15 +8,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
 use slab::Slab;
 use tokio::sync::Notify;
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
 use super::catch_up::CatchUp;
-use super::socket::{LAST_CHUNK, Socket, chunk, pieces};
-use super::stream::{Delivery, Step, Stream, encode, messages};
+use super::chunks::{Chunks, Framing};
+use super::socket::Socket;
+use super::stream::{Delivery, Step, Stream};
 use crate::frame;
 use crate::hub::{Next, Reason, Subscriber};
 use crate::journal::Entry;
@@ -30,6 +30,7 @@ const TURN: usize = 64;
 pub(super) struct Group {
     /// The stream that all members are sent.
     stream: Stream,
+    framing: Framing,
     members: Slab<Member>,
     /// Subscribers that are no longer members, and must catch up by themselves.
     removed: Vec<CatchUp>,
@@ -59,10 +60,11 @@ pub(super) enum Event {
 impl Group {
     /// A group with its first member, whose stream becomes the group's.
     pub(super) fn new(first: CatchUp) -> Self {
-        let CatchUp { socket, delivery: Delivery { subscriber, stream, .. }, .. } = first;
-        let position = stream.subscription.position();
+        let CatchUp { socket, delivery: Delivery { subscriber, mut stream, .. }, .. } = first;
+        stream.subscription.share();
+        let (position, framing) = (stream.subscription.position(), socket.framing);
         let (members, removed) = (Slab::new(), Vec::new());
-        let mut group = Group { stream, members, removed, readiness: Arc::default(), written: 0 };
+        let mut group = Group { stream, framing, members, removed, readiness: Arc::default(), written: 0 };
         group.insert(Member { socket, subscriber, position });
         group
     }
@@ -104,7 +106,7 @@ impl Group {
     /// at once if its socket is full, or if it has to read the journal.
     pub(super) async fn admit(&mut self, mut joining: CatchUp) {
         loop {
-            let CatchUp { socket, delivery, .. } = &mut joining;
+            let delivery = &mut joining.delivery;
             let before = delivery.stream.subscription.position();
             if before >= self.position() {
                 break;
@@ -118,11 +120,11 @@ impl Group {
                 delivery.stream.subscription.fall_behind();
                 return self.removed.push(joining);
             };
-            let Some(bytes) = delivery.encode(next) else { continue };
-            match socket.send_pieces(pieces(bytes)) {
-                Ok(unsent) if unsent.is_empty() => {}
-                Ok(unsent) => return self.removed.push(CatchUp { unsent, ..joining }),
-                Err(reason) => return delivery.subscriber.end(reason),
+            let Some(chunks) = delivery.encode(next, self.framing) else { continue };
+            match joining.send(&chunks) {
+                Ok(()) if joining.has_caught_up() => {}
+                Ok(()) => return self.removed.push(joining),
+                Err(reason) => return joining.delivery.subscriber.end(reason),
             }
         }
         let CatchUp { socket, delivery: Delivery { subscriber, stream, .. }, .. } = joining;
@@ -170,39 +172,27 @@ impl Group {
     /// Writes the messages to every member they are for. A member that gets only some of them is sent a chunk
     /// of its own.
     async fn send_messages(&mut self, entries: &[Arc<Entry>]) {
-        let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return };
         let sequence = |entry: &Arc<Entry>| entry.message.id.sequence;
-        let (first, last) = (sequence(first), sequence(last));
-        let format = self.stream.format;
-        let all = chunk(&messages(entries, format));
+        let Some(first) = entries.first().map(sequence) else { return };
+        let (format, framing) = (self.stream.format, self.framing);
+        let all = Chunks::messages(entries, format, framing);
         let is_for_all = entries.iter().all(|entry| entry.message.except.is_none());
         self.send(&all, |member| {
             if is_for_all && member.position < first {
-                member.subscriber.was_sent(entries.len(), last);
                 return None;
             }
             let is_for_member =
                 |entry: &&Arc<Entry>| sequence(entry) > member.position && member.subscriber.wants(entry);
             let own: Vec<_> = entries.iter().filter(is_for_member).cloned().collect();
-            if let Some(last) = own.last() {
-                member.subscriber.was_sent(own.len(), sequence(last));
-            }
-            Some(chunk(&messages(&own, format)))
+            (own.len() < entries.len()).then(|| Chunks::messages(&own, format, framing))
         })
         .await;
     }
 
     /// Sends the gap to every member whose position is not after the gap.
     async fn send_gap(&mut self, gap: &Next) {
-        let (bytes, position) = (chunk(&encode(gap, self.stream.format)), self.position());
-        self.send(&bytes, |member| {
-            if member.position > position {
-                return Some(Bytes::new());
-            }
-            member.subscriber.was_sent(gap.events(), gap.last_id());
-            None
-        })
-        .await;
+        let (chunks, position) = (self.stream.encode(gap, self.framing), self.position());
+        self.send(&chunks, |member| (member.position > position).then(Chunks::default)).await;
     }
 
     /// Sends every member a keep-alive if the group was `idle`. Sends the current id to members that were not
@@ -211,30 +201,28 @@ impl Group {
         if idle {
             self.stream.subscription.advance().await;
         }
-        let (format, position) = (self.stream.format, self.position());
-        let with_id = chunk(&frame::keep_alive(format, Some(self.stream.subscription.id())));
-        let bare = if idle { chunk(&frame::keep_alive(format, None)) } else { Bytes::new() };
+        let (format, framing, position) = (self.stream.format, self.framing, self.position());
+        let with_id = frame::keep_alive(format, Some(self.stream.subscription.id()));
+        let with_id = Chunks::own(with_id, Some((0, position)), framing);
+        let bare = frame::keep_alive(format, None);
         self.send(&with_id, |member| {
             let is_before = member.position <= position && member.subscriber.is_before(position);
-            if !is_before {
-                return Some(bare.clone());
-            }
-            member.subscriber.was_sent(0, position);
-            None
+            let own = || if idle { Chunks::own(bare.clone(), None, framing) } else { Chunks::default() };
+            (!is_before).then(own)
         })
         .await;
     }
 
     /// Writes to one socket after the other, and removes members whose socket is full. A member is sent its
-    /// `own` bytes, or `all` if `own` returns `None`.
-    async fn send(&mut self, all: &Bytes, mut own: impl FnMut(&mut Member) -> Option<Bytes>) {
+    /// `own` chunks, or `all` if `own` returns `None`.
+    async fn send(&mut self, all: &Chunks, own: impl Fn(&Member) -> Option<Chunks>) {
         let mut removed = Vec::new();
         for (key, member) in &mut self.members {
             let own = own(member);
-            let bytes = own.as_ref().unwrap_or(all);
-            match member.socket.send(bytes) {
-                Ok(length) if length == bytes.len() => {}
-                Ok(length) => removed.push((key, Ok(bytes.slice(length..)))),
+            let chunks = own.as_ref().unwrap_or(all);
+            match member.socket.send(chunks, 0) {
+                Ok(sent) if sent == chunks.len() => member.subscriber.was_sent(chunks.counts),
+                Ok(sent) => removed.push((key, Ok(chunks.cut(sent, &self.stream.subscription)))),
                 Err(reason) => removed.push((key, Err(reason))),
             }
             self.written += 1;
@@ -242,13 +230,15 @@ impl Group {
                 yield_now().await;
             }
         }
-        for (key, unsent) in removed {
+        for (key, cut) in removed {
             let Member { socket, mut subscriber, position } = self.members.remove(key);
-            match unsent {
-                Ok(unsent) => {
-                    let stream = self.stream.fork(position.max(self.position()));
+            match cut {
+                Ok(cut) => {
+                    subscriber.was_sent(cut.counts);
+                    let position = cut.position.unwrap_or_else(|| position.max(self.position()));
+                    let stream = self.stream.fork(position, &subscriber);
                     let delivery = Delivery::resumed(subscriber, stream);
-                    self.removed.push(CatchUp { socket, delivery, unsent: vec![unsent] });
+                    self.removed.push(CatchUp { socket, delivery, unsent: cut.unsent });
                 }
                 Err(reason) => subscriber.end(reason),
             }
@@ -262,7 +252,7 @@ impl Group {
         for (socket, mut subscriber) in members.chain(waiting) {
             subscriber.end(reason);
             // Fits: a member whose socket was full was removed before.
-            let _ = socket.send(&LAST_CHUNK);
+            let _ = socket.send(&Chunks::last(socket.framing), 0);
         }
     }
 }

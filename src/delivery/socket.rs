@@ -1,28 +1,31 @@
-//! A socket: a plain connection after hyper has sent the response head. The chunks of the response's body
-//! are written to the socket directly (RFC 9112 7.1).
+//! A socket: a plain connection after hyper has sent the response head. The response's body is written to the
+//! socket directly.
 
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
 use socket2::SockRef;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::chunks::{Chunks, Framing};
 use crate::hub::Reason;
+use crate::limits::Share;
 
-/// The chunk that ends a body.
-pub(super) const LAST_CHUNK: Bytes = Bytes::from_static(b"0\r\n\r\n");
+/// What a connection counts for: of all connections, and of those from its address.
+pub(crate) type Place = (OwnedSemaphorePermit, Share);
 
 /// A subscriber's socket.
 #[derive(Debug)]
 pub(crate) struct Socket {
     stream: TcpStream,
+    pub(super) framing: Framing,
     unsolicited: Unsolicited,
-    /// Counts the connection against `--max-connections` until the socket is dropped.
-    _permit: OwnedSemaphorePermit,
+    /// Counts the connection against the limits until the socket is dropped.
+    _place: Place,
 }
 
 impl Socket {
@@ -31,50 +34,49 @@ impl Socket {
     ///
     /// # Errors
     /// If the runtime can't register the socket.
-    pub(crate) fn new(stream: TcpStream, permit: OwnedSemaphorePermit) -> io::Result<Self> {
+    pub(crate) fn new(stream: TcpStream, framing: Framing, place: Place) -> io::Result<Self> {
         let stream = TcpStream::from_std(stream.into_std()?)?;
-        Ok(Socket { stream, unsolicited: Unsolicited::default(), _permit: permit })
+        Ok(Socket { stream, framing, unsolicited: Unsolicited::default(), _place: place })
     }
 
-    /// Sends as many of the bytes as the socket accepts at once, and returns how many. The runtime is not
-    /// asked: it would first look up, elsewhere in memory, whether the socket is ready.
+    /// Sends as many of the bytes after the first `sent` as the socket takes at once. Returns how many are
+    /// sent then. The runtime is not asked: it would first look up, elsewhere in memory, whether the socket
+    /// is ready.
     ///
     /// # Errors
     /// The reason why the other side is gone.
-    pub(super) fn send(&self, bytes: &[u8]) -> Result<usize, Reason> {
-        if bytes.is_empty() {
-            return Ok(0);
+    pub(super) fn send(&self, chunks: &Chunks, sent: usize) -> Result<usize, Reason> {
+        if chunks.len() == sent {
+            return Ok(sent);
         }
-        sent(SockRef::from(&self.stream).send(bytes))
+        taken(self.write(chunks, sent)).map(|taken| sent + taken)
     }
 
-    /// Sends as many of the pieces' bytes as the socket accepts at once, and returns the rest.
+    /// Sends as [`send`](Self::send) does, if the socket is [`writable`](Self::writable).
     ///
     /// # Errors
     /// The reason why the other side is gone.
-    pub(super) fn send_pieces(&self, mut pieces: Vec<Bytes>) -> Result<Vec<Bytes>, Reason> {
-        while let Some(piece) = pieces.first_mut() {
-            piece.advance(self.send(piece)?);
-            if piece.has_remaining() {
-                break;
-            }
-            pieces.remove(0);
+    pub(super) fn send_if_writable(&self, chunks: &Chunks, sent: usize) -> Result<usize, Reason> {
+        if chunks.len() == sent {
+            return Ok(sent);
         }
-        Ok(pieces)
+        taken(self.stream.try_io(Interest::WRITABLE, || self.write(chunks, sent))).map(|taken| sent + taken)
     }
 
-    /// Sends all of the pieces, and waits while the socket is full.
+    fn write(&self, chunks: &Chunks, sent: usize) -> io::Result<usize> {
+        let socket = SockRef::from(&self.stream);
+        match chunks.as_one() {
+            Some(piece) => socket.send(&piece[sent..]),
+            None => socket.send_vectored(&chunks.slices(sent)),
+        }
+    }
+
+    /// Waits until the socket takes more bytes.
     ///
     /// # Errors
     /// The reason why the other side is gone.
-    pub(super) async fn send_all(&self, pieces: Vec<Bytes>) -> Result<(), Reason> {
-        for mut piece in pieces {
-            while piece.has_remaining() {
-                self.stream.writable().await.map_err(|error| reason(&error))?;
-                piece.advance(sent(self.stream.try_write(&piece))?);
-            }
-        }
-        Ok(())
+    pub(super) async fn writable(&self) -> Result<(), Reason> {
+        self.stream.writable().await.map_err(|error| reason(&error))
     }
 
     /// Waits until the other side is gone, and returns the reason.
@@ -88,8 +90,8 @@ impl Socket {
     }
 }
 
-/// How many bytes were sent, 0 if the socket is full; or the reason why the other side is gone.
-fn sent(result: io::Result<usize>) -> Result<usize, Reason> {
+/// How many bytes were taken, 0 if the socket is full; or the reason why the other side is gone.
+fn taken(result: io::Result<usize>) -> Result<usize, Reason> {
     match result {
         Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
         result => result.map_err(|error| reason(&error)),
@@ -134,34 +136,4 @@ impl Unsolicited {
             }
         }
     }
-}
-
-/// A chunk of these bytes. Empty if there are none: a chunk of no bytes would end the body.
-pub(super) fn chunk(bytes: &[u8]) -> Bytes {
-    if bytes.is_empty() {
-        return Bytes::new();
-    }
-    [size(bytes).as_bytes(), bytes, CHUNK_END].concat().into()
-}
-
-/// A chunk of these bytes for one subscriber, in pieces. Large bytes are not copied: a slow subscriber would
-/// hold a copy of its own.
-pub(super) fn pieces(bytes: Bytes) -> Vec<Bytes> {
-    /// The least bytes that are not copied. Higher: slow subscribers hold larger copies. Lower: more chunks
-    /// take three writes instead of one.
-    const LARGE: usize = 16 << 10;
-    if bytes.is_empty() {
-        return Vec::new();
-    }
-    if bytes.len() < LARGE {
-        return vec![chunk(&bytes)];
-    }
-    vec![size(&bytes).into(), bytes, Bytes::from_static(CHUNK_END)]
-}
-
-const CHUNK_END: &[u8] = b"\r\n";
-
-/// The first line of a chunk: its size.
-fn size(bytes: &[u8]) -> String {
-    format!("{:x}\r\n", bytes.len())
 }

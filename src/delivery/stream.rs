@@ -6,9 +6,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::chunks::{Chunks, Framing, Unsent};
 use crate::frame::{self, Format, Gap, Open};
 use crate::hub::{Next, Reason, Subscriber, Subscription};
 use crate::journal::Entry;
@@ -72,42 +73,55 @@ impl Delivery {
         mem::take(&mut self.opening)
     }
 
-    /// Waits for the next bytes, `None` at the end of the stream. Dropping the future loses nothing.
-    pub(super) async fn next(&mut self) -> Option<Bytes> {
+    /// Waits for the next chunks, `None` at the end of the stream. Dropping the future loses nothing.
+    pub(super) async fn next(&mut self, framing: Framing) -> Option<Chunks> {
         loop {
-            let bytes = match self.stream.next().await {
-                Step::Next(next) => self.encode(next),
-                Step::Tick { idle } => self.keep_alive(idle).await,
+            let chunks = match self.stream.next().await {
+                Step::Next(next) => self.encode(next, framing),
+                Step::Tick { idle } => self.keep_alive(idle, framing).await,
                 Step::End(reason) => {
                     self.subscriber.end(reason);
                     return None;
                 }
             };
-            if bytes.is_some() {
-                return bytes;
+            if chunks.is_some() {
+                return chunks;
             }
         }
     }
 
-    /// The bytes of `next` that the subscriber gets, which count as sent. `None` if it gets none of `next`.
-    pub(super) fn encode(&mut self, next: Next) -> Option<Bytes> {
+    /// The chunks of `next` that the subscriber gets. `None` if it gets none of `next`.
+    pub(super) fn encode(&self, next: Next, framing: Framing) -> Option<Chunks> {
         let next = self.subscriber.filter(next)?;
-        self.subscriber.was_sent(next.events(), next.last_id());
-        Some(encode(&next, self.stream.format))
+        Some(self.stream.encode(&next, framing))
+    }
+
+    /// Counts the chunks of which the first `sent` bytes were sent, and returns what is left. Messages that
+    /// were not begun are left to the subscription, whose position goes back before them.
+    pub(super) fn was_sent(&mut self, chunks: &Chunks, sent: usize) -> Unsent {
+        let Delivery { subscriber, stream: Stream { subscription, .. }, .. } = self;
+        if sent == chunks.len() {
+            subscriber.was_sent(chunks.counts);
+            return Unsent::Nothing;
+        }
+        let cut = chunks.cut(sent, subscription);
+        if let Some(position) = cut.position {
+            subscription.go_back(position);
+        }
+        subscriber.was_sent(cut.counts);
+        cut.unsent
     }
 
     /// The keep-alive if the stream was `idle`, or if its position has moved without an event; else `None`.
-    async fn keep_alive(&mut self, idle: bool) -> Option<Bytes> {
+    async fn keep_alive(&mut self, idle: bool, framing: Framing) -> Option<Chunks> {
         let Stream { subscription, format, .. } = &mut self.stream;
         if idle {
             subscription.advance().await;
         }
         let position = subscription.position();
         let id = self.subscriber.is_before(position).then(|| subscription.id());
-        if id.is_some() {
-            self.subscriber.was_sent(0, position);
-        }
-        (idle || id.is_some()).then(|| frame::keep_alive(*format, id))
+        let counts = id.is_some().then_some((0, position));
+        (idle || id.is_some()).then(|| Chunks::own(frame::keep_alive(*format, id), counts, framing))
     }
 }
 
@@ -140,9 +154,32 @@ impl Stream {
         Stream { subscription, format, keep_alive, timer, active: Instant::now() }
     }
 
-    /// A stream like this one, from `position` on.
-    pub(super) fn fork(&self, position: u64) -> Self {
-        Stream::new(self.subscription.fork(position), self.format, self.keep_alive)
+    /// A stream like this one for a subscriber of its own, from `position` on.
+    pub(super) fn fork(&self, position: u64, subscriber: &Subscriber) -> Self {
+        let subscription = self.subscription.fork(position, subscriber.address());
+        Stream::new(subscription, self.format, self.keep_alive)
+    }
+
+    /// The chunks of `next`.
+    pub(super) fn encode(&self, next: &Next, framing: Framing) -> Chunks {
+        match next {
+            Next::Messages(entries) => Chunks::messages(entries, self.format, framing),
+            Next::Gap { asked, earliest, position } => {
+                let bytes = frame::gap(self.format, &Gap { asked, earliest: *earliest }, *position);
+                Chunks::own(bytes, Some((1, position.sequence)), framing)
+            }
+        }
+    }
+
+    /// Reads a message again, of which only a part was sent.
+    ///
+    /// # Errors
+    /// The reason why its subscriber has to go: the rest of the message can't be sent.
+    pub(super) async fn reread(&self, sequence: u64) -> Result<Arc<Entry>, Reason> {
+        match self.subscription.reread(sequence).await {
+            Ok(entry) => entry.ok_or(Reason::TooSlow),
+            Err(_failed) => Err(Reason::JournalFailed),
+        }
     }
 
     /// Waits for the next step. Dropping the future loses nothing.
@@ -166,25 +203,4 @@ impl Stream {
             }
         }
     }
-}
-
-/// The frames of `next`, in one piece.
-pub(super) fn encode(next: &Next, format: Format) -> Bytes {
-    match next {
-        Next::Messages(entries) => messages(entries, format),
-        Next::Gap { asked, earliest, position } => {
-            frame::gap(format, &Gap { asked, earliest: *earliest }, *position)
-        }
-    }
-}
-
-/// The frames of these messages, in one piece.
-pub(super) fn messages(entries: &[Arc<Entry>], format: Format) -> Bytes {
-    if let [entry] = entries {
-        return entry.frame(format);
-    }
-    let frames: Vec<_> = entries.iter().map(|entry| entry.frame(format)).collect();
-    let mut bytes = BytesMut::with_capacity(frames.iter().map(Bytes::len).sum());
-    frames.iter().for_each(|frame| bytes.extend_from_slice(frame));
-    bytes.freeze()
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::live::Live;
 use crate::journal::{Channels, Journal, JournalError, Page, PageLimit};
-use crate::limits::Shares;
+use crate::limits::{Budget, Network, Shares, Turns};
 use crate::message::MessageId;
 
 /// A hub's journal, its live feeds and its limits.
@@ -14,6 +14,12 @@ pub(super) struct Core {
     pub(super) live: Live,
     /// The subscribers there may be.
     pub(super) subscribers: Shares,
+    /// The readers of history there may be.
+    pub(super) readers: Shares,
+    /// The turn of the publisher who waits for space in the inbox.
+    pub(super) publishing: Turns,
+    /// The memory for what is read and not taken yet.
+    pub(super) budget: Budget,
     /// The limit of one read of the journal.
     page: PageLimit,
     /// How many subscribers were admitted so far.
@@ -21,9 +27,15 @@ pub(super) struct Core {
 }
 
 impl Core {
-    pub(super) fn new(journal: Journal, subscribers: Shares, page: PageLimit) -> Self {
-        let live = Live::new(journal.head());
-        Core { journal, live, subscribers, page, admitted: AtomicU64::new(0) }
+    pub(super) fn new(
+        journal: Journal,
+        subscribers: Shares,
+        readers: Shares,
+        budget: Budget,
+        page: PageLimit,
+    ) -> Self {
+        let (live, publishing) = (Live::new(journal.head()), Turns::new(1));
+        Core { journal, live, subscribers, readers, publishing, budget, page, admitted: AtomicU64::new(0) }
     }
 
     /// The number of a new subscriber in the log. The first is 1.
@@ -39,7 +51,12 @@ impl Core {
         MessageId { epoch: self.journal.epoch(), sequence }
     }
 
-    pub(super) async fn read(&self, position: u64, channels: &Channels) -> Result<Page, JournalError> {
-        self.journal.read(position, channels, self.page).await
+    pub(super) async fn read(
+        &self,
+        position: u64,
+        channels: &Channels,
+        reader: Option<Network>,
+    ) -> Result<Page, JournalError> {
+        self.journal.read(position, channels, self.page, reader).await
     }
 }

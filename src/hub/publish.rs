@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::yield_now;
 
 use super::core::Core;
 use crate::journal::{Append, Appended, Committed, JournalError};
+use crate::limits::Lease;
 use crate::message::Receipt;
 
 /// The most messages in one append. Higher: the first of them waits longer, for no gain. Lower: more appends,
@@ -15,7 +16,7 @@ use crate::message::Receipt;
 const BATCH: usize = 256;
 
 /// The most publishes in the inbox; further publishers wait for space. Higher than these four batches: of no
-/// use, as publishes only wait in another place. Lower: the next batch might not be complete. The permits of
+/// use, as publishes only wait in another place. Lower: the next batch might not be complete. The leases of
 /// [`Hub::publish`](super::Hub::publish) bound the bytes.
 pub(super) const INBOX: usize = 1024;
 
@@ -23,7 +24,7 @@ pub(super) const INBOX: usize = 1024;
 #[derive(Debug)]
 pub(super) struct Publish {
     pub(super) append: Append,
-    pub(super) permit: OwnedSemaphorePermit,
+    pub(super) lease: Lease,
     pub(super) answer: oneshot::Sender<Result<Published, PublishError>>,
 }
 
@@ -101,11 +102,11 @@ pub(super) async fn run(core: Arc<Core>, mut committed: Committed, mut requests:
 /// Appends these publishes as one batch, and answers each once its message is stored and announced.
 async fn append(core: &Core, committed: &mut Committed, waiting: &mut Vec<Publish>) {
     let count = waiting.len();
-    let (mut batch, mut permits, mut answers) =
+    let (mut batch, mut leases, mut answers) =
         (Vec::with_capacity(count), Vec::with_capacity(count), Vec::with_capacity(count));
-    for Publish { append, permit, answer } in waiting.drain(..) {
+    for Publish { append, lease, answer } in waiting.drain(..) {
         batch.push(append);
-        permits.push(permit);
+        leases.push(lease);
         answers.push(answer);
     }
     let appending = core.journal.append(batch);
@@ -118,7 +119,7 @@ async fn append(core: &Core, committed: &mut Committed, waiting: &mut Vec<Publis
             batch = committed.next() => core.live.announce(&batch),
         }
     };
-    drop(permits);
+    drop(leases);
     let appended = match appended {
         Ok(appended) => appended,
         Err(error) => {

@@ -40,6 +40,8 @@ pub enum Reason {
     Reset,
     /// The other side took nothing for `--stall-timeout`.
     TimedOut,
+    /// Retention dropped a message of which only a part was sent: the rest can't be read again.
+    TooSlow,
     /// The hub cut the connection, or no other reason was recorded.
     Cut,
     /// The hub stops.
@@ -55,6 +57,7 @@ impl Reason {
             Reason::Closed => "closed",
             Reason::Reset => "reset",
             Reason::TimedOut => "timed out",
+            Reason::TooSlow => "too slow",
             Reason::Cut => "cut",
             Reason::Shutdown => "shutdown",
             Reason::JournalFailed => "journal failed",
@@ -113,8 +116,9 @@ impl Subscriber {
         }
     }
 
-    /// Records that `events` more events were sent, and that `last_id` is the sequence of the last id sent.
-    pub fn was_sent(&mut self, events: usize, last_id: u64) {
+    /// Records what was sent: how many events, and the sequence of the last id. `None` records nothing.
+    pub fn was_sent(&mut self, counts: Option<(usize, u64)>) {
+        let Some((events, last_id)) = counts else { return };
         self.sent += events as u64;
         self.last_id = last_id;
     }

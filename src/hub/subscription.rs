@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -19,7 +20,12 @@ use tokio_stream::Stream;
 use super::core::Core;
 use super::live::{Announcement, FEED_CAPACITY, FeedReader};
 use crate::journal::{Channels, Entry, JournalError};
+use crate::limits::{Network, Share};
 use crate::message::{MessageId, SubscriberId};
+
+/// The longest pause between two tries to read an unavailable journal. Higher: the end of all subscriptions
+/// is noticed too late for the two seconds of a shutdown. Lower: more tries for the same lock.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// The position at which a subscriber begins.
 #[derive(Clone, Debug)]
@@ -93,25 +99,48 @@ pub struct Subscription {
     behind: bool,
     /// The last event ID that was asked for, if it is no id of this journal: a gap comes first.
     unknown: Option<String>,
-    /// The sequence at which a history ends. `None` in any other subscription.
-    end: Option<u64>,
+    /// Who reads the journal; `None` if several subscribers share the subscription.
+    reader: Option<Network>,
+    /// Set in a history.
+    history: Option<History>,
+}
+
+/// What a history has, and no other subscription.
+#[derive(Debug)]
+struct History {
+    /// The sequence at which the history ends.
+    end: u64,
+    _share: Share,
 }
 
 impl Subscription {
-    /// A subscription that ends at the journal's present head.
-    pub(super) async fn history(core: Arc<Core>, request: &Request) -> Result<Self, JournalError> {
-        let head = core.journal.head();
-        let mut subscription = Subscription::at_start(core, request).await?;
-        subscription.end = Some(head);
+    /// A subscription that ends at the journal's present head. It has this share of the readers of history
+    /// there may be.
+    pub(super) async fn history(
+        core: Arc<Core>,
+        address: SocketAddr,
+        request: &Request,
+        share: Share,
+    ) -> Result<Self, JournalError> {
+        let end = core.journal.head();
+        let mut subscription = Subscription::at_start(core, address, request).await?;
+        subscription.history = Some(History { end, _share: share });
         Ok(subscription)
     }
 
     /// A subscription at the request's start, without feeds.
-    pub(super) async fn at_start(core: Arc<Core>, request: &Request) -> Result<Self, JournalError> {
+    pub(super) async fn at_start(
+        core: Arc<Core>,
+        address: SocketAddr,
+        request: &Request,
+    ) -> Result<Self, JournalError> {
         let mut unknown = None;
+        let reader = Some(Network::from(address.ip()));
         let position = match &request.start {
             Start::Live => core.journal.head(),
-            Start::Newest(count) => core.journal.position_before_newest(*count, &request.channels).await?,
+            Start::Newest(count) => {
+                core.journal.position_before_newest(*count, &request.channels, reader).await?
+            }
             Start::After(asked) => match asked.parse::<MessageId>() {
                 Ok(id) if id.epoch == core.journal.epoch() && id.sequence <= core.journal.head() => {
                     id.sequence
@@ -122,15 +151,16 @@ impl Subscription {
                 }
             },
         };
-        let mut subscription = Subscription::at(core, request.channels.clone(), position);
+        let mut subscription = Subscription::at(core, request.channels.clone(), position, reader);
         subscription.unknown = unknown;
         Ok(subscription)
     }
 
     /// A subscription at `position`, behind and without feeds.
-    fn at(core: Arc<Core>, channels: Channels, position: u64) -> Self {
+    fn at(core: Arc<Core>, channels: Channels, position: u64, reader: Option<Network>) -> Self {
         let (feeds, pending) = (Vec::new(), VecDeque::new());
-        Subscription { core, channels, feeds, pending, position, behind: true, unknown: None, end: None }
+        let (behind, unknown, history) = (true, None, None);
+        Subscription { core, channels, feeds, pending, position, behind, unknown, reader, history }
     }
 
     /// Follows `feeds` from now on, after reading the journal up to where they begin. If `live` is given, the
@@ -143,9 +173,15 @@ impl Subscription {
         }
     }
 
-    /// Another subscription to the same channels, at `position`.
-    pub fn fork(&self, position: u64) -> Subscription {
-        let mut fork = Subscription::at(Arc::clone(&self.core), self.channels.clone(), position);
+    /// Makes the subscription one of several subscribers: the journal is read in turns of the hub's own.
+    pub fn share(&mut self) {
+        self.reader = None;
+    }
+
+    /// Another subscription to the same channels, at `position`, of one subscriber at this address.
+    pub fn fork(&self, position: u64, address: SocketAddr) -> Subscription {
+        let (core, channels) = (Arc::clone(&self.core), self.channels.clone());
+        let mut fork = Subscription::at(core, channels, position, Some(Network::from(address.ip())));
         // The feeds are taken before the journal is read, for the reason given in `Hub::subscribe`.
         fork.feeds = self.core.live.follow(&self.channels);
         fork
@@ -165,12 +201,9 @@ impl Subscription {
     /// # Errors
     /// [`JournalError`] if the journal failed. In a history, also if the journal is unavailable.
     pub async fn next(&mut self) -> Result<Option<Next>, JournalError> {
-        /// The longest pause between two tries. Higher: the end of all subscriptions is noticed too late for
-        /// the two seconds of a shutdown. Lower: more tries for the same lock.
-        const PAUSE: Duration = Duration::from_millis(500);
         loop {
-            let is_over = match self.end {
-                Some(end) => self.position >= end && self.unknown.is_none(),
+            let is_over = match &self.history {
+                Some(History { end, .. }) => self.position >= *end && self.unknown.is_none(),
                 None => self.core.live.is_stopped(),
             };
             if is_over {
@@ -180,7 +213,7 @@ impl Subscription {
                 self.follow().await
             } else {
                 match self.replay().await {
-                    Err(JournalError::Unavailable { retry_after }) if self.end.is_none() => {
+                    Err(JournalError::Unavailable { retry_after }) if self.history.is_none() => {
                         sleep(retry_after.min(PAUSE)).await;
                         continue;
                     }
@@ -197,7 +230,7 @@ impl Subscription {
 
     /// Reads the next page of the journal. `None` if the page has no message on these channels.
     async fn replay(&mut self) -> Result<Option<Next>, JournalError> {
-        let page = self.core.read(self.position, &self.channels).await?;
+        let page = self.core.read(self.position, &self.channels, self.reader).await?;
         if self.unknown.is_some() || page.has_gap_after(self.position) {
             let asked = self.unknown.take().unwrap_or_else(|| self.id().to_string());
             self.position = page.earliest - 1;
@@ -210,7 +243,7 @@ impl Subscription {
         self.position = page.through;
         self.behind = page.through < page.head;
         let mut entries = page.entries;
-        if let Some(end) = self.end {
+        if let Some(History { end, .. }) = self.history {
             entries.retain(|entry| entry.message.id.sequence <= end);
         }
         Ok(messages(entries))
@@ -296,6 +329,37 @@ impl Subscription {
     pub fn fall_behind(&mut self) {
         self.pending.clear();
         self.behind = true;
+    }
+
+    /// Goes back to `position`, at or before the present one, and reads the journal from there next.
+    pub fn go_back(&mut self, position: u64) {
+        debug_assert!(position <= self.position, "{position} is after {}", self.position);
+        self.position = position;
+        self.fall_behind();
+    }
+
+    /// Reads the message at `sequence` again; also while the journal is unavailable, but not in a history.
+    /// `None` if the message is no longer kept.
+    ///
+    /// # Errors
+    /// As of [`next`](Self::next).
+    pub async fn reread(&self, sequence: u64) -> Result<Option<Arc<Entry>>, JournalError> {
+        loop {
+            let page = match self.core.read(sequence - 1, &self.channels, self.reader).await {
+                Err(JournalError::Unavailable { retry_after }) if self.history.is_none() => {
+                    sleep(retry_after.min(PAUSE)).await;
+                    continue;
+                }
+                page => page?,
+            };
+            let first = page.entries.into_iter().next();
+            return Ok(first.filter(|entry| entry.message.id.sequence == sequence));
+        }
+    }
+
+    /// Whether a reader may keep the message while it waits: see [`Entry::may_be_kept`].
+    pub fn may_keep(&self, entry: &Entry) -> bool {
+        entry.may_be_kept(&self.core.budget)
     }
 
     /// The next messages, if they are announced already. If none are, and the subscription is not behind, its

@@ -1,11 +1,12 @@
 //! An entry: a stored message with its frames. Also the input, the result and the errors of an append.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::frame::{Format, Frames};
+use crate::limits::{Budget, Lease};
 use crate::message::{Draft, IdempotencyKey, Message, Receipt};
 
 /// A stored message and its frames.
@@ -15,20 +16,51 @@ pub struct Entry {
     pub message: Message,
     frames: Frames,
     weight: usize,
+    /// The entry's share of the budget, held until the last reader drops the entry.
+    lease: OnceLock<Lease>,
 }
 
 impl Entry {
+    /// Bytes of the structs, their allocations, and the text of the frames beside names and data. Lower:
+    /// small messages would take more memory than retention allows. Higher: fewer would be kept.
+    const OVERHEAD: usize = 512;
+
     pub(super) fn new(message: Message) -> Self {
-        /// Bytes of the structs, their allocations, and the text of the frames beside names and data. Lower:
-        /// small messages would take more memory than retention allows. Higher: fewer would be kept.
-        const OVERHEAD: usize = 512;
         let Message { channel, event, data, .. } = &message;
         let json = data.as_json();
         // An escape may be a line break, which adds `data: ` to the bare frame.
         let breaks = json.bytes().filter(|byte| *byte == b'\\').count();
-        let names_and_data = channel.as_str().len() + event.as_str().len() + json.len();
-        let weight = OVERHEAD + 3 * names_and_data + 6 * breaks;
-        Entry { message, frames: Frames::default(), weight }
+        let names = channel.as_str().len() + event.as_str().len();
+        let weight = Self::least_weight(names, json.len()) + 6 * breaks;
+        Entry { message, frames: Frames::default(), weight, lease: OnceLock::new() }
+    }
+
+    /// The same entry, whose memory is leased already.
+    pub(super) fn leased(self, mut lease: Lease) -> Self {
+        lease.shrink(self.weight);
+        Entry { lease: lease.into(), ..self }
+    }
+
+    /// The least weight of an entry with names and data of these lengths, in bytes: no line break is in it.
+    pub(super) fn least_weight(names: usize, data: usize) -> usize {
+        Self::OVERHEAD + 3 * (names + data)
+    }
+
+    /// The greatest weight of such an entry: every byte of its data is a `\`.
+    pub(super) fn most_weight(names: usize, data: usize) -> usize {
+        Self::least_weight(names, data) + 6 * data
+    }
+
+    /// Whether a reader may keep the entry while it waits, maybe for long: only while there is plenty of the
+    /// budget. The entry then has its share of it, once for all readers.
+    pub fn may_be_kept(&self, budget: &Budget) -> bool {
+        if self.lease.get().is_some() {
+            return budget.is_plenty();
+        }
+        let Some(lease) = budget.try_lease(self.weight) else { return false };
+        // Another reader may have been faster; its lease is as good.
+        let _ = self.lease.set(lease);
+        budget.is_plenty()
     }
 
     /// The message's event in `format`. Encoded once, then shared.

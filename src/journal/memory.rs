@@ -4,12 +4,14 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Instant;
 
 use tokio::sync::watch;
+use tokio::task::yield_now;
 
 use super::committed::Announcer;
 use super::entry::{Append, Appended, Entry, Failure, JournalError};
 use super::keys::{KeyLimits, Keys};
 use super::page::{Channels, Page, PageLimit};
 use super::recent::{Recent, RecentLimit, Retention};
+use crate::limits::{Network, Turns};
 use crate::message::{Epoch, MessageId, Receipt, Time};
 
 /// A journal that stores its messages in memory only.
@@ -18,6 +20,8 @@ pub struct Memory {
     epoch: Epoch,
     stored: RwLock<Stored>,
     announcer: Announcer,
+    /// The turns of those who read.
+    turns: Turns,
     /// Always `None`: this journal can't fail.
     failure: watch::Sender<Option<Failure>>,
 }
@@ -33,7 +37,10 @@ impl Memory {
     pub(super) fn new(retention: Retention, keys: KeyLimits, announcer: Announcer) -> Self {
         let limit = RecentLimit { messages: retention.messages, bytes: retention.bytes };
         let stored = RwLock::new(Stored { recent: Recent::new(limit, 0), keys: Keys::new(keys) });
-        Memory { epoch: Epoch::draw(), stored, announcer, failure: watch::Sender::new(None) }
+        // Half of the runtime's threads: the others go on publishing and sending.
+        let at_once = std::thread::available_parallelism().map_or(1, |threads| threads.get().div_ceil(2));
+        let (turns, failure) = (Turns::new(at_once), watch::Sender::new(None));
+        Memory { epoch: Epoch::draw(), stored, announcer, turns, failure }
     }
 
     pub(super) fn epoch(&self) -> Epoch {
@@ -84,7 +91,9 @@ impl Memory {
         position: u64,
         channels: &Channels,
         limit: PageLimit,
+        reader: Option<Network>,
     ) -> Result<Page, JournalError> {
+        let _turn = self.turns.take(reader).await;
         Ok(self.stored().recent.read(position, channels, limit))
     }
 
@@ -92,7 +101,17 @@ impl Memory {
         &self,
         count: usize,
         channels: &Channels,
+        reader: Option<Network>,
     ) -> Result<u64, JournalError> {
-        Ok(self.stored().recent.position_before_newest(count, channels).0)
+        let mut newest = self.stored().recent.newest(count);
+        loop {
+            let turn = self.turns.take(reader).await;
+            let is_over = !self.stored().recent.search(&mut newest, channels);
+            drop(turn);
+            if is_over {
+                return Ok(newest.position);
+            }
+            yield_now().await;
+        }
     }
 }

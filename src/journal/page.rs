@@ -62,6 +62,10 @@ impl Page {
     }
 }
 
+/// The most messages looked at in one step. Higher: a read of a quiet channel holds a lock, or a thread,
+/// longer, while it skips messages of other channels. Lower: such a read needs more steps.
+pub(super) const SCAN: usize = 4096;
+
 /// A page that is built message by message.
 #[derive(Debug)]
 pub(super) struct PageBuilder {
@@ -73,32 +77,32 @@ pub(super) struct PageBuilder {
 }
 
 impl PageBuilder {
-    /// The most messages looked at for one page. Higher: a read of a quiet channel holds a lock, or a thread,
-    /// longer, while it skips messages of other channels. Lower: such a read needs more pages.
-    const SCAN: usize = 4096;
-
     pub(super) fn new(position: u64, limit: PageLimit) -> Self {
         PageBuilder { limit, entries: Vec::new(), bytes: 0, seen: 0, through: position }
     }
 
-    /// Adds the message at `sequence`; `entry` is `None` if the message is on another channel. Returns false,
-    /// and adds nothing, if the page is full.
-    pub(super) fn take(&mut self, sequence: u64, entry: Option<Arc<Entry>>) -> bool {
-        if self.seen == Self::SCAN {
-            return false;
-        }
+    /// Whether the page can take one more message of this weight, 0 if it is on another channel. The first
+    /// message is taken whatever its weight.
+    pub(super) fn can_take(&self, weight: usize) -> bool {
+        let is_full =
+            self.entries.len() == self.limit.messages || self.bytes.saturating_add(weight) > self.limit.bytes;
+        self.seen < SCAN && (weight == 0 || !is_full || self.entries.is_empty())
+    }
+
+    /// Adds the message at `sequence`, which the page can take. `entry` is `None` if the message is on
+    /// another channel.
+    pub(super) fn add(&mut self, sequence: u64, entry: Option<Arc<Entry>>) {
         if let Some(entry) = entry {
-            let bytes = self.bytes + entry.weight();
-            let full = self.entries.len() == self.limit.messages || bytes > self.limit.bytes;
-            if full && !self.entries.is_empty() {
-                return false;
-            }
-            self.bytes = bytes;
+            self.bytes += entry.weight();
             self.entries.push(entry);
         }
         self.seen += 1;
         self.through = sequence;
-        true
+    }
+
+    /// Whether no message on the channels was added yet.
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
     }
 
     /// Records that every message up to `head` was added.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::entry::Entry;
-use super::page::{Channels, Page, PageBuilder, PageLimit};
+use super::page::{Channels, Page, PageBuilder, PageLimit, SCAN};
 
 /// The limits of the messages a journal keeps. The oldest are dropped to stay within each limit.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +35,17 @@ pub(super) struct RecentLimit {
     pub(super) messages: usize,
     /// The most bytes, as the sum of [`Entry::weight`].
     pub(super) bytes: usize,
+}
+
+/// A search for the newest messages on some channels, from the head down.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Newest {
+    /// How many more messages are looked for.
+    pub(super) left: usize,
+    /// The position before the messages found so far.
+    pub(super) position: u64,
+    /// Every message after this sequence was looked at.
+    searched: u64,
 }
 
 impl Recent {
@@ -89,20 +100,34 @@ impl Recent {
         let read = usize::try_from(start + 1 - earliest).unwrap_or(usize::MAX).min(self.entries.len());
         for entry in self.entries.range(read..) {
             let wanted = channels.contains(&entry.message.channel);
-            if !page.take(entry.message.id.sequence, wanted.then(|| Arc::clone(entry))) {
+            if !page.can_take(if wanted { entry.weight() } else { 0 }) {
                 break;
             }
+            page.add(entry.message.id.sequence, wanted.then(|| Arc::clone(entry)));
         }
         page.finish(head, earliest)
     }
 
-    /// The position before the newest `count` messages on `channels`, and how many such messages are held.
-    pub(super) fn position_before_newest(&self, count: usize, channels: &Channels) -> (u64, usize) {
-        let newest = self.entries.iter().rev().filter(|entry| channels.contains(&entry.message.channel));
-        let (mut position, mut found) = (self.head, 0);
-        for entry in newest.take(count) {
-            (position, found) = (entry.message.id.sequence - 1, found + 1);
+    /// A search for the newest `count` messages on some channels.
+    pub(super) fn newest(&self, count: usize) -> Newest {
+        Newest { left: count, position: self.head, searched: self.head }
+    }
+
+    /// Goes on with the search, for at most [`SCAN`] messages. Returns whether there are more messages to
+    /// look at.
+    pub(super) fn search(&self, newest: &mut Newest, channels: &Channels) -> bool {
+        let end =
+            usize::try_from((newest.searched + 1).saturating_sub(self.earliest())).unwrap_or(usize::MAX);
+        for entry in self.entries.range(..end.min(self.entries.len())).rev().take(SCAN) {
+            if newest.left == 0 {
+                break;
+            }
+            newest.searched = entry.message.id.sequence - 1;
+            if channels.contains(&entry.message.channel) {
+                newest.left -= 1;
+                newest.position = newest.searched;
+            }
         }
-        (position, found)
+        newest.left > 0 && newest.searched >= self.earliest()
     }
 }

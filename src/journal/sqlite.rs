@@ -22,6 +22,7 @@ use super::entry::{Append, Appended, Failure, JournalError};
 use super::keys::KeyLimits;
 use super::page::{Channels, Page, PageLimit};
 use super::recent::{Recent, RecentLimit, Retention};
+use crate::limits::{Budget, Network};
 use crate::message::Epoch;
 use reader::Readers;
 use shared::Shared;
@@ -50,12 +51,14 @@ impl Sqlite {
         retention: Retention,
         keys: KeyLimits,
         announcer: Announcer,
+        budget: &Budget,
     ) -> Result<Self, OpenError> {
         let (opened, lock) = file::open(path)?;
         let epoch = opened.epoch;
         let limit = RecentLimit { messages: RECENT.messages.min(retention.messages), ..RECENT };
         let shared = Arc::new(Shared::new(Recent::new(limit, opened.head), opened.earliest));
-        let readers = Readers::open(path, epoch, Arc::clone(&shared), lock).map_err(OpenError::Sqlite)?;
+        let readers = Readers::open(path, epoch, Arc::clone(&shared), lock, budget.clone());
+        let readers = readers.map_err(OpenError::Sqlite)?;
         let writer = Writer::new(opened, Arc::clone(&shared), announcer, retention, keys);
         let (jobs, waiting) = mpsc::channel();
         let writer = std::thread::Builder::new()
@@ -89,6 +92,7 @@ impl Sqlite {
         position: u64,
         channels: &Channels,
         limit: PageLimit,
+        reader: Option<Network>,
     ) -> Result<Page, JournalError> {
         {
             let recent = self.shared.recent();
@@ -97,22 +101,24 @@ impl Sqlite {
                 return Ok(Page { earliest: self.shared.earliest(), ..page });
             }
         }
-        self.readers.page(position, channels, limit).await
+        self.readers.page(position, channels, limit, reader).await
     }
 
     pub(super) async fn position_before_newest(
         &self,
         count: usize,
         channels: &Channels,
+        reader: Option<Network>,
     ) -> Result<u64, JournalError> {
         {
             let recent = self.shared.recent();
-            let (position, found) = recent.position_before_newest(count, channels);
-            if found == count || recent.earliest() <= self.shared.earliest() {
-                return Ok(position);
+            let mut newest = recent.newest(count);
+            while recent.search(&mut newest, channels) {}
+            if newest.left == 0 || recent.earliest() <= self.shared.earliest() {
+                return Ok(newest.position);
             }
         }
-        self.readers.position_before_newest(count, channels).await
+        self.readers.position_before_newest(count, channels, reader).await
     }
 }
 

@@ -39,11 +39,15 @@ impl Budget {
         Arc::clone(&self.free).try_acquire_many_owned(self.permits(bytes)).ok().map(Lease)
     }
 
-    /// Takes `bytes` for somebody who may keep them for long: only while more than half of the budget stays
-    /// free for others.
-    pub fn try_lease_spare(&self, bytes: usize) -> Option<Lease> {
-        let lease = self.try_lease(bytes)?;
-        (self.free.available_permits() > self.total / 2).then_some(lease)
+    /// Whether at least half of the budget is free. Only then may somebody keep bytes for long: the other
+    /// half always comes back soon.
+    pub fn is_plenty(&self) -> bool {
+        self.free.available_permits() >= self.total / 2
+    }
+
+    /// The bytes that are not free.
+    pub fn leased(&self) -> usize {
+        self.total - self.free.available_permits().min(self.total)
     }
 
     /// All bytes, free or not.
@@ -65,6 +69,12 @@ impl Lease {
     /// Adds the bytes of `more`, which must be of the same budget.
     pub fn merge(&mut self, more: Lease) {
         self.0.merge(more.0);
+    }
+
+    /// Takes all of the bytes out of this lease, which then has none.
+    pub fn take(&mut self) -> Lease {
+        let bytes = self.0.num_permits();
+        Lease(self.0.split(bytes).expect("there are as many"))
     }
 
     /// Gives all but `bytes` back.
@@ -90,11 +100,12 @@ mod tests {
         assert_eq!(budget.lease(1_000).await.bytes(), 100);
     }
 
-    #[tokio::test]
-    async fn half_of_the_budget_can_be_kept_for_long() {
+    #[test]
+    fn there_is_plenty_until_more_than_half_is_leased() {
         let budget = Budget::new(100);
-        let _kept = budget.try_lease_spare(49).unwrap();
-        assert!(budget.try_lease_spare(1).is_none());
-        assert!(budget.try_lease(51).is_some());
+        let _half = budget.try_lease(50).unwrap();
+        assert!(budget.is_plenty());
+        let _more = budget.try_lease(1).unwrap();
+        assert!(!budget.is_plenty());
     }
 }

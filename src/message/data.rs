@@ -17,6 +17,16 @@ impl Data {
         Data(serde_json::value::to_raw_value(text).expect("a str is always a JSON string"))
     }
 
+    /// How long the JSON string with this text is, in bytes, for memory to be found first.
+    pub fn text_length(text: &[u8]) -> usize {
+        let length = |byte: &u8| match byte {
+            b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 2,
+            0..0x20 => "\\u0001".len(),
+            _ => 1,
+        };
+        "\"\"".len() + text.iter().map(length).sum::<usize>()
+    }
+
     /// The JSON value `raw`, without the white space between its tokens.
     ///
     /// # Errors
@@ -142,6 +152,12 @@ mod tests {
     fn depth_counts_open_brackets_outside_strings() {
         assert!(Data::json(raw("[[1],[\"[[[[\"]]"), 2).is_ok());
         assert_eq!(Data::json(raw("[[[1]]]"), 2).unwrap_err(), InvalidData::TooDeep { limit: 2 });
+    }
+
+    #[test]
+    fn the_length_of_a_text_as_json_is_known_before() {
+        let text: String = ('\0'..'\u{100}').chain(['🎉']).collect();
+        assert_eq!(Data::text_length(text.as_bytes()), Data::text(&text).as_json().len());
     }
 
     #[test]

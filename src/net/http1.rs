@@ -5,11 +5,12 @@ use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::Version;
-use hyper::body::Incoming;
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -17,35 +18,43 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::handover::{Handover, Io, ReplyBody};
+use super::handover::{HandedOver, Handover, SilentBody};
+use super::io::{Head, Io};
+use super::pace::{Pace, PacedBody};
 use crate::api::{Api, Body, Reply};
-use crate::delivery::{Delivery, GRACE};
+use crate::delivery::{Framing, GRACE};
+use crate::limits::Budget;
 
-/// The longest request head, and about what hyper holds of a stream whose subscriber stops reading. Higher:
-/// more memory for such a subscriber. Lower: a head with long cookies of other ports on the same host would
-/// be refused. hyper's minimum is 8 KiB.
+/// The longest request head. Higher: more memory for a head that is never finished. Lower: a head with long
+/// cookies of other ports on the same host would be refused. hyper's minimum is 8 KiB.
 const BUFFER: usize = 64 << 10;
 
-/// Serves a connection until it has ended, or until it is handed over. Returns the socket and the delivery
-/// of a connection that is handed over.
+/// Serves a connection until it has ended, or until it is handed over. Returns the socket of a
+/// connection that is handed over, and with what. Long heads lease memory of `heads`.
 pub(super) async fn serve(
     stream: TcpStream,
     address: SocketAddr,
     api: &Api,
     header_timeout: Duration,
+    heads: &Budget,
     stopping: &CancellationToken,
-) -> Option<(TcpStream, Box<Delivery>)> {
-    let handover = Arc::new(Handover::default());
+) -> Option<(TcpStream, HandedOver)> {
+    let (handover, pace) = (Arc::new(Handover::default()), Arc::new(Pace::default()));
+    let head = Arc::new(Head::new(heads.clone()));
     let respond = service_fn(async |request: hyper::Request<Incoming>| {
         let version = request.version();
-        let response = api.respond(address, request.map(Body::new)).await;
+        let response = api.respond(address, request.map(|body| Body::new(head.is_whole(body)))).await;
         Ok::<_, Infallible>(response.map(|reply| match reply {
-            Reply::Body(body) => ReplyBody::Bytes(body),
-            // The chunks of HTTP/1.1 can be sent without hyper. HTTP/1.0 has no chunks.
-            Reply::Delivery(delivery) if version == Version::HTTP_11 => handover.hand_over(delivery),
-            Reply::Delivery(delivery) => handover.stream_in_hyper(*delivery),
+            Reply::Body(body) => ReplyBody::Paced(pace.body(body)),
+            Reply::Delivery(delivery) => {
+                // HTTP/1.0 has no chunks.
+                let is_chunked = version == Version::HTTP_11;
+                let framing = if is_chunked { Framing::Chunked } else { Framing::UntilClose };
+                ReplyBody::HandedOver(handover.hand_over(delivery, framing))
+            }
         }))
     });
+    let io = Io::new(stream, Arc::clone(&handover), Arc::clone(&pace), Arc::clone(&head));
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(header_timeout)
@@ -55,7 +64,7 @@ pub(super) async fn serve(
         .half_close(true)
         // Without `writev`, a chunk goes out as one slice: cheaper than gathering three.
         .writev(false)
-        .serve_connection(TokioIo::new(Io::new(stream, Arc::clone(&handover))), respond);
+        .serve_connection(TokioIo::new(io), respond);
     let result = tokio::select! {
         biased;
         result = ended_or_flushed(&mut connection, &handover) => result,
@@ -86,4 +95,44 @@ where
         poll => poll,
     })
     .await
+}
+
+/// The body of a response, as hyper polls it.
+enum ReplyBody {
+    /// Bytes, all of them or as they come.
+    Paced(PacedBody),
+    /// The body of a connection that is handed over.
+    HandedOver(SilentBody),
+}
+
+impl HttpBody for ReplyBody {
+    type Data = Bytes;
+    type Error = <PacedBody as HttpBody>::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        match &mut *self {
+            ReplyBody::Paced(body) => Pin::new(body).poll_frame(cx),
+            ReplyBody::HandedOver(body) => {
+                body.polled();
+                Poll::Pending
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            ReplyBody::Paced(body) => body.is_end_stream(),
+            ReplyBody::HandedOver(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            ReplyBody::Paced(body) => body.size_hint(),
+            ReplyBody::HandedOver(_) => SizeHint::default(),
+        }
+    }
 }

@@ -37,7 +37,20 @@ impl Hub {
 
     /// The same on this address.
     pub fn start_at(address: SocketAddr, flags: &[&str]) -> Hub {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tabcast"));
+        Hub::start_by(Command::new(env!("CARGO_BIN_EXE_tabcast")), address, flags)
+    }
+
+    /// A hub that may have at most so much address space, and ends where it asks for more.
+    pub fn start_within(mebibytes: usize, flags: &[&str]) -> Hub {
+        let mut command = Command::new("sh");
+        let kibibytes = mebibytes << 10;
+        command.args(["-c", &format!("ulimit -v {kibibytes}; exec \"$0\" \"$@\"")]);
+        command.arg(env!("CARGO_BIN_EXE_tabcast"));
+        Hub::start_by(command, SocketAddr::from(([127, 0, 0, 1], 0)), flags)
+    }
+
+    /// The hub that this command runs with these flags.
+    fn start_by(mut command: Command, address: SocketAddr, flags: &[&str]) -> Hub {
         command.args(["--listen", &address.to_string()]).args(flags);
         let names_journal = flags.contains(&"--journal");
         let folder = (!names_journal && Path::current().in_file).then(Folder::new);

@@ -5,27 +5,36 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::Connection;
-use tokio::sync::Semaphore;
 
 use super::file;
 use super::row::{self, channel};
-use super::shared::{Shared, UNAVAILABLE, is_busy};
-use crate::journal::entry::JournalError;
+use super::shared::{Shared, UNAVAILABLE, is_busy, is_out_of_memory};
+use crate::journal::entry::{Entry, JournalError};
 use crate::journal::page::{Channels, Page, PageBuilder, PageLimit};
+use crate::limits::{Budget, Lease, Network, Turns};
 use crate::message::{Epoch, MessageId};
 
 /// The most reads of the file at once. Higher: more pages in memory, and the disk is no faster. Lower: reads
 /// wait for each other.
 const READERS: usize = 4;
 
+/// The result of one query for a page.
+enum Read {
+    Page(Page),
+    /// The first message needs this many bytes of the budget, and they are not free.
+    Needs(usize),
+}
+
 /// The connections that read the file.
 #[derive(Debug)]
 pub(super) struct Readers {
     epoch: Epoch,
     shared: Arc<Shared>,
-    /// The connections not in use: one for each free permit of `slots`.
+    /// The connections not in use: one for each turn that is free.
     idle: Mutex<Vec<Connection>>,
-    slots: Arc<Semaphore>,
+    turns: Turns,
+    /// The memory of what is read.
+    budget: Budget,
     /// The lock on the file. It must be dropped after all connections, so it is the last field: when a
     /// process closes any descriptor of a file, it loses the POSIX locks that SQLite holds on that file.
     _lock: File,
@@ -33,10 +42,16 @@ pub(super) struct Readers {
 
 impl Readers {
     /// Opens all connections. Later the process may be out of descriptors, or `path` may be another file.
-    pub(super) fn open(path: &Path, epoch: Epoch, shared: Arc<Shared>, lock: File) -> rusqlite::Result<Self> {
+    pub(super) fn open(
+        path: &Path,
+        epoch: Epoch,
+        shared: Arc<Shared>,
+        lock: File,
+        budget: Budget,
+    ) -> rusqlite::Result<Self> {
         let idle = (0..READERS).map(|_| file::connect(path)).collect::<rusqlite::Result<_>>()?;
-        let slots = Arc::new(Semaphore::new(READERS));
-        Ok(Readers { epoch, shared, idle: Mutex::new(idle), slots, _lock: lock })
+        let (idle, turns) = (Mutex::new(idle), Turns::new(READERS));
+        Ok(Readers { epoch, shared, idle, turns, budget, _lock: lock })
     }
 
     /// See [`Journal::read`](crate::journal::Journal::read).
@@ -45,9 +60,19 @@ impl Readers {
         position: u64,
         channels: &Channels,
         limit: PageLimit,
+        reader: Option<Network>,
     ) -> Result<Page, JournalError> {
-        let channels = channels.clone();
-        self.query(move |readers, db| readers.read_page(db, position, &channels, limit)).await
+        let mut lease = None;
+        loop {
+            let channels = channels.clone();
+            let query = move |readers: &Readers, db: &Connection| {
+                readers.read_page(db, position, &channels, limit, lease)
+            };
+            match self.query(reader, query).await? {
+                Read::Page(page) => return Ok(page),
+                Read::Needs(bytes) => lease = Some(self.budget.lease(bytes).await),
+            }
+        }
     }
 
     /// See [`Journal::position_before_newest`](crate::journal::Journal::position_before_newest).
@@ -55,24 +80,25 @@ impl Readers {
         self: &Arc<Self>,
         count: usize,
         channels: &Channels,
+        reader: Option<Network>,
     ) -> Result<u64, JournalError> {
         let channels = channels.clone();
-        self.query(move |readers, db| readers.read_position(db, count, &channels)).await
+        self.query(reader, move |readers, db| readers.read_position(db, count, &channels)).await
     }
 
-    /// Runs `query` on a blocking thread, with a connection of its own. If the query fails, the journal has
-    /// failed, unless another program has the file.
+    /// Runs `query` on a blocking thread, with a connection of its own, once it is the reader's turn. If the
+    /// query fails, the journal has failed, unless another program has the file.
     async fn query<T: Send + 'static>(
         self: &Arc<Self>,
+        reader: Option<Network>,
         query: impl FnOnce(&Readers, &Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, JournalError> {
-        let slots = Arc::clone(&self.slots);
-        let slot = slots.acquire_owned().await.expect("the semaphore is never closed");
+        let turn = self.turns.take(reader).await;
         let readers = Arc::clone(self);
         let result = tokio::task::spawn_blocking(move || {
             // Moved in here: the query goes on even if the caller stops waiting.
-            let _slot = slot;
-            let db = readers.idle().pop().expect("there is a connection for each slot");
+            let _turn = turn;
+            let db = readers.idle().pop().expect("there is a connection for each turn");
             let result = query(&readers, &db);
             readers.idle().push(db);
             result
@@ -81,6 +107,10 @@ impl Readers {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) if is_busy(&error) => {
                 tracing::error!(%error, "another program keeps the journal from being read");
+                Err(UNAVAILABLE)
+            }
+            Ok(Err(error)) if is_out_of_memory(&error) => {
+                tracing::error!(%error, "there is no memory to read the journal");
                 Err(UNAVAILABLE)
             }
             Ok(Err(error)) => Err(self.shared.fail(format!("can't read the journal: {error}"))),
@@ -92,19 +122,21 @@ impl Readers {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Reads a page. `first` is the lease for its first message, if it was read before and needs one.
     fn read_page(
         &self,
         db: &Connection,
         position: u64,
         channels: &Channels,
         limit: PageLimit,
-    ) -> rusqlite::Result<Page> {
+        mut first: Option<Lease>,
+    ) -> rusqlite::Result<Read> {
         // Loaded before the query, so that the query sees every message up to `head`. Messages after `head`
         // are left out: they may be committed, but are not acknowledged yet.
         let head = self.shared.recent().head();
         let mut page = PageBuilder::new(position, limit);
         let mut select = db.prepare_cached(
-            "SELECT sequence, channel, event, data, time_ms, \"except\" FROM messages
+            "SELECT sequence, channel, event, data, time_ms, \"except\", octet_length(data) FROM messages
              WHERE sequence > ?1 AND sequence >= ?2 AND sequence <= ?3 AND data IS NOT NULL
              ORDER BY sequence",
         )?;
@@ -113,16 +145,35 @@ impl Readers {
             let Some(row) = rows.next()? else { break true };
             let id = MessageId { epoch: self.epoch, sequence: row.get(0)? };
             let channel = channel(row, 1)?;
-            let entry = channels.contains(&channel).then(|| row::entry(row, id, channel)).transpose()?;
-            if !page.take(id.sequence, entry.map(Arc::new)) {
+            if !channels.contains(&channel) {
+                if !page.can_take(0) {
+                    break false;
+                }
+                page.add(id.sequence, None);
+                continue;
+            }
+            // The data is read only once there is memory for it.
+            let names = channel.as_str().len() + row.get_ref(2)?.as_str()?.len();
+            let data: usize = row.get(6)?;
+            if !page.can_take(Entry::least_weight(names, data)) {
                 break false;
             }
+            // Half of the budget always comes back soon; the other half may be kept for long.
+            let most = Entry::most_weight(names, data).min(self.budget.total() / 2);
+            let enough = first.take().filter(|lease| lease.bytes() >= most);
+            let Some(lease) = enough.or_else(|| self.budget.try_lease(most)) else {
+                if page.is_empty() {
+                    return Ok(Read::Needs(most));
+                }
+                break false;
+            };
+            page.add(id.sequence, Some(Arc::new(row::entry(row, id, channel)?.leased(lease))));
         };
         if complete {
             page.reached(head);
         }
         // `earliest` is loaded after the rows: retention may have deleted some of them during the query.
-        Ok(page.finish(head, self.shared.earliest()))
+        Ok(Read::Page(page.finish(head, self.shared.earliest())))
     }
 
     fn read_position(&self, db: &Connection, count: usize, channels: &Channels) -> rusqlite::Result<u64> {

@@ -78,3 +78,8 @@ pub(super) fn is_busy(error: &rusqlite::Error) -> bool {
     // The second is SQLite's answer where the locks of readers were taken for some ten seconds.
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::FileLockingProtocolFailed))
 }
+
+/// Whether there was no memory. The same call may succeed later.
+pub(super) fn is_out_of_memory(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::OutOfMemory)
+}

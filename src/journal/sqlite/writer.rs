@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::file::{BUSY_TIMEOUT, Opened};
 use super::row;
-use super::shared::{Shared, UNAVAILABLE, is_busy, is_full};
+use super::shared::{Shared, UNAVAILABLE, is_busy, is_full, is_out_of_memory};
 use crate::journal::committed::Announcer;
 use crate::journal::entry::{Append, Appended, Batch, Entry, JournalError};
 use crate::journal::keys::KeyLimits;
@@ -127,7 +127,9 @@ impl Writer {
             match self.maintain() {
                 Ok(more) => is_sweeping = more,
                 // Deleting needs space and the lock as well. Both may be there at the next try.
-                Err(error) if is_full(&error) || is_busy(&error) => is_sweeping = false,
+                Err(error) if is_full(&error) || is_busy(&error) || is_out_of_memory(&error) => {
+                    is_sweeping = false
+                }
                 Err(error) => {
                     self.shared.fail(format!("can't write the journal: {error}"));
                     return;
@@ -159,6 +161,10 @@ impl Writer {
                     %error,
                     "another program writes to the journal; nothing of these publishes is kept"
                 );
+                Err(UNAVAILABLE)
+            }
+            Err(error) if is_out_of_memory(&error) && self.db.is_autocommit() => {
+                tracing::error!(%error, "no memory to write the journal; nothing of these publishes is kept");
                 Err(UNAVAILABLE)
             }
             // After a failed fsync the batch may be on the disk or not, and a later fsync that succeeds does

@@ -1,0 +1,172 @@
+//! A connection's socket while hyper has it. What hyper reads of a request's head is bounded here, and the
+//! connection's hand-over and pace learn here what happens on the socket.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::handover::Handover;
+use super::pace::Pace;
+use crate::limits::{Budget, Lease};
+
+/// The socket, as hyper reads and writes it.
+pub(super) struct Io {
+    stream: TcpStream,
+    handover: Arc<Handover>,
+    pace: Arc<Pace>,
+    head: Arc<Head>,
+    /// The part of a request that is read, as [`Head::part`] counts them.
+    part: usize,
+    /// How many bytes of that part were read, and the memory of those of a head beyond [`FREE`].
+    read: usize,
+    lease: Option<Lease>,
+}
+
+/// The bytes of a head for which no memory is leased: almost all heads are shorter. Higher: more memory for
+/// heads that are never finished. Lower: longer heads wait for memory.
+const FREE: usize = 8 << 10;
+
+/// The heads of a connection's requests.
+#[derive(Debug)]
+pub(super) struct Head {
+    /// The memory for long heads.
+    budget: Budget,
+    /// How many heads and bodies were read whole: an even number while a head is read, an odd number while a
+    /// body is.
+    part: AtomicUsize,
+}
+
+/// The body of a request. Once it is dropped, the next head is read.
+pub(super) struct RequestBody {
+    body: Incoming,
+    head: Arc<Head>,
+}
+
+impl Head {
+    /// Long heads lease memory of this budget.
+    pub(super) fn new(budget: Budget) -> Self {
+        Head { budget, part: AtomicUsize::new(0) }
+    }
+
+    /// Records that hyper has a whole head, and this body to read.
+    pub(super) fn is_whole(self: &Arc<Self>, body: Incoming) -> RequestBody {
+        self.part.fetch_add(1, Ordering::Relaxed);
+        RequestBody { body, head: Arc::clone(self) }
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        self.head.part.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl HttpBody for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Io {
+    pub(super) fn new(stream: TcpStream, handover: Arc<Handover>, pace: Arc<Pace>, head: Arc<Head>) -> Self {
+        Io { stream, handover, pace, head, part: 0, read: 0, lease: None }
+    }
+
+    pub(super) fn into_inner(self) -> TcpStream {
+        self.stream
+    }
+
+    /// Counts these bytes, if they are of a head.
+    ///
+    /// # Errors
+    /// If there is no memory for so long a head.
+    fn count(&mut self, bytes: usize) -> io::Result<()> {
+        let part = self.head.part.load(Ordering::Relaxed);
+        if part != self.part {
+            (self.part, self.read, self.lease) = (part, 0, None);
+        }
+        self.read += bytes;
+        if part.is_multiple_of(2) && self.read > FREE {
+            let more = self.head.budget.try_lease(bytes);
+            let more = more.ok_or_else(|| io::Error::other("there is no memory for so long a head"))?;
+            match &mut self.lease {
+                Some(lease) => lease.merge(more),
+                lease => *lease = Some(more),
+            }
+        }
+        Ok(())
+    }
+
+    fn note<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        result.inspect_err(|error| self.handover.failed(error))
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let result = ready!(Pin::new(&mut self.stream).poll_read(cx, buffer));
+        let read = buffer.filled().len() - before;
+        if result.is_ok() && read == 0 && buffer.remaining() > 0 {
+            self.handover.closed();
+        }
+        let result = result.and_then(|()| self.count(read));
+        Poll::Ready(self.note(result))
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let result = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes));
+        Poll::Ready(self.note(result))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, slices));
+        Poll::Ready(self.note(result))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    /// hyper calls this whenever it has written all of its bytes.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.handover.flushed();
+        self.pace.flushed();
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,239 @@
+//! Attacks: what a stranger with a laptop can do to a hub. Each is carried out from one address, against a
+//! hub that may have 512 MiB of address space and ends where it asks for more. The hub lives, and answers a
+//! good client at another address as if nothing were.
+
+mod common;
+
+use std::io::{BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Instant;
+
+use common::{Hub, PATIENCE, Response, Stream, has_data, on_each_journal, on_each_path, post_text, request};
+use socket2::{Domain, Socket, Type};
+
+/// The address of the attacker, and that of the good client.
+const ATTACKER: [u8; 4] = [127, 0, 0, 66];
+const GOOD: [u8; 4] = [127, 0, 0, 77];
+
+/// What a hub may have, in MiB.
+const LIMIT: usize = 512;
+
+/// A connection to the hub from this address of loopback.
+fn connect(hub: &Hub, from: [u8; 4]) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((from, 0)).into()).unwrap();
+    socket.connect(&hub.address.into()).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_write_timeout(Some(PATIENCE)).unwrap();
+    socket.into()
+}
+
+/// A connection on which these bytes were sent.
+fn send(hub: &Hub, from: [u8; 4], bytes: impl AsRef<[u8]>) -> TcpStream {
+    let mut connection = connect(hub, from);
+    connection.write_all(bytes.as_ref()).unwrap();
+    connection
+}
+
+fn answer(connection: TcpStream) -> Response {
+    Response::read(&mut BufReader::new(connection), false)
+}
+
+fn get(hub: &Hub, from: [u8; 4], target: &str) -> TcpStream {
+    let version = if target.starts_with("/events") { common::Path::current().http } else { "1.1" };
+    send(hub, from, request(&format!("GET {target} HTTP/{version}"), hub.address, &[], None))
+}
+
+fn post(hub: &Hub, from: [u8; 4], query: &str, body: &[u8]) -> Response {
+    let line = format!("POST /messages{query} HTTP/1.1");
+    answer(send(hub, from, request(&line, hub.address, &["Content-Type: text/plain"], Some(body))))
+}
+
+/// The good client publishes, and reads what it has published, live and as history. Nothing of it is refused.
+fn all_is_well(hub: &Hub) {
+    let mut stream = Stream::read(get(hub, GOOD, "/events?channel=good"));
+    for number in 0..10 {
+        let text = format!("good {number}");
+        assert_eq!(post(hub, GOOD, "?channel=good", text.as_bytes()).status, 201);
+        assert_eq!(stream.data(), text);
+        let history = answer(get(hub, GOOD, "/messages?channel=good&last=1")).json();
+        assert_eq!(history["messages"][0]["data"], text);
+    }
+}
+
+/// Waits until the hub's memory is at most so many bytes over `idle` again.
+fn comes_back(hub: &Hub, idle: usize, slack: usize) {
+    let deadline = Instant::now() + PATIENCE;
+    while hub.resident_bytes() > idle + slack {
+        assert!(Instant::now() < deadline, "{} bytes, {idle} when idle", hub.resident_bytes());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+/// A message of 6 MiB as JSON, of 1 MiB as text.
+fn control_characters() -> Vec<u8> {
+    vec![1; 1 << 20]
+}
+
+on_each_journal!(histories_that_nobody_reads, {
+    let hub = Hub::start_within(LIMIT, &["--hide-data"]);
+    assert_eq!(post(&hub, ATTACKER, "", &control_characters()).status, 201);
+    // It is then not among the newest messages, which the journal in a file has in memory as well.
+    for _ in 0..4 {
+        assert_eq!(post(&hub, ATTACKER, "?channel=other", &control_characters()).status, 201);
+    }
+    all_is_well(&hub);
+    let idle = hub.resident_bytes();
+    let mut unread: Vec<_> = (0..250).map(|_| get(&hub, ATTACKER, "/messages?last=1")).collect();
+    // The first bytes of each answer are there: the hub has read the message for it, or has refused.
+    let mut head = [0; 16];
+    let mut statuses: Vec<_> = unread
+        .iter_mut()
+        .map(|connection| {
+            connection.read_exact(&mut head).unwrap();
+            String::from_utf8_lossy(&head[9..12]).into_owned()
+        })
+        .collect();
+    all_is_well(&hub);
+    statuses.sort();
+    assert_eq!(statuses, [vec!["200"; 100], vec!["429"; 150]].concat());
+    let grown = hub.resident_bytes().saturating_sub(idle);
+    assert!(grown < 100 << 20, "{grown} bytes");
+
+    // Whoever reads on gets the whole message. The others make room for it once the hub sees that they are
+    // gone.
+    drop(unread);
+    let deadline = Instant::now() + PATIENCE;
+    let history = loop {
+        let history = answer(get(&hub, ATTACKER, "/messages?last=1"));
+        if history.status == 200 {
+            break history.json();
+        }
+        assert!(history.status == 429 && Instant::now() < deadline, "{history:?}");
+    };
+    assert_eq!(history["messages"][0]["data"].as_str().unwrap().len(), 1 << 20);
+    comes_back(&hub, idle, 32 << 20);
+});
+
+on_each_path!(subscribers_that_take_a_part_of_a_message, {
+    let hub = Hub::start_within(LIMIT, &["--hide-data", "--retention-bytes", "64MiB"]);
+    let lines = vec![b'\n'; 1 << 20];
+    // Of the whole frame: `data: ` for each of the lines.
+    let frame = "data: \n".repeat((1 << 20) + 1);
+    let idle = hub.resident_bytes();
+    let mut stalled = Vec::new();
+    for number in 0..100 {
+        // Half of them have channels of their own, and so a group of their own.
+        let target = match number % 2 {
+            0 => format!("/events?as=a{number}"),
+            _ => format!("/events?channel=main&channel=own-{number}"),
+        };
+        let mut stream = Stream::read(get(&hub, ATTACKER, &target));
+        stream.block().unwrap();
+        stalled.push(stream);
+    }
+    // Every message leaves somebody out, so that no two subscribers get quite the same.
+    for number in 0..4 {
+        assert_eq!(post(&hub, ATTACKER, &format!("?except=a{}", 2 * number), &lines).status, 201);
+    }
+    all_is_well(&hub);
+    let grown = hub.resident_bytes().saturating_sub(idle);
+    assert!(grown < 200 << 20, "{grown} bytes for 100 subscribers");
+
+    // Whoever reads on has missed nothing, though the hub has kept no bytes for it.
+    for (index, messages) in [(0, 3), (1, 4), (2, 3), (98, 4)] {
+        for _ in 0..messages {
+            let mut blocks = std::iter::from_fn(|| stalled[index].block());
+            let block = blocks.find(|block| has_data(block)).unwrap();
+            assert!(block.ends_with(&format!("{frame}\n")), "{} bytes", block.len());
+        }
+    }
+    drop(stalled);
+    all_is_well(&hub);
+});
+
+on_each_journal!(bodies_that_are_never_finished, {
+    let hub = Hub::start_within(LIMIT, &["--hide-data"]);
+    let body = post_text(hub.address, &"x".repeat((1 << 20) - 1));
+    // All of the memory for bodies and more. The attacker's own bodies give way to nobody.
+    let mut held = Vec::new();
+    for _ in 0..80 {
+        let mut connection = connect(&hub, ATTACKER);
+        let _ = connection.write_all(&body[..body.len() - 1]);
+        held.push(connection);
+    }
+    for number in 0..50 {
+        let body = vec![b'x'; if number % 5 == 0 { 1 << 20 } else { 5 }];
+        assert_eq!(post(&hub, GOOD, "", &body).status, 201, "the publish {number}");
+    }
+    all_is_well(&hub);
+});
+
+on_each_journal!(bodies_that_bring_next_to_nothing, {
+    let hub = Hub::start_within(LIMIT, &["--min-body-rate", "1KiB", "--body-timeout", "1h"]);
+    let body = post_text(hub.address, "never whole");
+    let problem = answer(send(&hub, ATTACKER, &body[..body.len() - 1])).problem(408);
+    assert!(problem["detail"].as_str().unwrap().contains("1024 bytes a second"), "{problem}");
+});
+
+on_each_journal!(connections_without_a_request, {
+    let flags =
+        ["--max-connections", "300", "--max-connections-per-address", "200", "--header-timeout", "1h"];
+    let hub = Hub::start_within(LIMIT, &flags);
+    let idle: Vec<_> = (0..300).map(|_| send(&hub, ATTACKER, "GET / HTTP/1.1\r\nX: ")).collect();
+    all_is_well(&hub);
+    hub.wait_for_logs(&["connection closed", "127.0.0.66", "200"], 100);
+    // They are closed, and the others are not.
+    let is_closed = |mut connection: &TcpStream| {
+        connection.set_nonblocking(true).unwrap();
+        !matches!(connection.read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+    };
+    assert_eq!(idle.iter().filter(|connection| is_closed(connection)).count(), 100);
+});
+
+on_each_journal!(heads_that_never_end, {
+    let hub = Hub::start_within(LIMIT, &["--max-connections-per-address", "2000", "--header-timeout", "1h"]);
+    all_is_well(&hub);
+    let idle = hub.resident_bytes();
+    let head = format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(60_000));
+    let held: Vec<_> = (0..2_000).map(|_| send(&hub, ATTACKER, &head)).collect();
+    all_is_well(&hub);
+    let grown = hub.resident_bytes().saturating_sub(idle);
+    assert!(grown < 150 << 20, "{grown} bytes for {} heads", held.len());
+});
+
+on_each_journal!(long_reads_of_a_quiet_channel, {
+    let hub = Hub::start_within(LIMIT, &["--hide-data", "--max-readers", "1000"]);
+    let mut publisher = BufReader::new(connect(&hub, ATTACKER));
+    let batch: Vec<u8> = (0..500).flat_map(|_| post_text(hub.address, "x")).collect();
+    for _ in 0..20 {
+        publisher.get_mut().write_all(&batch).unwrap();
+        for _ in 0..500 {
+            assert_eq!(Response::read(&mut publisher, false).status, 201);
+        }
+    }
+    // Each walks all of the journal, of which the newest messages alone are in memory.
+    let target = "/messages?channel=quiet&last=500";
+    let mut reads: Vec<_> = (0..100).map(|_| get(&hub, ATTACKER, target)).collect();
+    reads.extend((0..900).map(|_| get(&hub, ATTACKER, "/events?channel=quiet&last=100000")));
+    // A reader of another address has its turn next, not after all of them.
+    let answered = answer(get(&hub, GOOD, target));
+    let before = reads.iter().filter(|connection| {
+        connection.set_nonblocking(true).unwrap();
+        connection.peek(&mut [0]).is_ok()
+    });
+    let before = before.count();
+    assert_eq!(answered.json()["messages"].as_array().unwrap().len(), 0);
+    eprintln!("{before} of {} reads were answered before", reads.len());
+    all_is_well(&hub);
+});
+
+on_each_journal!(readers_have_a_limit_in_all_and_head_reads_nothing, {
+    let hub = Hub::start(&["--max-readers", "0"]);
+    let problem = hub.get("/messages").problem(503);
+    assert_eq!(problem["limit"], 0);
+    let head = hub.send("HEAD", "/messages?last=500", &[], b"");
+    assert_eq!((head.status, head.header("content-type")), (200, Some("application/json")));
+    hub.send("HEAD", "/messages?last=501", &[], b"");
+    assert_eq!(hub.send("HEAD", "/messages?last=501", &[], b"").status, 422);
+});
