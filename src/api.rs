@@ -5,6 +5,7 @@ mod bodies;
 mod body;
 mod events;
 mod fields;
+mod forwarded;
 mod headers;
 mod history;
 mod options;
@@ -29,7 +30,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::delivery;
 use crate::hub::Hub;
-use crate::limits::Budget;
+use crate::limits::{Budget, Proxies};
 use headers::{IDEMPOTENCY_KEY, LAST_EVENT_ID};
 use problem::{Problem, only};
 use state::State;
@@ -54,16 +55,18 @@ impl Api {
         streams: delivery::Options,
         replay_page: usize,
         budget: Budget,
+        trusted: Vec<Proxies>,
         hub: Hub,
         listening: Vec<SocketAddr>,
     ) -> Self {
         let cors = cors(&options.allow_origin);
-        let state = Arc::new(State::new(options, streams, replay_page, budget, hub, listening));
+        let state = Arc::new(State::new(options, streams, replay_page, budget, trusted, hub, listening));
         Api { router: router(Arc::clone(&state)), state, cors }
     }
 
-    /// The response to a request from this address.
-    pub(crate) async fn respond(&self, address: SocketAddr, request: Request) -> Response<Reply> {
+    /// The response to a request on a connection from this address.
+    pub(crate) async fn respond(&self, connection: SocketAddr, request: Request) -> Response<Reply> {
+        let address = forwarded::address(&self.state.trusted, connection, request.headers());
         let Some(cors) = &self.cors else { return self.check(address, request).await };
         // Around the check, so that pages of an allowed origin can read a refusal too.
         let checked = |request| async move { Ok::<_, Infallible>(self.check(address, request).await) };

@@ -106,8 +106,8 @@ impl Server {
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), ServeError> {
         let per_address = self.options.max_connections_per_address();
-        let Options { journal, api, hub, delivery, memory, net } = self.options;
-        let (heads, bodies, reads) = memory.budgets();
+        let Options { journal, api, hub, delivery, limits, net } = self.options;
+        let (heads, bodies, reads) = limits.budgets();
         let listeners: Vec<_> = listeners.into_iter().collect();
         let listening: io::Result<Vec<_>> = listeners.iter().map(TcpListener::local_addr).collect();
         let listening = listening.map_err(ServeError::Address)?;
@@ -120,14 +120,16 @@ impl Server {
         for address in &listening {
             tracing::info!(version = env!("CARGO_PKG_VERSION"), "listening on http://{address}");
         }
-        let api = api::Api::new(api, delivery, replay_page, bodies, hub, listening);
+        let api =
+            api::Api::new(api, delivery, replay_page, bodies, limits.trust_proxy.clone(), hub, listening);
+        let connections = net::Limits { per_address, trusted: limits.trust_proxy, heads };
         let stop = async {
             tokio::select! {
                 () = shutdown => {}
                 _ = failure.wait_for(Option::is_some) => {}
             }
         };
-        net::serve(listeners, api, net, per_address, heads, stop).await;
+        net::serve(listeners, api, net, connections, stop).await;
         // The end of the hub's task closes the journal. A panic of the task was reported when it happened.
         let _ = publishing.await;
         // The journal may have failed since `stop`, while publishes in flight were finished.

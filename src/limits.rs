@@ -2,6 +2,7 @@
 
 mod budget;
 mod network;
+mod proxies;
 mod shares;
 mod turns;
 
@@ -11,11 +12,12 @@ use crate::value::bytes;
 
 pub use budget::{Budget, Lease};
 pub use network::Network;
+pub use proxies::Proxies;
 pub use shares::Full;
 pub(crate) use shares::{Share, Shares};
 pub(crate) use turns::Turns;
 
-/// The setting of memory.
+/// The settings of memory, and of addresses.
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
 pub struct Options {
@@ -24,6 +26,11 @@ pub struct Options {
     /// counted: see --retention-bytes
     #[arg(long, value_name = "SIZE", default_value = "128MiB")]
     pub max_memory: ByteSize,
+
+    /// The proxies whose X-Forwarded-For or Forwarded says for whom they ask, as in 10.0.0.0/8; repeat it, or
+    /// separate several by commas; `private` is this machine and private networks
+    #[arg(long, value_name = "ADDRESSES", value_delimiter = ',')]
+    pub trust_proxy: Vec<Proxies>,
 }
 
 impl Options {

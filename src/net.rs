@@ -8,7 +8,7 @@ mod pace;
 
 use std::future::Future;
 use std::io::{ErrorKind, Result};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::api::Api;
 use crate::delivery::{Groups, Place, Socket};
-use crate::limits::{Budget, Network, Shares};
+use crate::limits::{Budget, Full, Network, Proxies, Share, Shares};
 use crate::value::{at_least_one, duration};
 
 /// The settings of every connection.
@@ -46,21 +46,30 @@ pub struct Options {
     pub stall_timeout: Duration,
 }
 
-/// Accepts connections on all listeners, at most `per_address` from one address, until `shutdown` is ready.
-/// Then ends all connections. Long request heads lease memory of `heads`.
+/// The limits of connections, beside [`Options`].
+pub(crate) struct Limits {
+    /// The most connections from one address.
+    pub(crate) per_address: usize,
+    /// Proxies that may have any number of connections: these are of many addresses.
+    pub(crate) trusted: Vec<Proxies>,
+    /// The memory for long request heads.
+    pub(crate) heads: Budget,
+}
+
+/// Accepts connections on all listeners until `shutdown` is ready, then ends all connections.
 pub(crate) async fn serve(
     listeners: Vec<TcpListener>,
     api: Api,
     options: Options,
-    per_address: usize,
-    heads: Budget,
+    limits: Limits,
     shutdown: impl Future<Output = ()>,
 ) {
     let permits = Arc::new(Semaphore::new(options.max_connections.min(Semaphore::MAX_PERMITS)));
     let (open, stopping) = (TaskTracker::new(), CancellationToken::new());
     let groups = Arc::new(Groups::new(open.clone(), stopping.clone()));
+    let Limits { per_address, trusted, heads } = limits;
     let shares = Shares::new("connections", usize::MAX, per_address);
-    let net = Arc::new(Net { api, options, permits, shares, heads, groups, open, stopping });
+    let net = Arc::new(Net { api, options, permits, shares, trusted, heads, groups, open, stopping });
     let accepting = TaskTracker::new();
     let closing = CancellationToken::new();
     for listener in listeners {
@@ -91,6 +100,8 @@ struct Net {
     permits: Arc<Semaphore>,
     /// The connections there may be from one address.
     shares: Shares,
+    /// Proxies that may have any number of connections: these are of many addresses.
+    trusted: Vec<Proxies>,
     /// The memory for long request heads.
     heads: Budget,
     groups: Arc<Groups>,
@@ -106,7 +117,7 @@ impl Net {
             let permit = Arc::clone(&self.permits).acquire_owned().await;
             let permit = permit.expect("the semaphore is never closed");
             let (stream, address) = accept(listener).await;
-            let share = match self.shares.take(Network::from(address.ip())) {
+            let share = match self.share(address.ip()) {
                 Ok(share) => share,
                 // An EventSource that is answered with an error never comes back, but one whose connection
                 // is closed does.
@@ -121,6 +132,12 @@ impl Net {
             }
             self.open.spawn(Arc::clone(self).connection(stream, address, (permit, share)));
         }
+    }
+
+    /// The share of a connection from this address; a trusted proxy needs none.
+    fn share(&self, address: IpAddr) -> std::result::Result<Option<Share>, Full> {
+        let is_trusted = self.trusted.iter().any(|proxies| proxies.contains(address));
+        (!is_trusted).then(|| self.shares.take(Network::from(address))).transpose()
     }
 
     fn prepare(&self, stream: &TcpStream) -> Result<()> {

@@ -27,9 +27,9 @@ pub struct Options {
     /// The settings of streams.
     #[command(flatten, next_help_heading = "Subscribers")]
     pub delivery: delivery::Options,
-    /// The setting of memory.
-    #[command(flatten, next_help_heading = "Memory")]
-    pub memory: limits::Options,
+    /// The settings of memory and of addresses.
+    #[command(flatten, next_help_heading = "Connections")]
+    pub limits: limits::Options,
     /// The settings of connections.
     #[command(flatten, next_help_heading = "Connections")]
     pub net: net::Options,
@@ -54,7 +54,7 @@ impl Options {
             return Err("--retry-min must not be more than --retry-max");
         }
         // A text may be six times as long as JSON, and is in memory itself: more than the share of bodies.
-        if self.api.max_body.as_u64().saturating_mul(20) > self.memory.max_memory.as_u64() {
+        if self.api.max_body.as_u64().saturating_mul(20) > self.limits.max_memory.as_u64() {
             return Err("--max-memory must be at least 20 times --max-body");
         }
         Ok(())

@@ -196,6 +196,27 @@ on_each_journal!(bodies_beyond_the_memory_for_them_are_503_and_may_come_again_la
     assert_eq!(hub.post("", "text/plain", vec![b'x'; 1000]).status, 201);
 });
 
+on_each_journal!(behind_a_trusted_proxy_limits_count_for_the_address_it_asks_for, {
+    let flags = ["--max-subscribers-per-address", "1", "--max-connections-per-address", "3"];
+    let hub = Hub::start(&[&flags[..], &["--trust-proxy", "192.0.2.0/24,127.0.0.1"]].concat());
+    let ada = ["X-Forwarded-For: 203.0.113.1"];
+    let streams: Vec<_> = (1..6)
+        .map(|number| hub.watch("/events", &[&format!("X-Forwarded-For: 198.51.100.9, 203.0.113.{number}")]))
+        .collect();
+    hub.wait_for_log(&["subscriber connected", "203.0.113.5:"]);
+    let mut full = hub.open("/events", &ada);
+    assert_eq!(full.event().unwrap().event, "tabcast:full");
+    hub.wait_for_log(&["subscriber turned away", "203.0.113.1:"]);
+    drop(streams);
+
+    // Whoever else says so is not believed.
+    let hub = Hub::start(&[&flags[..], &["--trust-proxy", "192.0.2.0/24"]].concat());
+    let _first = hub.watch("/events", &ada);
+    let mut full = hub.open("/events", &["X-Forwarded-For: 203.0.113.2"]);
+    assert_eq!(full.event().unwrap().event, "tabcast:full");
+    hub.wait_for_log(&["subscriber turned away", "127.0.0.1:"]);
+});
+
 on_each_journal!(a_query_may_name_all_its_channels_and_no_more, {
     let hub = Hub::start(&["--max-channels", "64"]);
     let channels: Vec<_> = (0..64).map(|number| format!("channel=c{number}")).collect();
@@ -598,6 +619,7 @@ fn a_bad_flag_ends_the_start_with_2_and_is_named() {
         ("--max-memory", "x"),
         ("--min-body-rate", "x"),
         ("--max-readers", "x"),
+        ("--trust-proxy", "10.0.0.0/33"),
         ("--max-readers-per-address", "x"),
         ("--max-connections-per-address", "0"),
         ("--max-event-name", "1.5"),

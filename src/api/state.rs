@@ -6,7 +6,7 @@ use super::bodies::Bodies;
 use super::options::Options;
 use crate::delivery;
 use crate::hub::Hub;
-use crate::limits::Budget;
+use crate::limits::{Budget, Proxies};
 
 /// The settings, the hub, and the bodies that are being read.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ pub(super) struct State {
     /// The addresses the hub listens at.
     pub(super) listening: Vec<SocketAddr>,
     pub(super) bodies: Bodies,
+    /// The proxies that say for whom they ask.
+    pub(super) trusted: Vec<Proxies>,
 }
 
 impl State {
@@ -26,9 +28,10 @@ impl State {
         streams: delivery::Options,
         replay_page: usize,
         budget: Budget,
+        trusted: Vec<Proxies>,
         hub: Hub,
         listening: Vec<SocketAddr>,
     ) -> Self {
-        State { options, streams, replay_page, hub, listening, bodies: Bodies::new(budget) }
+        State { options, streams, replay_page, hub, listening, bodies: Bodies::new(budget), trusted }
     }
 }

@@ -16,7 +16,7 @@ use crate::hub::Reason;
 use crate::limits::Share;
 
 /// What a connection counts for: of all connections, and of those from its address.
-pub(crate) type Place = (OwnedSemaphorePermit, Share);
+pub(crate) type Place = (OwnedSemaphorePermit, Option<Share>);
 
 /// A subscriber's socket.
 #[derive(Debug)]
