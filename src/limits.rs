@@ -27,7 +27,7 @@ pub struct Options {
     #[arg(long, value_name = "SIZE", default_value = "128MiB")]
     pub max_memory: ByteSize,
 
-    /// The proxies whose X-Forwarded-For or Forwarded says for whom they ask, as in 10.0.0.0/8; repeat it, or
+    /// The proxies whose X-Forwarded-For or Forwarded says for whom they ask, as in 10.1.0.0/16; repeat it, or
     /// separate several by commas; `private` is this machine and private networks
     #[arg(long, value_name = "ADDRESSES", value_delimiter = ',')]
     pub trust_proxy: Vec<Proxies>,

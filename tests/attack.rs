@@ -6,6 +6,8 @@ mod common;
 
 use std::io::{BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use common::{Hub, PATIENCE, Response, Stream, has_data, on_each_journal, on_each_path, post_text, request};
@@ -236,4 +238,44 @@ on_each_journal!(readers_have_a_limit_in_all_and_head_reads_nothing, {
     assert_eq!((head.status, head.header("content-type")), (200, Some("application/json")));
     hub.send("HEAD", "/messages?last=501", &[], b"");
     assert_eq!(hub.send("HEAD", "/messages?last=501", &[], b"").status, 422);
+});
+
+on_each_journal!(publishers_that_never_stop, {
+    let hub = Hub::start_within(LIMIT, &["--hide-data", "--retention-bytes", "192MiB"]);
+    let stop = Arc::new(AtomicBool::new(false));
+    let flood = |body: Vec<u8>| {
+        let (stop, mut connection) = (Arc::clone(&stop), BufReader::new(connect(&hub, ATTACKER)));
+        let line = "POST /messages?channel=flood HTTP/1.1";
+        let request = request(line, hub.address, &["Content-Type: text/plain"], Some(&body));
+        std::thread::spawn(move || {
+            let mut statuses = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                connection.get_mut().write_all(&request).unwrap();
+                statuses.push(Response::read(&mut connection, false).status);
+            }
+            statuses
+        })
+    };
+    // Large messages, six times as large as JSON, and small ones.
+    let floods: Vec<_> =
+        (0..60).map(|number| flood(if number % 2 == 0 { vec![1; 100_000] } else { vec![b'x'] })).collect();
+    all_is_well(&hub);
+    stop.store(true, Ordering::Relaxed);
+    // Of the attacker's own, some may be refused for want of memory. None breaks.
+    for flood in floods {
+        assert!(flood.join().unwrap().iter().all(|status| [201, 503].contains(status)));
+    }
+    all_is_well(&hub);
+});
+
+on_each_journal!(unread_answers_at_the_end, {
+    rlimit::increase_nofile_limit(u64::MAX).unwrap();
+    let flags = ["--max-readers", "3000", "--max-readers-per-address", "3000"];
+    let more = ["--max-connections-per-address", "4000", "--hide-data"];
+    let mut hub = Hub::start_within(LIMIT, &[&flags[..], &more].concat());
+    assert_eq!(post(&hub, ATTACKER, "", &vec![b'x'; 1 << 20]).status, 201);
+    let mut unread: Vec<_> = (0..3_000).map(|_| get(&hub, ATTACKER, "/messages?last=1")).collect();
+    unread.iter_mut().for_each(|connection| connection.read_exact(&mut [0; 16]).unwrap());
+    all_is_well(&hub);
+    assert_eq!(hub.end("TERM").code(), Some(0));
 });

@@ -43,7 +43,7 @@ impl FromStr for Proxies {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const ERROR: &str = "give it as in 10.0.0.1, 10.0.0.0/8 or fd00::/8, or say private";
+        const ERROR: &str = "give it as in 10.1.2.3, 10.1.0.0/16 or fd00::/8, or say private";
         if text == "private" {
             return Ok(Proxies::Private);
         }
