@@ -151,6 +151,8 @@ on_each_path!(subscribers_that_take_a_part_of_a_message, {
         }
     }
     drop(stalled);
+    // What was read again is not counted again.
+    hub.wait_for_log(&["subscriber disconnected subscriber=2 ", " sent=4 "]);
     all_is_well(&hub);
 });
 

@@ -90,7 +90,7 @@ async fn catch_up(socket: &Socket, delivery: &mut Delivery, unsent: &mut Unsent)
                     Some(entry) => entry,
                     None => delivery.stream.reread(sequence).await?,
                 };
-                (Chunks::messages(&[entry], delivery.stream.format, socket.framing), sent)
+                (Chunks::begun(entry, delivery.stream.format, socket.framing), sent)
             }
         };
         let sent = socket.send_if_writable(&chunks, from)?;

@@ -115,6 +115,13 @@ impl Chunks {
         chunks
     }
 
+    /// A message of which a part was sent: it is counted already.
+    pub(super) fn begun(entry: Arc<Entry>, format: Format, framing: Framing) -> Self {
+        let mut chunks = Chunks::messages(&[entry], format, framing);
+        chunks.chunks.iter_mut().for_each(|chunk| chunk.messages = 0);
+        Chunks { counts: None, ..chunks }
+    }
+
     /// An event of the hub's own. `counts` as in [`Chunks`].
     pub(super) fn own(bytes: Bytes, counts: Option<(usize, u64)>, framing: Framing) -> Self {
         let mut chunks = Chunks { counts, ..Chunks::default() };

@@ -65,24 +65,6 @@ pub enum Next {
     },
 }
 
-impl Next {
-    /// How many events this is.
-    pub fn events(&self) -> usize {
-        match self {
-            Next::Messages(entries) => entries.len(),
-            Next::Gap { .. } => 1,
-        }
-    }
-
-    /// The sequence of the last event's id, 0 if there is no event.
-    pub fn last_id(&self) -> u64 {
-        match self {
-            Next::Messages(entries) => entries.last().map_or(0, |entry| entry.message.id.sequence),
-            Next::Gap { position, .. } => position.sequence,
-        }
-    }
-}
-
 /// A position in the journal: of one subscriber, or of a group that was sent the same messages.
 #[derive(Debug)]
 pub struct Subscription {
