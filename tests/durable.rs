@@ -141,44 +141,6 @@ fn retention_by_age_drops_all_but_the_newest_message() {
 }
 
 #[test]
-fn retention_by_bytes_bounds_the_file_whose_space_is_used_again() {
-    let site = Site::new(&["--retention-bytes", "4MiB", "--hide-data"]);
-    let hub = site.start();
-    let text = "x".repeat(100_000);
-    let size = || fs::metadata(site.journal()).unwrap().len();
-    // 40 MB in all.
-    (0..400).for_each(|_| drop(hub.publish(&text)));
-    assert!(size() < 8 << 20, "{}", size());
-    let kept = hub.history_data("?last=500").len();
-    assert!((20..80).contains(&kept), "{kept}");
-}
-
-#[test]
-fn retention_by_bytes_drops_one_message_larger_than_what_is_over() {
-    let site = Site::new(&["--retention-bytes", "1MiB", "--hide-data"]);
-    let hub = site.start();
-    hub.publish(&"x".repeat(1_000_000));
-    hub.publish(&"y".repeat(100_000));
-    // The first message is dropped although it is much larger than what is over. The hub looks 20 times a
-    // second.
-    let deadline = std::time::Instant::now() + common::PATIENCE;
-    while hub.history_data("").len() > 1 {
-        assert!(std::time::Instant::now() < deadline, "it stays");
-    }
-    assert!(hub.history_data("")[0].as_str().unwrap().starts_with('y'));
-}
-
-#[test]
-fn the_wal_is_bounded() {
-    let site = Site::new(&["--hide-data", "--retention-bytes", "16MiB"]);
-    let hub = site.start();
-    let text = "x".repeat(500_000);
-    (0..300).for_each(|_| drop(hub.publish(&text)));
-    let wal = fs::metadata(format!("{}-wal", site.journal())).unwrap().len();
-    assert!(wal < 80 << 20, "{wal}");
-}
-
-#[test]
 fn a_quiet_channels_newest_are_found_far_back_and_replay_passes_over_the_rest() {
     let site = Site::new(&["--hide-data"]);
     let first = site.start();
@@ -286,7 +248,8 @@ fn a_damaged_journal_is_refused_and_left_as_it_is() {
     let file = left_behind(&site, 100);
     let whole = fs::read(&file).unwrap();
     let mut scrambled = whole.clone();
-    scrambled[4096..8192].fill(0xa5);
+    // The third page is the first of the messages. The second one says where the others belong.
+    scrambled[2 * 4096..3 * 4096].fill(0xa5);
     for damaged in [scrambled, whole[..5_000].to_vec(), whole[..whole.len() / 2].to_vec()] {
         fs::write(&file, &damaged).unwrap();
         assert_refused_and_unchanged(&file, "damaged");

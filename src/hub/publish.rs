@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::time::Duration;
+use std::vec::Drain;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::yield_now;
@@ -14,6 +15,10 @@ use crate::message::Receipt;
 /// The most messages in one append. Higher: the first of them waits longer, for no gain. Lower: more appends,
 /// of one fsync each.
 const BATCH: usize = 256;
+
+/// The most bytes of data in one append, unless its first message has more. Higher: an append takes longer,
+/// and the write-ahead log of a file grows by more at once. Lower: large messages need more fsyncs.
+const BATCH_BYTES: usize = 4 << 20;
 
 /// The most publishes in the inbox; further publishers wait for space. Higher than these four batches: of no
 /// use, as publishes only wait in another place. Lower: the next batch might not be complete. The leases of
@@ -92,19 +97,32 @@ pub(super) async fn run(core: Arc<Core>, mut committed: Committed, mut requests:
                 {
                     waiting.push(publish);
                 }
-                append(&core, &mut committed, &mut waiting).await;
+                while !waiting.is_empty() {
+                    let count = next_batch(&waiting);
+                    append(&core, &mut committed, waiting.drain(..count)).await;
+                }
             }
             batch = committed.next() => core.live.announce(&batch),
         }
     }
 }
 
+/// How many of the waiting publishes the next append takes, the first of them in any case.
+fn next_batch(waiting: &[Publish]) -> usize {
+    let mut bytes = 0;
+    let fits = |publish: &&Publish| {
+        bytes += publish.append.draft.data.as_json().len();
+        bytes <= BATCH_BYTES
+    };
+    waiting.iter().take(BATCH).take_while(fits).count().max(1)
+}
+
 /// Appends these publishes as one batch, and answers each once its message is stored and announced.
-async fn append(core: &Core, committed: &mut Committed, waiting: &mut Vec<Publish>) {
-    let count = waiting.len();
+async fn append(core: &Core, committed: &mut Committed, publishes: Drain<'_, Publish>) {
+    let count = publishes.len();
     let (mut batch, mut leases, mut answers) =
         (Vec::with_capacity(count), Vec::with_capacity(count), Vec::with_capacity(count));
-    for Publish { append, lease, answer } in waiting.drain(..) {
+    for Publish { append, lease, answer } in publishes {
         batch.push(append);
         leases.push(lease);
         answers.push(answer);

@@ -5,9 +5,12 @@
 //! newest messages are also in memory, so that a subscriber only a little behind reads no file.
 
 mod file;
+mod gate;
+mod pages;
 mod reader;
 mod row;
 mod shared;
+mod wal;
 mod writer;
 
 use std::path::Path;
@@ -60,6 +63,7 @@ impl Sqlite {
         let readers = Readers::open(path, epoch, Arc::clone(&shared), lock, budget.clone());
         let readers = readers.map_err(OpenError::Sqlite)?;
         let writer = Writer::new(opened, Arc::clone(&shared), announcer, retention, keys);
+        let writer = writer.map_err(OpenError::Sqlite)?;
         let (jobs, waiting) = mpsc::channel();
         let writer = std::thread::Builder::new()
             .name("journal".to_owned())

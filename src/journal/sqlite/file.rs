@@ -99,8 +99,8 @@ pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
 
 /// Prepares a connection for the writer.
 fn prepare(db: &Connection) -> rusqlite::Result<()> {
-    /// The size to which the WAL's file is cut when the WAL is reset, twice that of normal work. Higher: a
-    /// burst takes disk space for good. Lower: normal work would cut the file and grow it again.
+    /// The size to which the WAL's file is cut when the WAL is started over, twice that of normal work.
+    /// Higher: a burst takes disk space for good. Lower: normal work would cut the file and grow it again.
     const WAL_BYTES: i64 = 16 << 20;
     let mode: String = db.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
     if mode != "wal" {
@@ -164,6 +164,8 @@ fn create(path: &Path) -> Result<(), OpenError> {
 
 fn fill(path: &Path) -> rusqlite::Result<()> {
     let db = Connection::open(path)?;
+    // Before the first table, or it has no effect.
+    db.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     db.pragma_update(None, "application_id", APPLICATION_ID)?;
     db.pragma_update(None, "user_version", VERSION)?;
     db.execute_batch(&schema(Epoch::draw()))?;

@@ -98,6 +98,7 @@ impl Readers {
         let result = tokio::task::spawn_blocking(move || {
             // Moved in here: the query goes on even if the caller stops waiting.
             let _turn = turn;
+            let _inside = readers.shared.gate().enter();
             let db = readers.idle().pop().expect("there is a connection for each turn");
             let result = query(&readers, &db);
             readers.idle().push(db);

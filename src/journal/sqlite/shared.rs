@@ -7,23 +7,25 @@ use std::time::Duration;
 use rusqlite::ErrorCode;
 use tokio::sync::watch;
 
+use super::gate::Gate;
 use crate::journal::entry::{Failure, JournalError};
 use crate::journal::recent::Recent;
 
-/// The newest messages, the earliest kept message, and the journal's failure.
+/// The newest messages, the earliest kept message, the gate before the file, and the journal's failure.
 #[derive(Debug)]
 pub(super) struct Shared {
     recent: RwLock<Recent>,
     /// The sequence of the earliest kept message, `head + 1` if none is kept. The writer raises it before it
     /// deletes rows: a query that loads `earliest` after its rows knows whether it may lack some.
     earliest: AtomicU64,
+    gate: Gate,
     failure: watch::Sender<Option<Failure>>,
 }
 
 impl Shared {
     pub(super) fn new(recent: Recent, earliest: u64) -> Self {
         let (earliest, failure) = (AtomicU64::new(earliest), watch::Sender::new(None));
-        Shared { recent: RwLock::new(recent), earliest, failure }
+        Shared { recent: RwLock::new(recent), earliest, gate: Gate::default(), failure }
     }
 
     pub(super) fn recent(&self) -> RwLockReadGuard<'_, Recent> {
@@ -42,6 +44,11 @@ impl Shared {
     pub(super) fn drop_before(&self, earliest: u64) {
         self.earliest.store(earliest, Ordering::Release);
         self.recent_mut().drop_before(earliest);
+    }
+
+    /// What each query of the file passes.
+    pub(super) fn gate(&self) -> &Gate {
+        &self.gate
     }
 
     pub(super) fn failure(&self) -> watch::Receiver<Option<Failure>> {

@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, Row, TransactionBehavior, params};
 use tokio::sync::oneshot;
 
-use super::file::{BUSY_TIMEOUT, Opened};
+use super::file::Opened;
+use super::pages::Pages;
 use super::row;
 use super::shared::{Shared, UNAVAILABLE, is_busy, is_full, is_out_of_memory};
+use super::wal::Wal;
 use crate::journal::committed::Announcer;
 use crate::journal::entry::{Append, Appended, Batch, Entry, JournalError};
 use crate::journal::keys::KeyLimits;
@@ -21,28 +23,25 @@ use crate::message::{Epoch, MessageId, Receipt, Time};
 const TICK: Duration = Duration::from_secs(1);
 
 /// The shortest time between two checks of retention while messages come in. Higher: the journal is over
-/// its limits for longer, and the WAL grows by more. Lower: appends are held up by more checks.
+/// its limits for longer. Lower: appends are held up by more checks.
 const CHECK_PAUSE: Duration = Duration::from_millis(50);
 
 /// The most messages deleted in one step. Higher: the next append waits longer than some milliseconds. Lower
 /// than the hub's batch: messages would come in faster than they are deleted, and the file would grow.
 const STEP: u64 = 1_000;
 
-/// The number of WAL pages at which the writer copies them to the file: some 8 MiB, of 4 KiB each. Higher:
-/// reads search a longer WAL. Lower: pages that change often are copied more often.
-const CHECKPOINT_PAGES: i64 = 2_000;
+/// The most bytes of data deleted in one step, unless its first message has more. Higher and lower: as
+/// [`STEP`].
+const STEP_BYTES: u64 = 1 << 20;
 
-/// The number of WAL pages at which the writer waits for readers, to start the WAL over: 64 MiB. Higher: the
-/// WAL takes more disk space. Lower: publishers wait more often.
-const RESTART_PAGES: i64 = 16_000;
+/// How far the file may be over `retention.bytes` before an append waits until messages are deleted, twice
+/// [`STEP_BYTES`]. Higher: the file takes more disk space. Lower: appends wait for steps that would be done
+/// after them.
+const SLACK: u64 = 2 << 20;
 
-/// How long the writer, and so publishers, wait for those readers. Lower: the hub's own readers may need
-/// longer. Higher: of no use, as another program's reader may need hours.
-const RESTART_WAIT: Duration = Duration::from_millis(50);
-
-/// The shortest time between two such waits. Higher: the WAL grows for longer. Lower: publishers wait more
-/// often.
-const RESTART_PAUSE: Duration = Duration::from_secs(5);
+/// A row's bytes beside its data. Higher: more messages are dropped than must be. Lower: more checks are
+/// needed to drop enough.
+const ROW_BYTES: u64 = 100;
 
 /// A batch to commit.
 #[derive(Debug)]
@@ -65,8 +64,8 @@ pub(super) struct Writer {
     swept: u64,
     /// When retention was last checked.
     checked: Instant,
-    /// The earliest time to start the WAL over again.
-    restart: Instant,
+    pages: Pages,
+    wal: Wal,
 }
 
 impl Writer {
@@ -76,9 +75,9 @@ impl Writer {
         announcer: Announcer,
         retention: Retention,
         keys: KeyLimits,
-    ) -> Self {
+    ) -> rusqlite::Result<Self> {
         let Opened { db, epoch, head, earliest } = opened;
-        let now = Instant::now();
+        let pages = Pages::of(&db)?;
         let mut writer = Writer {
             db,
             epoch,
@@ -88,11 +87,12 @@ impl Writer {
             keys,
             head,
             swept: earliest,
-            checked: now,
-            restart: now,
+            checked: Instant::now(),
+            pages,
+            wal: Wal::new(),
         };
         writer.limit_count();
-        writer
+        Ok(writer)
     }
 
     /// Does the jobs and maintains the file, until the sender of `jobs` is dropped or the journal fails.
@@ -137,12 +137,12 @@ impl Writer {
             }
         }
         // Copies the WAL to the file, so that one file is left. If that fails, the two files are the journal.
-        let _ = self.checkpoint("TRUNCATE");
+        let _ = Wal::remove(&self.db);
     }
 
     /// Commits the batch, and announces its new messages. They are on the disk once this returns `Ok`.
     fn append(&mut self, batch: Vec<Append>) -> Result<Vec<Appended>, JournalError> {
-        match self.commit(batch) {
+        match self.make_space(&batch).and_then(|()| self.commit(batch)) {
             Ok((appended, committed)) => {
                 let mut recent = self.shared.recent_mut();
                 committed.iter().for_each(|entry| recent.push(Arc::clone(entry)));
@@ -216,8 +216,34 @@ impl Writer {
             committed.push(Arc::new(entry));
         }
         drop(insert);
+        // Before the commit: no error may come after it.
+        self.pages.count(&transaction)?;
         transaction.commit()?;
         Ok((appended, committed))
+    }
+
+    /// Deletes the oldest messages until there is space for this batch. What they take is known only once
+    /// they are deleted: so one step follows the other.
+    fn make_space(&mut self, batch: &[Append]) -> rusqlite::Result<()> {
+        let bytes = batch.iter().map(|append| append.draft.data.as_json().len() as u64 + ROW_BYTES).sum();
+        while self.excess(bytes) > SLACK {
+            if self.swept == self.earliest() {
+                self.limit_bytes(bytes)?;
+            }
+            // Only the newest message may be left, which stays.
+            if self.swept == self.earliest() && !self.forget_oldest_keys()? {
+                return Ok(());
+            }
+            self.sweep()?;
+            self.shorten_wal()?;
+        }
+        Ok(())
+    }
+
+    /// By how many bytes the file would be over `retention.bytes`, with so many bytes more.
+    fn excess(&self, more: u64) -> u64 {
+        let limit = u64::try_from(self.retention.bytes).unwrap_or(u64::MAX);
+        (self.pages.used_bytes() + more).saturating_sub(limit)
     }
 
     fn earliest(&self) -> u64 {
@@ -239,43 +265,48 @@ impl Writer {
         }
     }
 
-    /// Does one step of maintenance: drops messages that are over the limits, deletes dropped rows, keeps the
-    /// WAL short. Returns whether there may be more rows to delete.
+    /// Does one step of maintenance: keeps the WAL short, drops messages that are over the limits, deletes
+    /// dropped rows, gives free pages back. Returns whether there may be more to do.
     fn maintain(&mut self) -> rusqlite::Result<bool> {
+        self.shorten_wal()?;
         // A step that is not full can wait: after each append, it would cost as much as the append.
-        if self.earliest() - self.swept < STEP {
-            if self.checked.elapsed() < CHECK_PAUSE {
-                return Ok(false);
-            }
+        let is_full = self.earliest() - self.swept >= STEP || self.excess(0) >= STEP_BYTES;
+        if is_full || self.checked.elapsed() >= CHECK_PAUSE {
             self.checked = Instant::now();
             if self.swept == self.earliest() {
-                self.limit_bytes()?;
+                self.limit_bytes(0)?;
                 self.limit_age()?;
             }
+            if self.swept < self.earliest() {
+                self.sweep()?;
+                self.shorten_wal()?;
+                return Ok(true);
+            }
         }
-        let more = self.swept < self.earliest();
-        if more {
-            self.sweep()?;
+        if !self.pages.has_surplus() {
+            return Ok(false);
         }
-        let (pages, copied) = self.checkpoint("NOOP")?;
-        if pages > RESTART_PAGES && self.restart <= Instant::now() {
-            self.restart = Instant::now() + RESTART_PAUSE;
-            self.checkpoint("RESTART")?;
-        } else if pages - copied > CHECKPOINT_PAGES {
-            self.checkpoint("PASSIVE")?;
+        self.without_sync(|writer| writer.pages.give_back(&writer.db))?;
+        let more = self.pages.has_surplus();
+        if !more {
+            self.wal.cut_file();
         }
+        self.shorten_wal()?;
         Ok(more)
     }
 
-    fn limit_bytes(&self) -> rusqlite::Result<()> {
-        let pragma = |name| self.db.pragma_query_value(None, name, |row| row.get::<_, u64>(0));
-        let used = (pragma("page_count")? - pragma("freelist_count")?) * pragma("page_size")?;
-        let excess = used.saturating_sub(u64::try_from(self.retention.bytes).unwrap_or(u64::MAX));
+    fn shorten_wal(&mut self) -> rusqlite::Result<()> {
+        self.wal.shorten(&self.db, self.shared.gate())
+    }
+
+    /// Drops the oldest messages, so that the file has space for so many bytes more.
+    fn limit_bytes(&self, more: u64) -> rusqlite::Result<()> {
+        let excess = self.excess(more);
         if excess > 0 {
             self.drop_before(self.after(|so_far, row| {
                 // Dropped as well if it is larger than the rest of `excess`, or it would stay for good.
                 let is_dropped = *so_far < excess;
-                *so_far += row.get::<_, u64>(2)?;
+                *so_far += row.get::<_, u64>(2)? + ROW_BYTES;
                 Ok(is_dropped)
             })?);
         }
@@ -291,13 +322,13 @@ impl Writer {
     }
 
     /// The sequence after the oldest messages for which `is_dropped` is true, at most [`STEP`] of them.
-    /// `is_dropped` is given a sum, 0 at first, to add to, and a row of sequence, time in ms, and bytes.
+    /// `is_dropped` is given a sum, 0 at first, to add to, and a row: sequence, time in ms, bytes of data.
     fn after(
         &self,
         mut is_dropped: impl FnMut(&mut u64, &Row<'_>) -> rusqlite::Result<bool>,
     ) -> rusqlite::Result<u64> {
         let mut select = self.db.prepare_cached(
-            "SELECT sequence, time_ms, octet_length(data) + 100 FROM messages
+            "SELECT sequence, time_ms, octet_length(data) FROM messages
              WHERE sequence >= ?1 AND data IS NOT NULL ORDER BY sequence LIMIT ?2",
         )?;
         let mut rows = select.query([self.earliest(), STEP])?;
@@ -313,27 +344,24 @@ impl Writer {
         Ok(after)
     }
 
-    /// Deletes the rows of at most [`STEP`] dropped messages. A row with a key to remember loses only its
+    /// Deletes the rows of dropped messages, a step of them. A row with a key to remember loses only its
     /// data.
     fn sweep(&mut self) -> rusqlite::Result<()> {
-        let to = self.earliest().min(self.swept + STEP);
+        let to = self.end_of_step()?;
         let window = u64::try_from(self.keys.window.as_millis()).unwrap_or(u64::MAX);
         let cutoff = Time::now().as_ms().saturating_sub(window);
         let remembered = self.head.saturating_sub(u64::try_from(self.keys.count).unwrap_or(u64::MAX));
-        // Without an fsync: the next append's fsync covers the deletions too, and deletions that are lost in
-        // a crash are done again.
-        self.db.pragma_update(None, "synchronous", "NORMAL")?;
-        let result = (|| {
-            let transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        self.without_sync(|writer| {
+            let transaction = writer.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
             transaction
                 .prepare_cached(
                     "DELETE FROM messages WHERE sequence >= ?1 AND sequence < ?2
                      AND (key IS NULL OR time_ms <= ?3 OR sequence <= ?4)",
                 )?
-                .execute(params![self.swept, to, cutoff, remembered])?;
+                .execute(params![writer.swept, to, cutoff, remembered])?;
             transaction
                 .prepare_cached("UPDATE messages SET data = NULL WHERE sequence >= ?1 AND sequence < ?2")?
-                .execute([self.swept, to])?;
+                .execute([writer.swept, to])?;
             // Rows that remained for their key, and have been there long enough.
             transaction
                 .prepare_cached(
@@ -341,23 +369,58 @@ impl Writer {
                      (SELECT sequence FROM messages WHERE sequence < ?1 ORDER BY sequence LIMIT ?2)
                      AND (time_ms <= ?3 OR sequence <= ?4)",
                 )?
-                .execute(params![self.swept, STEP, cutoff, remembered])?;
+                .execute(params![writer.swept, STEP, cutoff, remembered])?;
+            writer.pages.count(&transaction)?;
             transaction.commit()
-        })();
-        self.db.pragma_update(None, "synchronous", "FULL")?;
-        result?;
+        })?;
         self.swept = to;
         Ok(())
     }
 
-    /// Runs a checkpoint in this mode. Returns how many pages the WAL has, and how many of those are in the
-    /// file.
-    fn checkpoint(&self, mode: &str) -> rusqlite::Result<(i64, i64)> {
-        self.db.busy_timeout(RESTART_WAIT)?;
-        let result = self
-            .db
-            .query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| Ok((row.get(1)?, row.get(2)?)));
-        self.db.busy_timeout(BUSY_TIMEOUT)?;
+    /// The sequence before which the next step deletes: of at most [`STEP`] messages, and at most
+    /// [`STEP_BYTES`] of data, but of one message in any case.
+    fn end_of_step(&self) -> rusqlite::Result<u64> {
+        let end = self.earliest().min(self.swept + STEP);
+        let mut select = self.db.prepare_cached(
+            "SELECT sequence, octet_length(data) FROM messages
+             WHERE sequence >= ?1 AND sequence < ?2 AND data IS NOT NULL ORDER BY sequence",
+        )?;
+        let mut rows = select.query([self.swept, end])?;
+        let mut sum = 0;
+        while let Some(row) = rows.next()? {
+            sum += row.get::<_, u64>(1)?;
+            let sequence = row.get(0)?;
+            if sum > STEP_BYTES && sequence > self.swept {
+                return Ok(sequence);
+            }
+        }
+        Ok(end)
+    }
+
+    /// Deletes the oldest rows that remain for their key, a step of them. Returns whether there were any.
+    fn forget_oldest_keys(&mut self) -> rusqlite::Result<bool> {
+        let count = self.without_sync(|writer| {
+            writer
+                .db
+                .prepare_cached(
+                    "DELETE FROM messages WHERE sequence IN
+                     (SELECT sequence FROM messages WHERE sequence < ?1 ORDER BY sequence LIMIT ?2)",
+                )?
+                .execute([writer.swept, STEP])
+        })?;
+        self.pages.count(&self.db)?;
+        Ok(count > 0)
+    }
+
+    /// Does something without an fsync: the next append's fsync covers it, and what is lost in a crash is
+    /// done again.
+    fn without_sync<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<T> {
+        self.db.pragma_update(None, "synchronous", "NORMAL")?;
+        let result = work(self);
+        self.db.pragma_update(None, "synchronous", "FULL")?;
         result
     }
 }
