@@ -3,8 +3,11 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use common::{Folder, Hub, Response, Site, request};
@@ -200,17 +203,33 @@ fn operations() -> String {
 fn a_second_hub_on_the_same_file_refuses_to_start() {
     let site = Site::new(&[]);
     let first = site.start();
-    assert!(refused(&site.journal()).contains("in use by another hub"));
+    first.publish("in the WAL");
+    assert_refused_and_unchanged(&site.journal(), "in use by another hub");
     first.publish("the first goes on");
     // A hub that was killed leaves no lock behind.
     site.restart(first, "KILL").publish("so does its successor");
 }
 
-/// Checks that a hub refuses to start with this file, gives this reason, and leaves the file as it is.
+/// The files beside this one and itself, by their names, with their modes and bytes.
+fn folder_of(file: &str) -> BTreeMap<String, (u32, Vec<u8>)> {
+    let files = fs::read_dir(Path::new(file).parent().unwrap()).unwrap().map(|entry| {
+        let (name, path) = entry.map(|entry| (entry.file_name(), entry.path())).unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        (name.into_string().unwrap(), (mode, fs::read(path).unwrap()))
+    });
+    files.collect()
+}
+
+/// Checks that a hub refuses to start with this file, gives this reason, and leaves the folder as it is.
 fn assert_refused_and_unchanged(file: &str, reason: &str) {
-    let before = fs::read(file).unwrap();
-    assert!(refused(file).contains(reason));
-    assert!(fs::read(file).unwrap() == before, "the file is changed");
+    let before = folder_of(file);
+    let stderr = refused(file);
+    assert!(stderr.contains(reason), "{stderr}");
+    let after = folder_of(file);
+    assert_eq!(after.keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>());
+    for (name, content) in before {
+        assert!(after[&name] == content, "{name} is changed");
+    }
 }
 
 /// The path of the journal that a hub leaves behind after `count` messages of 1,000 bytes.
@@ -232,6 +251,69 @@ fn a_file_that_is_no_journal_is_refused_and_left_as_it_is() {
     fs::remove_file(&file).unwrap();
     sqlite3(&file, "PRAGMA journal_mode = WAL; CREATE TABLE messages (id)");
     assert_refused_and_unchanged(&file, "not a tabcast journal");
+    // What a crash of its program has left beside it is of no interest either.
+    for suffix in ["-wal", "-shm", "-journal"] {
+        fs::write(format!("{file}{suffix}"), "something").unwrap();
+    }
+    assert_refused_and_unchanged(&file, "not a tabcast journal");
+}
+
+/// Makes a database of an SQLite mode, with the header of a journal, and another schema.
+const LIKE_A_JOURNAL: &str = "PRAGMA application_id = 0x74616263; PRAGMA user_version = 1;
+    CREATE TABLE messages (id, text); INSERT INTO messages VALUES (1, 'x');";
+
+#[test]
+fn a_file_with_another_schema_is_refused_and_left_as_it_is() {
+    for mode in ["WAL", "DELETE"] {
+        let folder = Folder::new();
+        let file = folder.file("other");
+        sqlite3(&file, &format!("PRAGMA journal_mode = {mode}; {LIKE_A_JOURNAL}"));
+        assert_refused_and_unchanged(&file, "not a tabcast journal");
+        // While another program has it open.
+        let other = rusqlite::Connection::open(&file).unwrap();
+        other.execute_batch("INSERT INTO messages VALUES (2, 'y')").unwrap();
+        assert_refused_and_unchanged(&file, "not a tabcast journal");
+    }
+}
+
+/// Begins a transaction with these statements, and makes a folder as its program would leave it in a crash
+/// now: the file, and the rollback journal by which SQLite undoes the transaction.
+fn crashed(file: &str, sql: &str) -> Folder {
+    let other = rusqlite::Connection::open(file).unwrap();
+    // With so small a cache the file is written before the transaction ends.
+    let begin = format!("PRAGMA journal_mode = DELETE; PRAGMA cache_size = 1; BEGIN; {sql}");
+    sqlite3_batch(&other, &begin);
+    let folder = Folder::new();
+    for suffix in ["", "-journal"] {
+        fs::copy(format!("{file}{suffix}"), folder.file(&format!("tabcast.db{suffix}"))).unwrap();
+    }
+    let changed = fs::read(folder.file("tabcast.db")).unwrap();
+    drop(other);
+    assert!(fs::read(file).unwrap() != changed, "the file was not written");
+    folder
+}
+
+fn sqlite3_batch(db: &rusqlite::Connection, sql: &str) {
+    for statement in sql.split_inclusive(';') {
+        let mut statement = db.prepare(statement).unwrap();
+        let mut rows = statement.query([]).unwrap();
+        while rows.next().unwrap().is_some() {}
+    }
+}
+
+#[test]
+fn a_transaction_of_another_program_that_crashed_is_rolled_back_but_not_in_a_file_that_is_refused() {
+    let site = Site::new(&[]);
+    let file = left_behind(&site, 100);
+    let folder = crashed(&file, "UPDATE messages SET data = '1'; DELETE FROM messages;");
+    let hub = Hub::start(&["--journal", &folder.file("tabcast.db")]);
+    assert_eq!(hub.history_data("?last=500"), vec!["x".repeat(1_000); 100]);
+
+    let text = "x".repeat(1_000);
+    let many = format!("INSERT INTO messages SELECT id + 1, '{text}' FROM messages;").repeat(8);
+    sqlite3(&folder.file("other"), &format!("{LIKE_A_JOURNAL} {many}"));
+    let folder = crashed(&folder.file("other"), "UPDATE messages SET text = 'y'; DELETE FROM messages;");
+    assert_refused_and_unchanged(&folder.file("tabcast.db"), "not a tabcast journal");
 }
 
 #[test]
@@ -239,6 +321,9 @@ fn a_journal_of_a_newer_version_is_refused_and_left_as_it_is() {
     let site = Site::new(&[]);
     let file = left_behind(&site, 0);
     sqlite3(&file, "PRAGMA user_version = 2");
+    assert_refused_and_unchanged(&file, "made by a newer tabcast");
+    let other = rusqlite::Connection::open(&file).unwrap();
+    other.execute_batch("CREATE TABLE is_in_the_wal (id)").unwrap();
     assert_refused_and_unchanged(&file, "made by a newer tabcast");
 }
 
@@ -263,14 +348,36 @@ fn a_damaged_journal_is_left_as_it_is_with_what_a_crash_left_beside_it() {
     let mut hub = site.start();
     hub.publish("in the WAL");
     hub.end("KILL");
-    let wal = format!("{file}-wal");
     let mut damaged = fs::read(&file).unwrap();
     damaged[4096..].fill(0xa5);
     fs::write(&file, &damaged).unwrap();
-    let before = fs::read(&wal).unwrap();
-    assert!(!before.is_empty());
+    assert_eq!(
+        folder_of(&file).keys().collect::<Vec<_>>(),
+        ["tabcast.db", "tabcast.db-shm", "tabcast.db-wal"]
+    );
     assert_refused_and_unchanged(&file, "damaged");
-    assert!(fs::read(&wal).unwrap() == before, "the WAL is changed");
+    // So it is where the index of the WAL was not copied.
+    fs::remove_file(format!("{file}-shm")).unwrap();
+    assert_refused_and_unchanged(&file, "damaged");
+}
+
+#[test]
+fn a_new_journal_is_its_users_alone_whatever_the_umask_and_an_older_one_keeps_its_mode() {
+    let modes = |file: &str| -> Vec<_> {
+        folder_of(file).into_values().map(|(mode, _)| format!("{:o}", mode & 0o777)).collect()
+    };
+    for umask in ["000", "022", "277"] {
+        let site = Site::new(&[]);
+        let shell = format!("umask {umask} && exec \"$0\" \"$@\"");
+        let mut hub = Hub::start_with(&mut site.command(&["sh", "-c", &shell]));
+        hub.publish("x");
+        assert_eq!(modes(&site.journal()), ["600"; 3]);
+        hub.end("TERM");
+        fs::set_permissions(site.journal(), fs::Permissions::from_mode(0o640)).unwrap();
+        let hub = Hub::start_with(&mut site.command(&["sh", "-c", &shell]));
+        hub.publish("x");
+        assert_eq!(modes(&site.journal()), ["640"; 3]);
+    }
 }
 
 #[test]

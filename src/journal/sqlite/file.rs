@@ -1,12 +1,13 @@
 //! The journal's file: created whole or not at all, checked before it is written to, and locked.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File, Permissions, TryLockError};
 use std::io::{self, Read};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
 
 use crate::message::Epoch;
 
@@ -23,7 +24,11 @@ const MIN_SQLITE: i32 = 3_051_003;
 /// before they are refused. Lower: a short write of another program makes the journal unavailable.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why a journal can't be opened. The file is unchanged.
+/// The mode of a new file, whatever the umask: only the hub's user reads messages. SQLite gives the same mode
+/// to the files that it makes beside it.
+const MODE: u32 = 0o600;
+
+/// Why a journal can't be opened. The file is unchanged, and nothing new is beside it.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process has locked the file.
@@ -76,13 +81,22 @@ pub(super) fn open(path: &Path) -> Result<(Opened, File), OpenError> {
         Err(TryLockError::Error(error)) => return Err(OpenError::Io(error)),
     }
     check_header(&lock)?;
+    let State { epoch, head, earliest } = check_content(path)?;
     let db = connect(path).map_err(OpenError::Sqlite)?;
-    // Closing the connection would otherwise copy the WAL into a file that turns out to be damaged.
-    let keep_wal = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
-    db.set_db_config(keep_wal, true).map_err(OpenError::Sqlite)?;
-    let (epoch, head, earliest) = read_state(&db)?;
-    db.set_db_config(keep_wal, false).and_then(|_| prepare(&db)).map_err(OpenError::Sqlite)?;
+    prepare(&db).map_err(OpenError::Sqlite)?;
     Ok((Opened { db, epoch, head, earliest }, lock))
+}
+
+/// The path of a file that SQLite makes beside `path`, or that is made here.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// The path of a file that this process makes for a moment beside `path`.
+fn beside_for_now(path: &Path) -> PathBuf {
+    beside(path, &format!(".new-{}", std::process::id()))
 }
 
 /// A connection for reading. [`prepare`] makes it one for writing.
@@ -136,10 +150,8 @@ fn schema(epoch: Epoch) -> String {
 /// Creates the file under another name, and links it to `path` once it is complete, so that a crash leaves
 /// no half-made journal.
 fn create(path: &Path) -> Result<(), OpenError> {
-    let mut name =
-        path.file_name().ok_or_else(|| OpenError::Io(io::ErrorKind::InvalidFilename.into()))?.to_owned();
-    name.push(format!(".new-{}", std::process::id()));
-    let new = path.with_file_name(name);
+    path.file_name().ok_or_else(|| OpenError::Io(io::ErrorKind::InvalidFilename.into()))?;
+    let new = beside_for_now(path);
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
         _ => PathBuf::from("."),
@@ -147,8 +159,10 @@ fn create(path: &Path) -> Result<(), OpenError> {
     // A process with the same id may have left it, if it was killed in this function.
     let _ = fs::remove_file(&new);
     // SQLite could create the file too, but its error would not say why it can't.
-    File::options().write(true).create_new(true).open(&new).map_err(OpenError::Io)?;
-    let result = fill(&new).map_err(OpenError::Sqlite).and_then(|()| {
+    let file = File::options().write(true).create_new(true).mode(MODE).open(&new).map_err(OpenError::Io)?;
+    let result = file.set_permissions(Permissions::from_mode(MODE)).map_err(OpenError::Io);
+    drop(file);
+    let result = result.and_then(|()| fill(&new).map_err(OpenError::Sqlite)).and_then(|()| {
         File::open(&new).and_then(|file| file.sync_all()).map_err(OpenError::Io)?;
         match fs::hard_link(&new, path) {
             Ok(()) => {}
@@ -159,6 +173,8 @@ fn create(path: &Path) -> Result<(), OpenError> {
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(OpenError::Io)
     });
     let _ = fs::remove_file(&new);
+    // After a failure SQLite may have left it.
+    let _ = fs::remove_file(beside(&new, "-journal"));
     result
 }
 
@@ -196,8 +212,66 @@ fn check_header(mut file: &File) -> Result<(), OpenError> {
     }
 }
 
-/// The journal's epoch, head and earliest kept sequence. The epoch is a part of the table's schema.
-fn read_state(db: &Connection) -> Result<(Epoch, u64, u64), OpenError> {
+/// What a journal's file says of the journal.
+#[derive(Debug)]
+struct State {
+    epoch: Epoch,
+    head: u64,
+    earliest: u64,
+}
+
+/// Reads the journal's state. If the file is refused, it is as it was, and so is all that lies beside it.
+fn check_content(path: &Path) -> Result<State, OpenError> {
+    // SQLite's names are those of the file that a link leads to.
+    let path = &fs::canonicalize(path).map_err(OpenError::Io)?;
+    let rollback = beside(path, "-journal");
+    if fs::metadata(&rollback).is_ok_and(|file| file.len() > 0) {
+        // Another program has left it: only in WAL mode is the journal written here. Whoever reads the file
+        // has to roll it back first, and so changes both.
+        let copy = beside_for_now(path);
+        let copied = fs::copy(path, &copy).and_then(|_| fs::copy(&rollback, beside(&copy, "-journal")));
+        let state = copied.map_err(OpenError::Io).and_then(|_| read_apart(&copy));
+        for suffix in ["", "-journal", "-wal"] {
+            let _ = fs::remove_file(beside(&copy, suffix));
+        }
+        return state;
+    }
+    let wal = beside(path, "-wal");
+    let had_wal = wal.exists();
+    let state = match read_apart(path) {
+        // Another program has the file open, and so has made all that is beside it.
+        Err(OpenError::Damaged(error)) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {
+            return connect_to_check(path).map_err(OpenError::Sqlite).and_then(|db| read_state(&db));
+        }
+        state => state,
+    };
+    if state.is_err() && !had_wal {
+        // SQLite has made it, and it is empty.
+        let _ = fs::remove_file(wal);
+    }
+    state
+}
+
+/// Reads the state of a journal that no other program has open.
+fn read_apart(path: &Path) -> Result<State, OpenError> {
+    let db = connect_to_check(path).map_err(OpenError::Sqlite)?;
+    db.busy_timeout(Duration::ZERO).map_err(OpenError::Sqlite)?;
+    // The WAL's index is then in memory, and not beside the file.
+    let exclusive = db.pragma_update_and_check(None, "locking_mode", "EXCLUSIVE", |_| Ok(()));
+    exclusive.map_err(OpenError::Sqlite)?;
+    read_state(&db)
+}
+
+/// A connection for reading that does not copy the WAL to the file when it is closed: the file may turn out
+/// to be damaged.
+fn connect_to_check(path: &Path) -> rusqlite::Result<Connection> {
+    let db = connect(path)?;
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    Ok(db)
+}
+
+/// The journal's state. The epoch is a part of the table's schema.
+fn read_state(db: &Connection) -> Result<State, OpenError> {
     let damaged = OpenError::Damaged;
     let sql: Option<String> = db
         .query_row("SELECT sql FROM sqlite_schema WHERE name = 'messages'", [], |row| row.get(0))
@@ -217,5 +291,5 @@ fn read_state(db: &Connection) -> Result<(Epoch, u64, u64), OpenError> {
         )
         .optional()
         .map_err(damaged)?;
-    Ok((epoch, head, earliest.unwrap_or(head + 1)))
+    Ok(State { epoch, head, earliest: earliest.unwrap_or(head + 1) })
 }
