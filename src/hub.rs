@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use self::core::Core;
-use crate::journal::{Append, Committed, Failure, Journal, JournalError, PageLimit};
+use crate::journal::{Append, Committed, Failure, Journal, JournalError, Key, PageLimit};
 use crate::limits::{Budget, Lease, Network, Shares};
 use crate::message::{Draft, IdempotencyKey};
 use crate::value::at_least_one;
@@ -110,6 +110,7 @@ impl Hub {
         lease: Lease,
     ) -> Result<Published, PublishError> {
         let (answer, answered) = oneshot::channel();
+        let key = key.map(|text| Key { network, text });
         let publish = Publish { append: Append { draft, key }, lease, answer };
         self.send(network, publish).await?;
         answered.await.unwrap_or(Err(PublishError::Unknown))

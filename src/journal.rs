@@ -23,7 +23,7 @@ use crate::value::{at_least_one, bytes, duration};
 
 pub use committed::Committed;
 pub use entry::{Append, Appended, Batch, Entry, Failure, JournalError};
-pub use keys::KeyLimits;
+pub use keys::{Key, KeyLimits};
 pub use memory::Memory;
 pub use page::{Channels, Page, PageLimit};
 pub use recent::Retention;

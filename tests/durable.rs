@@ -9,8 +9,9 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
-use common::{Folder, Hub, Response, Site, request};
+use common::{Folder, Hub, PATIENCE, Response, Site, request};
 
 /// What a hub prints that can't start with this file.
 fn refused(journal: &str) -> String {
@@ -83,6 +84,55 @@ fn the_answer_to_a_key_outlives_a_restart() {
     assert_eq!(send(&second, "once").body, answer.body);
     send(&second, "other").problem(422);
     assert_eq!(second.history_data(""), ["once"]);
+}
+
+#[test]
+fn a_key_stays_its_publishers_own_after_a_restart_and_the_file_does_not_name_the_publisher() {
+    const ONE: [u8; 4] = [127, 0, 0, 66];
+    const OTHER: [u8; 4] = [127, 0, 0, 77];
+    let site = Site::new(&[]);
+    let first = site.start();
+    let answer = first.publish_from(ONE, "k", "once").body;
+    let second = site.restart(first, "KILL");
+    assert_eq!(second.publish_from(ONE, "k", "once").body, answer);
+    assert_ne!(second.publish_from(OTHER, "k", "once").body, answer);
+    let other = second.publish_from(OTHER, "k", "once").body;
+    let keys = sqlite3(&site.journal(), "SELECT key FROM messages ORDER BY sequence");
+    let keys: Vec<_> = keys.lines().map(|key| key.split_once(' ').unwrap()).collect();
+    assert!(keys.iter().all(|(network, key)| network.len() == 16 && *key == "k"), "{keys:?}");
+    assert_ne!(keys[0], keys[1]);
+
+    // Older files have keys without publishers.
+    sqlite3(&site.journal(), "UPDATE messages SET key = 'k' WHERE sequence = 1");
+    assert_ne!(second.publish_from(ONE, "k", "once").body, answer);
+    assert_eq!(second.publish_from(OTHER, "k", "once").body, other);
+    assert_eq!(second.history_data(""), ["once"; 3]);
+}
+
+#[test]
+fn a_flood_of_keys_leaves_the_keys_of_other_addresses_also_when_their_messages_are_no_longer_kept() {
+    const ONE: [u8; 4] = [127, 0, 0, 66];
+    const OTHER: [u8; 4] = [127, 0, 0, 77];
+    let site = Site::new(&["--retention-messages", "5", "--idempotency-keys", "20"]);
+    let mut hub = site.start();
+    let publish = |hub: &Hub, source, number: u32| {
+        hub.publish_from(source, &number.to_string(), "x").json()["id"].as_str().unwrap().to_owned()
+    };
+    let ones: Vec<_> = (0..5).map(|number| publish(&hub, ONE, number)).collect();
+    for round in 0..2 {
+        let numbers = round * 50..(round + 1) * 50;
+        let others: Vec<_> = numbers.clone().map(|number| publish(&hub, OTHER, number)).collect();
+        let count =
+            || sqlite3(&site.journal(), "SELECT count(*) FROM messages").trim().parse::<u32>().unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        while count() > 25 {
+            assert!(Instant::now() < deadline, "they are not forgotten");
+        }
+        assert_eq!((0..5).map(|number| publish(&hub, ONE, number)).collect::<Vec<_>>(), ones);
+        assert_eq!(publish(&hub, OTHER, numbers.end - 10), others[40]);
+        assert_ne!(publish(&hub, OTHER, numbers.start), others[0]);
+        hub = site.restart(hub, "KILL");
+    }
 }
 
 #[test]

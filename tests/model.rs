@@ -3,13 +3,14 @@
 
 mod common;
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use common::Folder;
 use proptest::prelude::*;
 use tabcast::journal::{
-    Append, Appended, Channels, Committed, Journal, KeyLimits, PageLimit, Place, Retention,
+    Append, Appended, Channels, Committed, Journal, Key, KeyLimits, PageLimit, Place, Retention,
 };
 use tabcast::limits::Budget;
 use tabcast::message::{ChannelName, Data, Draft, EventName, IdempotencyKey, SubscriberId};
@@ -134,7 +135,11 @@ async fn run(path: Option<&Path>, retention: usize, steps: Vec<Step>) {
                             data: Data::text(&"ü".repeat(*length)),
                             except: Some(SubscriberId::parse("x").unwrap()),
                         },
-                        key: key.map(|key| IdempotencyKey::parse(&key.to_string()).unwrap()),
+                        key: key.map(|key| Key {
+                            // Of two networks, with the same keys.
+                            network: IpAddr::from([10, 0, 0, (key % 2) as u8]).into(),
+                            text: IdempotencyKey::parse(&(key / 2).to_string()).unwrap(),
+                        }),
                     });
                 }
                 let answers = journal.append(appends).await.unwrap();

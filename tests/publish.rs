@@ -5,7 +5,7 @@ mod common;
 use std::io::{BufReader, Write};
 use std::net::Shutdown;
 
-use common::{Hub, Response, on_each_journal, post_text};
+use common::{Hub, Path, Response, on_each_journal, post_text};
 
 on_each_journal!(json_is_published_with_its_fields_and_answered_with_the_messages_id, {
     let hub = Hub::start(&[]);
@@ -113,6 +113,35 @@ on_each_journal!(a_retry_with_the_same_key_gets_the_first_answer_and_publishes_n
     assert_eq!(send("k-2", "twice").status, 201);
     assert_eq!(stream.data(), "once");
     assert_eq!(stream.data(), "twice");
+});
+
+/// Two addresses of publishers.
+const ONE: [u8; 4] = [127, 0, 0, 66];
+const OTHER: [u8; 4] = [127, 0, 0, 77];
+
+on_each_journal!(a_key_is_its_publishers_own, {
+    let hub = Hub::start(&[]);
+    let (one, other) = (hub.publish_from(ONE, "k", "a"), hub.publish_from(OTHER, "k", "b"));
+    assert_eq!((one.status, other.status), (201, 201));
+    assert_eq!(hub.publish_from(OTHER, "k", "b").body, other.body);
+    assert_eq!(hub.publish_from(ONE, "k", "a").body, one.body);
+    hub.publish_from(ONE, "k", "b").problem(422);
+    assert_eq!(hub.history_data(""), ["a", "b"]);
+});
+
+on_each_journal!(a_flood_of_keys_leaves_the_keys_of_other_addresses, {
+    let hub = Hub::start(&["--idempotency-keys", "10"]);
+    let publish = |source, number: u32| {
+        hub.publish_from(source, &number.to_string(), "x").json()["id"].as_str().unwrap().to_owned()
+    };
+    let first: Vec<_> = (0..5).map(|number| publish(ONE, number)).collect();
+    (0..30).for_each(|number| drop(publish(OTHER, number)));
+    assert_eq!((0..5).map(|number| publish(ONE, number)).collect::<Vec<_>>(), first);
+    // The same flood from the same address is too much. A file remembers the keys of what it keeps.
+    if !Path::current().in_file {
+        (30..60).for_each(|number| drop(publish(ONE, number)));
+        assert_ne!(publish(ONE, 0), first[0]);
+    }
 });
 
 on_each_journal!(concurrent_retries_of_one_key_publish_once, {

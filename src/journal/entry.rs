@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::keys::Key;
 use crate::frame::{Format, Frames};
 use crate::limits::{Budget, Lease};
-use crate::message::{Draft, IdempotencyKey, Message, Receipt};
+use crate::message::{Draft, Message, Receipt};
 
 /// A stored message and its frames.
 #[derive(Debug)]
@@ -86,7 +87,7 @@ pub struct Append {
     /// The message before it has an id.
     pub draft: Draft,
     /// The publisher's idempotency key, if it gave one.
-    pub key: Option<IdempotencyKey>,
+    pub key: Option<Key>,
 }
 
 /// The result of an [`Append`].

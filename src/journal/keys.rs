@@ -1,14 +1,25 @@
 //! Idempotency keys: the receipt that a publisher's key was answered with, remembered for a while.
 
-use std::collections::{HashMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use crate::limits::Network;
 use crate::message::{Fingerprint, IdempotencyKey, Receipt};
+
+/// A publisher's idempotency key. Another network's same text is another key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// The publisher's network.
+    pub network: Network,
+    /// The key as the publisher gave it.
+    pub text: IdempotencyKey,
+}
 
 /// How many keys are remembered, and for how long.
 #[derive(Clone, Copy, Debug)]
 pub struct KeyLimits {
-    /// The most keys. One more replaces the oldest.
+    /// The most keys. One more replaces the oldest of the network that has the most.
     pub count: usize,
     /// How long a key is remembered after its message was stored.
     pub window: Duration,
@@ -18,6 +29,19 @@ pub struct KeyLimits {
 #[derive(Debug)]
 pub(super) struct Keys {
     limits: KeyLimits,
+    /// How many keys there are of all networks.
+    count: usize,
+    /// The keys of each network. None has no keys.
+    networks: HashMap<Network, Own>,
+    /// Each network by the time of its oldest key.
+    by_age: BTreeSet<(Instant, Network)>,
+    /// Each network by the number of its keys; of those with as many, the one with the oldest key is last.
+    by_count: BTreeSet<(usize, Reverse<Instant>, Network)>,
+}
+
+/// The keys of one network.
+#[derive(Debug, Default)]
+struct Own {
     answers: HashMap<IdempotencyKey, (Fingerprint, Receipt)>,
     /// When each key was inserted, oldest first.
     order: VecDeque<(Instant, IdempotencyKey)>,
@@ -25,45 +49,83 @@ pub(super) struct Keys {
 
 impl Keys {
     pub(super) fn new(limits: KeyLimits) -> Self {
-        Keys { limits, answers: HashMap::new(), order: VecDeque::new() }
+        Keys {
+            limits,
+            count: 0,
+            networks: HashMap::new(),
+            by_age: BTreeSet::new(),
+            by_count: BTreeSet::new(),
+        }
     }
 
     /// The request that came with `key`, and its receipt. `None` if the key is not remembered.
-    pub(super) fn get(&mut self, key: &IdempotencyKey, now: Instant) -> Option<&(Fingerprint, Receipt)> {
-        self.forget(now, self.limits.count);
-        self.answers.get(key)
+    pub(super) fn get(&mut self, key: &Key, now: Instant) -> Option<&(Fingerprint, Receipt)> {
+        self.forget_expired(now);
+        self.networks.get(&key.network)?.answers.get(&key.text)
     }
 
     /// Remembers the request and the receipt of a key that is not remembered yet.
-    pub(super) fn insert(
-        &mut self,
-        key: IdempotencyKey,
-        request: Fingerprint,
-        answer: Receipt,
-        now: Instant,
-    ) {
-        if self.limits.count == 0 {
-            return;
+    pub(super) fn insert(&mut self, key: Key, request: Fingerprint, answer: Receipt, now: Instant) {
+        self.forget_expired(now);
+        let Key { network, text } = key;
+        self.change(network, |own| {
+            own.order.push_back((now, text.clone()));
+            own.answers.insert(text, (request, answer));
+        });
+        self.count += 1;
+        // Not before the insertion: a network with as many keys as this one would lose its own.
+        if self.count > self.limits.count
+            && let Some(&(_, _, network)) = self.by_count.last()
+        {
+            self.forget_oldest(network);
         }
-        self.forget(now, self.limits.count - 1);
-        self.order.push_back((now, key.clone()));
-        self.answers.insert(key, (request, answer));
     }
 
-    /// Forgets keys past the window, and the oldest until `count` are left.
-    fn forget(&mut self, now: Instant, count: usize) {
-        while let Some((since, key)) = self.order.front() {
-            if self.order.len() <= count && now.duration_since(*since) < self.limits.window {
-                break;
-            }
-            self.answers.remove(key);
-            self.order.pop_front();
+    /// Forgets the keys past the window.
+    fn forget_expired(&mut self, now: Instant) {
+        while let Some(&(oldest, network)) = self.by_age.first()
+            && now.duration_since(oldest) >= self.limits.window
+        {
+            self.forget_oldest(network);
         }
+    }
+
+    fn forget_oldest(&mut self, network: Network) {
+        self.change(network, |own| {
+            let (_, text) = own.order.pop_front().expect("a network without keys is not among them");
+            own.answers.remove(&text);
+        });
+        self.count -= 1;
+    }
+
+    /// Changes the keys of a network, and its places among the others.
+    fn change(&mut self, network: Network, change: impl FnOnce(&mut Own)) {
+        let own = self.networks.entry(network).or_default();
+        if let Some((oldest, count)) = own.oldest_and_count() {
+            self.by_age.remove(&(oldest, network));
+            self.by_count.remove(&(count, Reverse(oldest), network));
+        }
+        change(own);
+        if let Some((oldest, count)) = own.oldest_and_count() {
+            self.by_age.insert((oldest, network));
+            self.by_count.insert((count, Reverse(oldest), network));
+        } else {
+            self.networks.remove(&network);
+        }
+    }
+}
+
+impl Own {
+    /// The time of the oldest key, and how many keys there are. `None` if there are none.
+    fn oldest_and_count(&self) -> Option<(Instant, usize)> {
+        self.order.front().map(|(oldest, _)| (*oldest, self.order.len()))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
     use crate::message::{ChannelName, Epoch, EventName, MessageId, Time};
 
@@ -76,11 +138,35 @@ mod tests {
         }
     }
 
+    fn key(network: u8, text: &str) -> Key {
+        let network = Network::from(IpAddr::from([10, 0, 0, network]));
+        Key { network, text: IdempotencyKey::parse(text).unwrap() }
+    }
+
+    #[test]
+    fn the_network_with_the_most_keys_loses_its_oldest_and_among_equals_the_one_with_the_oldest_key() {
+        let mut keys = Keys::new(KeyLimits { count: 4, window: Duration::from_secs(10) });
+        let start = Instant::now();
+        let inserted = [(2, "x"), (1, "a"), (1, "b"), (1, "c"), (3, "y"), (3, "x"), (4, "x")];
+        for (number, (network, text)) in inserted.into_iter().enumerate() {
+            let now = start + Duration::from_millis(number as u64);
+            keys.insert(key(network, text), Fingerprint([0; 32]), receipt(number as u64), now);
+        }
+        // 1 lost two for those of 3, and then 3, which had the most, lost one for that of 4.
+        let known: Vec<_> =
+            inserted.into_iter().filter(|&(n, text)| keys.get(&key(n, text), start).is_some()).collect();
+        assert_eq!(known, [(2, "x"), (1, "c"), (3, "x"), (4, "x")]);
+        assert_eq!((keys.count, keys.by_age.len(), keys.by_count.len()), (4, 4, 4));
+        let now = start + Duration::from_millis(7);
+        keys.insert(key(5, "x"), Fingerprint([0; 32]), receipt(8), now);
+        assert!(keys.get(&key(2, "x"), now).is_none() && keys.get(&key(5, "x"), now).is_some());
+    }
+
     #[test]
     fn a_key_is_forgotten_after_its_window_or_when_there_are_too_many() {
         let mut keys = Keys::new(KeyLimits { count: 2, window: Duration::from_secs(10) });
         let start = Instant::now();
-        let key = |text| IdempotencyKey::parse(text).unwrap();
+        let key = |text| key(1, text);
         let known =
             |keys: &mut Keys, text, after| keys.get(&key(text), start + Duration::from_secs(after)).is_some();
         keys.insert(key("a"), Fingerprint([0; 32]), receipt(1), start);
@@ -90,5 +176,6 @@ mod tests {
         keys.insert(key("c"), Fingerprint([0; 32]), receipt(3), start + Duration::from_secs(11));
         keys.insert(key("d"), Fingerprint([0; 32]), receipt(4), start + Duration::from_secs(11));
         assert!(!known(&mut keys, "b", 11) && known(&mut keys, "c", 11) && known(&mut keys, "d", 11));
+        assert!(!known(&mut keys, "d", 21) && keys.networks.is_empty() && keys.by_count.is_empty());
     }
 }

@@ -4,6 +4,7 @@ use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 use std::net::{SocketAddr, TcpStream};
 
 use memchr::memmem;
+use socket2::{Domain, Socket, Type};
 
 use super::PATIENCE;
 
@@ -13,6 +14,16 @@ pub fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     connection.set_read_timeout(Some(PATIENCE))?;
     connection.set_write_timeout(Some(PATIENCE))?;
     connection.set_nodelay(true)?;
+    Ok(connection)
+}
+
+/// A connection from this address of the loopback network, of which this machine has all.
+pub fn connect_from(source: [u8; 4], address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.bind(&SocketAddr::from((source, 0)).into())?;
+    socket.connect(&address.into())?;
+    let connection = TcpStream::from(socket);
+    connection.set_read_timeout(Some(PATIENCE))?;
     Ok(connection)
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{Folder, PATIENCE, Path, Response, Stream, connect, request};
+use super::{Folder, PATIENCE, Path, Response, Stream, connect, connect_from, request};
 
 /// A hub process, ended when dropped.
 pub struct Hub {
@@ -223,6 +223,15 @@ impl Hub {
         let body = (method == "POST" || !body.is_empty()).then_some(body);
         let request = request(&self.request_line(method, target), self.address, headers, body);
         self.exchange(&request, method == "HEAD")
+    }
+
+    /// The response to a publish of this text with an idempotency key, from this address.
+    pub fn publish_from(&self, source: [u8; 4], key: &str, text: &str) -> Response {
+        let headers = [&*format!("Idempotency-Key: {key}"), "Content-Type: text/plain"];
+        let line = self.request_line("POST", "/messages");
+        let mut connection = connect_from(source, self.address).unwrap();
+        connection.write_all(&request(&line, self.address, &headers, Some(text.as_bytes()))).unwrap();
+        Response::read(&mut BufReader::new(connection), false)
     }
 
     fn request_line(&self, method: &str, target: &str) -> String {

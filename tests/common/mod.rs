@@ -11,7 +11,7 @@ mod site;
 
 use std::time::Duration;
 
-pub use http::{Event, Response, Stream, connect, has_data, parse_event, post_text, request};
+pub use http::{Event, Response, Stream, connect, connect_from, has_data, parse_event, post_text, request};
 pub use hub::Hub;
 pub use path::Path;
 pub(crate) use path::{on_each_journal, on_each_path, on_paths};

@@ -2,8 +2,10 @@
 
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row};
+use sha2::{Digest, Sha256};
 
 use crate::journal::entry::Entry;
+use crate::journal::keys::Key;
 use crate::message::{
     ChannelName, Data, Epoch, EventName, Fingerprint, Message, MessageId, Receipt, SubscriberId, Time,
 };
@@ -30,6 +32,20 @@ pub(super) fn channel(row: &Row<'_>, column: usize) -> rusqlite::Result<ChannelN
 
 fn event(row: &Row<'_>, column: usize) -> rusqlite::Result<EventName> {
     EventName::stored(row.get_ref(column)?.as_str()?).map_err(|error| damaged(column, error))
+}
+
+/// The text of a publisher's key: 16 hexadecimal digits for the publisher's network, and its own text. Older
+/// rows have that text alone, which has no space, and so are nobody's.
+///
+/// The digits are of a hash, so that whoever sees the file does not read where messages came from. They hide
+/// it from nobody who tries all addresses.
+pub(super) fn key(epoch: Epoch, key: &Key) -> String {
+    let mut hash = Sha256::new();
+    hash.update(epoch.to_string());
+    hash.update(key.network.to_bits().to_be_bytes());
+    let hash = hash.finalize();
+    let digits = u64::from_be_bytes(hash[..8].try_into().expect("a hash has more than 8 bytes"));
+    format!("{digits:016x} {}", key.text.as_str())
 }
 
 /// The request that came with an idempotency key, and its receipt. `None` if no row has the key.

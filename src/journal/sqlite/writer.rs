@@ -62,6 +62,8 @@ pub(super) struct Writer {
     head: u64,
     /// Every row before this sequence is deleted, or remains without data for its key.
     swept: u64,
+    /// How many rows remain for their key.
+    key_rows: usize,
     /// When retention was last checked.
     checked: Instant,
     pages: Pages,
@@ -78,6 +80,8 @@ impl Writer {
     ) -> rusqlite::Result<Self> {
         let Opened { db, epoch, head, earliest } = opened;
         let pages = Pages::of(&db)?;
+        let key_rows =
+            db.query_row("SELECT count(*) FROM messages WHERE sequence < ?1", [earliest], |row| row.get(0))?;
         let mut writer = Writer {
             db,
             epoch,
@@ -87,6 +91,7 @@ impl Writer {
             keys,
             head,
             swept: earliest,
+            key_rows,
             checked: Instant::now(),
             pages,
             wal: Wal::new(),
@@ -185,9 +190,10 @@ impl Writer {
         for Append { draft, key } in batch {
             let now = Time::now();
             let is_remembered = self.keys.count > 0;
-            let key = key.filter(|_| is_remembered).map(|key| (key, draft.fingerprint()));
+            let key = key.filter(|_| is_remembered);
+            let key = key.map(|key| (row::key(self.epoch, &key), draft.fingerprint()));
             if let Some((key, request)) = &key {
-                match row::remembered(&transaction, self.epoch, key.as_str())? {
+                match row::remembered(&transaction, self.epoch, key)? {
                     Some((_, receipt)) if receipt.time.has_passed(self.keys.window, now) => {
                         forget(&transaction, receipt.id.sequence)?;
                     }
@@ -209,7 +215,7 @@ impl Writer {
                 message.data.as_json(),
                 message.time.as_ms(),
                 message.except.as_ref().map(|subscriber| subscriber.as_str()),
-                key.as_ref().map(|(key, _)| key.as_str()),
+                key.as_ref().map(|(key, _)| key),
                 key.as_ref().map(|(_, request)| request.0),
             ])?;
             appended.push(Appended::New(Receipt::from(message)));
@@ -350,31 +356,34 @@ impl Writer {
         let to = self.end_of_step()?;
         let window = u64::try_from(self.keys.window.as_millis()).unwrap_or(u64::MAX);
         let cutoff = Time::now().as_ms().saturating_sub(window);
-        let remembered = self.head.saturating_sub(u64::try_from(self.keys.count).unwrap_or(u64::MAX));
         self.without_sync(|writer| {
             let transaction = writer.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
             transaction
                 .prepare_cached(
                     "DELETE FROM messages WHERE sequence >= ?1 AND sequence < ?2
-                     AND (key IS NULL OR time_ms <= ?3 OR sequence <= ?4)",
+                     AND (key IS NULL OR time_ms <= ?3)",
                 )?
-                .execute(params![writer.swept, to, cutoff, remembered])?;
-            transaction
+                .execute(params![writer.swept, to, cutoff])?;
+            let remaining = transaction
                 .prepare_cached("UPDATE messages SET data = NULL WHERE sequence >= ?1 AND sequence < ?2")?
                 .execute([writer.swept, to])?;
             // Rows that remained for their key, and have been there long enough.
-            transaction
+            let expired = transaction
                 .prepare_cached(
                     "DELETE FROM messages WHERE sequence IN
                      (SELECT sequence FROM messages WHERE sequence < ?1 ORDER BY sequence LIMIT ?2)
-                     AND (time_ms <= ?3 OR sequence <= ?4)",
+                     AND time_ms <= ?3",
                 )?
-                .execute(params![writer.swept, STEP, cutoff, remembered])?;
+                .execute(params![writer.swept, STEP, cutoff])?;
+            let rows = (writer.key_rows + remaining).saturating_sub(expired);
+            let excess = excess_keys(rows, writer.keys.count);
+            let forgotten = if excess > 0 { forget_most(&transaction, to, excess)? } else { 0 };
             writer.pages.count(&transaction)?;
-            transaction.commit()
-        })?;
-        self.swept = to;
-        Ok(())
+            transaction.commit()?;
+            writer.key_rows = rows.saturating_sub(forgotten);
+            writer.swept = to;
+            Ok(())
+        })
     }
 
     /// The sequence before which the next step deletes: of at most [`STEP`] messages, and at most
@@ -408,6 +417,7 @@ impl Writer {
                 )?
                 .execute([writer.swept, STEP])
         })?;
+        self.key_rows = self.key_rows.saturating_sub(count);
         self.pages.count(&self.db)?;
         Ok(count > 0)
     }
@@ -423,6 +433,26 @@ impl Writer {
         self.db.pragma_update(None, "synchronous", "FULL")?;
         result
     }
+}
+
+/// How many of these rows that remain for their key are too many: an eighth of `most` at once, as finding
+/// them takes a look at all.
+fn excess_keys(rows: usize, most: usize) -> usize {
+    if rows > most { rows - (most - most / 8) } else { 0 }
+}
+
+/// Deletes `count` of the rows before `swept`, which remain for their key: one after the other, the oldest of
+/// the network that has the most. Returns how many there were.
+fn forget_most(db: &Connection, swept: u64, count: usize) -> rusqlite::Result<usize> {
+    // A row's `nth` is how many rows its network has from there on. The digits are those of `row::key`.
+    db.prepare_cached(
+        "DELETE FROM messages WHERE sequence IN
+         (SELECT sequence FROM
+          (SELECT sequence, row_number() OVER (PARTITION BY substr(key, 1, 16) ORDER BY sequence DESC) AS nth
+           FROM messages WHERE sequence < ?1)
+          ORDER BY nth DESC, sequence LIMIT ?2)",
+    )?
+    .execute(params![swept, count])
 }
 
 /// Removes the key of the message at `sequence`, so that another message can have it.
