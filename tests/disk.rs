@@ -75,7 +75,7 @@ fn the_journal_stays_within_the_documented_size_whatever_is_published_and_shrink
                     }
                 });
             }
-            publish_large(&hub, 4);
+            publish_large(&hub, 2);
             done.store(true, Ordering::Relaxed);
         });
     });
