@@ -1,5 +1,9 @@
 //! The log: one line on stderr for each event, written by a thread of its own. A paused terminal, or a pipe
-//! that is not read, must not stop the hub: the log then drops lines.
+//! that is not read, must not stop the hub: the log then drops lines. A flood of requests must not become a
+//! flood of lines: of each kind, so many are written in a second, and the rest are counted.
+
+mod kind;
+mod value;
 
 use std::cell::Cell;
 use std::fmt::{self, Write as _};
@@ -7,7 +11,7 @@ use std::io::{self, ErrorKind, IsTerminal, Write as _};
 use std::mem;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
@@ -15,7 +19,7 @@ use tracing::{Event, Level};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 
-use crate::message::is_printable;
+use kind::Kinds;
 
 /// The settings of the log.
 #[derive(Clone, Debug, clap::Args)]
@@ -29,6 +33,10 @@ pub struct Options {
     /// named, as much as --log-level says
     #[arg(long, value_name = "FILTER")]
     pub log: Option<Targets>,
+
+    /// The most lines of one kind in a second; a line says how many more there were; 0 is no limit
+    #[arg(long, value_name = "COUNT", default_value_t = 1000)]
+    pub log_rate: u32,
 }
 
 impl Options {
@@ -47,10 +55,10 @@ impl Options {
 /// # Errors
 /// If the log's thread can't be started, or the process has a log already.
 pub fn to_stderr(options: &Options) -> anyhow::Result<Log> {
-    let lines = Arc::new(Lines::default());
     let is_colored =
         io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let formatter = Formatter { is_colored, lines: Arc::clone(&lines) };
+    let lines = Arc::new(Lines::new(Kinds::new(options.log_rate), is_colored));
+    let formatter = Formatter { lines: Arc::clone(&lines) };
     let layers = tracing_subscriber::registry().with(options.filter()).with(formatter);
     tracing::subscriber::set_global_default(layers)?;
     let writer = Arc::clone(&lines);
@@ -83,9 +91,8 @@ impl Drop for Log {
     }
 }
 
-/// Formats each event as a line.
+/// Formats each event as a line, if its kind may have one.
 struct Formatter {
-    is_colored: bool,
     lines: Arc<Lines>,
 }
 
@@ -95,8 +102,16 @@ impl<S: tracing::Subscriber> Layer<S> for Formatter {
             /// The thread's last line, whose text the next line reuses, and its time in seconds.
             static LAST: Cell<(String, u64)> = const { Cell::new((String::new(), u64::MAX)) };
         }
-        let (level, dim, plain) = style(*event.metadata().level(), self.is_colored);
+        /// The most bytes of a line. The hub's own lines are shorter, because their values are.
+        const MAX_LINE: usize = 2048;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        if let Some(kind) = self.lines.kinds.over(event.metadata(), now.as_secs()) {
+            if kind.leave_out(event) {
+                self.lines.will_summarize();
+            }
+            return;
+        }
+        let (level, dim, plain) = style(*event.metadata().level(), self.lines.is_colored);
         let (mut line, second) = LAST.take();
         let date_and_time = dim.len() + "2026-11-23T02:40:11".len();
         if second == now.as_secs() {
@@ -114,6 +129,10 @@ impl<S: tracing::Subscriber> Layer<S> for Formatter {
             line.push_str(part);
         }
         event.record(&mut Values(&mut line));
+        if line.len() > MAX_LINE {
+            line.truncate(line.floor_char_boundary(MAX_LINE));
+            line.push('…');
+        }
         line.push('\n');
         self.lines.push(&line);
         LAST.set((line, now.as_secs()));
@@ -149,13 +168,7 @@ impl Values<'_> {
 impl Visit for Values<'_> {
     fn record_str(&mut self, field: &Field, value: &str) {
         self.name(field);
-        if is_plain(value) && !value.bytes().any(|byte| matches!(byte, b'"' | b'\\')) {
-            self.0.push('"');
-            self.0.push_str(value);
-            self.0.push('"');
-        } else {
-            let _ = write!(self.0, "{value:?}");
-        }
+        value::push_text(self.0, value);
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
@@ -165,41 +178,21 @@ impl Visit for Values<'_> {
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         self.name(field);
-        let _ = write!(Printable(self.0), "{value:?}");
-    }
-}
-
-/// Whether the text is printable ASCII, as almost all text is. The loop has no early end, so that it compiles
-/// to many bytes at once.
-fn is_plain(text: &str) -> bool {
-    text.bytes().fold(true, |plain, byte| plain & matches!(byte, b' '..=b'~'))
-}
-
-/// Escapes characters that could begin a line, or hide text.
-struct Printable<'a>(&'a mut String);
-
-impl fmt::Write for Printable<'_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        if is_plain(text) {
-            self.0.push_str(text);
-            return Ok(());
+        if field.name() == "message" {
+            value::push_whole(self.0, value);
+        } else {
+            value::push_cut(self.0, value);
         }
-        for c in text.chars() {
-            if is_printable(c) {
-                self.0.push(c);
-            } else {
-                write!(self.0, "{}", c.escape_unicode())?;
-            }
-        }
-        Ok(())
     }
 }
 
 /// The lines that wait for the log's thread.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Lines {
     waiting: Mutex<Waiting>,
     changed: Condvar,
+    kinds: Kinds,
+    is_colored: bool,
 }
 
 #[derive(Debug, Default)]
@@ -207,6 +200,8 @@ struct Waiting {
     text: String,
     /// How many lines were dropped since the last write.
     dropped: usize,
+    /// When the next summary of the lines left out is due. `None` if none were left out.
+    summary: Option<Instant>,
     /// Set once no more lines will come.
     ended: bool,
     /// Set once all lines are written.
@@ -214,6 +209,10 @@ struct Waiting {
 }
 
 impl Lines {
+    fn new(kinds: Kinds, is_colored: bool) -> Self {
+        Lines { waiting: Mutex::default(), changed: Condvar::new(), kinds, is_colored }
+    }
+
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -236,6 +235,27 @@ impl Lines {
         }
     }
 
+    /// Has the thread write a summary of the lines left out, a while from now.
+    fn will_summarize(&self) {
+        /// From the first line left out to the summary. Higher: a flood is seen later. Lower: more summaries.
+        const LATER: Duration = Duration::from_secs(1);
+        self.waiting().summary.get_or_insert_with(|| Instant::now() + LATER);
+        self.changed.notify_all();
+    }
+
+    /// Waits until lines are there, a summary is due, or no more will come.
+    fn wait(&self) -> MutexGuard<'_, Waiting> {
+        let mut waiting = self.waiting();
+        while waiting.text.is_empty() && !waiting.ended && !waiting.is_summary_due() {
+            // With no summary ahead, the thread sleeps until it is woken.
+            let left =
+                waiting.summary.map_or(Duration::MAX, |at| at.saturating_duration_since(Instant::now()));
+            let woken = self.changed.wait_timeout(waiting, left);
+            (waiting, _) = woken.unwrap_or_else(PoisonError::into_inner);
+        }
+        waiting
+    }
+
     /// Writes lines until no more will come.
     fn write_all(&self) {
         /// How long lines are gathered before the next write. Higher: lines are seen later. Lower: the thread
@@ -243,26 +263,46 @@ impl Lines {
         const TOGETHER: Duration = Duration::from_millis(5);
         let mut text = String::new();
         loop {
-            let nothing = |waiting: &mut Waiting| waiting.text.is_empty() && !waiting.ended;
-            let mut waiting =
-                self.changed.wait_while(self.waiting(), nothing).unwrap_or_else(PoisonError::into_inner);
-            if waiting.text.is_empty() {
-                waiting.written = true;
-                self.changed.notify_all();
-                return;
-            }
+            let mut waiting = self.wait();
             mem::swap(&mut waiting.text, &mut text);
             let dropped = mem::take(&mut waiting.dropped);
+            let ended = waiting.ended;
+            let summarizes = ended || waiting.is_summary_due();
+            if summarizes {
+                // Before the counts are taken: a line that is left out from here on asks for a summary again.
+                waiting.summary = None;
+            }
             drop(waiting);
             if dropped > 0 {
-                let time = humantime::format_rfc3339_micros(SystemTime::now());
-                let _ =
-                    writeln!(text, "{time}  WARN lines are missing here that nobody read count={dropped}");
+                self.note(&mut text, Level::WARN, "lines are missing here that nobody read", dropped as u64);
+            }
+            if summarizes {
+                for (level, message, count) in self.kinds.take_left_out() {
+                    self.note(&mut text, level, format_args!("lines left out: {message}"), count);
+                }
+            }
+            if ended && text.is_empty() {
+                self.waiting().written = true;
+                self.changed.notify_all();
+                return;
             }
             write(&text, TOGETHER);
             text.clear();
             thread::sleep(TOGETHER);
         }
+    }
+
+    /// Adds a line of the log's own.
+    fn note(&self, text: &mut String, level: Level, message: impl fmt::Display, count: u64) {
+        let (level, dim, plain) = style(level, self.is_colored);
+        let time = humantime::format_rfc3339_micros(SystemTime::now());
+        let _ = writeln!(text, "{dim}{time}{plain} {level} {message} count={count}");
+    }
+}
+
+impl Waiting {
+    fn is_summary_due(&self) -> bool {
+        self.summary.is_some_and(|at| at <= Instant::now())
     }
 }
 

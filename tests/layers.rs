@@ -69,6 +69,8 @@ const ORDER: &[&str] = &[
     "limits/network",
     "limits/proxies",
     "log",
+    "log/kind",
+    "log/value",
     "message",
     "message/data",
     "message/id",

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// The settings it is run with. They are in its environment, so that the flags of `--hub` win.
-const SETTINGS: [(&str, &str); 5] = [
+const SETTINGS: [(&str, &str); 6] = [
     ("TABCAST_MAX_SUBSCRIBERS", "100000"),
     ("TABCAST_MAX_SUBSCRIBERS_PER_ADDRESS", "100000"),
     ("TABCAST_MAX_CONNECTIONS", "16000"),
@@ -13,6 +13,8 @@ const SETTINGS: [(&str, &str); 5] = [
     ("TABCAST_KEEP_ALIVE", "10m"),
     // A publisher may wait long until all subscribers have its last message.
     ("TABCAST_HEADER_TIMEOUT", "10m"),
+    // A message costs its line in the log, whatever their number.
+    ("TABCAST_LOG_RATE", "0"),
 ];
 
 /// Which hub, by the arguments.
@@ -37,7 +39,7 @@ pub(crate) enum Place<'a> {
 }
 
 impl Hub {
-    /// The command that starts it. It logs as it does by default.
+    /// The command that starts it. It logs as it does by default, but any number of lines.
     pub(crate) fn command(&self, address: SocketAddr, place: Place<'_>) -> Command {
         let mut command = Command::new(&self.binary);
         command

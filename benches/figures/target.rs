@@ -76,7 +76,7 @@ pub(crate) fn start_on(hub: &Hub, file: &Path) -> anyhow::Result<(Process, f64)>
 fn first_answer(hub: &Hub, place: Place<'_>) -> anyhow::Result<(Process, f64)> {
     let address = free_address()?;
     let mut command = hub.command(address, place);
-    // The hub logs as it does by default.
+    // The hub logs its lines, at its default level.
     command.stderr(Stdio::null());
     let begun = Instant::now();
     let mut server = Process::spawn(command, address)?;
