@@ -23,7 +23,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{Request, State as Extract};
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, Method, Response, StatusCode, Uri, header};
+use axum::http::{HeaderName, HeaderValue, Method, Response, StatusCode, Uri, header};
 use axum::response::IntoResponse;
 use tower::{Layer, Service, service_fn};
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -37,6 +37,16 @@ use state::State;
 
 pub(crate) use options::Options;
 pub(crate) use reply::{Body, Reply};
+
+/// No page of another origin gets a response's bytes into its process, as an image or a script. Pages of an
+/// allowed origin read by CORS, which this policy does not concern.
+const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+
+/// No page of another origin keeps a hold of a window in which it opened a response. A publish's receipt is
+/// without: no window shows it.
+const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
+
+const SAME_ORIGIN: HeaderValue = HeaderValue::from_static("same-origin");
 
 /// Responds to every request to a hub.
 #[derive(Debug)]
@@ -76,6 +86,7 @@ impl Api {
 
     async fn check(&self, address: SocketAddr, request: Request) -> Response<Reply> {
         let (head, mut body) = request.into_parts();
+        let is_publish = head.method == Method::POST;
         // With `Expect`, the body is sent only after `100 Continue`: there is nothing to drain.
         let expects = head.headers.contains_key(header::EXPECT);
         let result = match origin::check(&self.state, &head) {
@@ -85,8 +96,15 @@ impl Api {
         if !expects {
             body::drain(body);
         }
+        let is_receipt = is_publish && result.is_ok();
         let mut response = result.unwrap_or_else(|problem| problem.into_response().map(Reply::Body));
-        response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        let headers = response.headers_mut();
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        // A receipt is for the publisher alone; all else can be loaded by a page, or opened in a window.
+        if !is_receipt {
+            headers.insert(OPENER_POLICY, SAME_ORIGIN);
+            headers.entry(RESOURCE_POLICY).or_insert(SAME_ORIGIN);
+        }
         response
     }
 

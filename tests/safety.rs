@@ -158,11 +158,22 @@ fn http_1_0_needs_no_host() {
 }
 
 #[test]
-fn no_answer_of_the_hub_is_sniffed_for_another_type() {
+fn every_answer_says_what_browsers_may_do_with_it() {
     let hub = Hub::start(&["--allow-origin", APP]);
+    let policies = |answer: &Response| {
+        let names = ["x-content-type-options", "cross-origin-resource-policy", "cross-origin-opener-policy"];
+        names.map(|name| {
+            let values = answer.headers.iter().filter(|(known, _)| known == name).map(|(_, value)| value);
+            values.cloned().collect::<Vec<_>>().join(" twice ")
+        })
+    };
     for (method, target, header, status) in [
         ("GET", "/", "Accept: */*", 200),
+        ("GET", "/icon.svg", "Accept: */*", 200),
         ("GET", "/messages", "Accept: */*", 200),
+        ("HEAD", "/messages", "Accept: */*", 200),
+        ("HEAD", "/events", "Accept: */*", 200),
+        ("GET", "/messages?last=x", "Accept: */*", 422),
         ("POST", "/messages", "Content-Type: text/plain", 201),
         ("POST", "/messages", "Content-Type: none", 415),
         ("PUT", "/messages", "Accept: */*", 405),
@@ -173,8 +184,17 @@ fn no_answer_of_the_hub_is_sniffed_for_another_type() {
         ("POST", "/messages", "Sec-Fetch-Site: cross-site", 403),
     ] {
         let answer = hub.send(method, target, &[header], b"");
-        let nosniff = answer.header("x-content-type-options");
-        assert_eq!((answer.status, nosniff), (status, Some("nosniff")), "{method} {target} {header}");
+        assert_eq!(answer.status, status, "{method} {target} {header}");
+        // A receipt is for the publisher alone.
+        let policy = if status == 201 { "" } else { "same-origin" };
+        assert_eq!(policies(&answer), ["nosniff", policy, policy], "{method} {target} {header}");
+    }
+    let form = ["Content-Type: application/x-www-form-urlencoded", "Accept: text/html"];
+    let answer = hub.send("POST", "/messages", &form, b"data=x");
+    assert_eq!((answer.status, policies(&answer)), (303, ["nosniff", "", ""].map(str::to_owned)));
+    // Any page may import the browser client.
+    for path in ["/tabcast.js", "/tabcast.src.js", "/tabcast.d.ts"] {
+        assert_eq!(policies(&hub.get(path)), ["nosniff", "cross-origin", "same-origin"], "{path}");
     }
 }
 
@@ -198,10 +218,75 @@ fn the_hubs_own_page_and_programs_may_publish() {
         &[&*format!("Host: localhost:{port}"), &format!("Origin: http://localhost:{port}")],
         // Behind a proxy that ends TLS. On the default port both leave the port out.
         &["Host: localhost", "Origin: https://localhost"],
+        &["Host: localhost", "Origin: https://localhost", "Sec-Fetch-Site: same-origin"],
     ] {
         assert_eq!(post_from(&hub, headers).status, 201, "{headers:?}");
     }
-    assert_eq!(hub.history("").len(), 7);
+    assert_eq!(hub.history("").len(), 8);
+}
+
+#[test]
+fn a_page_of_the_hubs_host_and_another_scheme_may_not_publish() {
+    let hub = Hub::start(&["--allow-host", "hub.example"]);
+    // The hub is at https://, behind a proxy that ends TLS. The page is at http://, from whoever is between.
+    for site in ["cross-site", "same-site", "none", "", "same-origin, cross-site", "Same-Origin", "\u{ff}"] {
+        let headers = ["Host: hub.example", "Origin: http://hub.example", &format!("Sec-Fetch-Site: {site}")];
+        let refused = post_from(&hub, &headers);
+        assert_eq!(refused.problem(403)["field"], "Sec-Fetch-Site", "{site}");
+    }
+    for scheme in ["ftp", "file", "ws", "chrome-extension", "httpx", "xhttp", "http:", "HTTP", ""] {
+        let origin = format!("Origin: {scheme}://hub.example");
+        for site in [&[][..], &["Sec-Fetch-Site: same-origin"]] {
+            let refused = post_from(&hub, &[&["Host: hub.example", &origin], site].concat());
+            assert_eq!(refused.problem(403)["field"], "Origin", "{scheme}");
+        }
+    }
+    assert!(hub.history("").is_empty());
+}
+
+#[test]
+fn a_page_without_an_origin_publishes_only_if_it_is_the_hubs_own() {
+    let sites = ["cross-site", "same-site", "", "unheard-of", "same-origin, same-site", "NONE"];
+    let hub = Hub::start(&["--allow-origin", APP]);
+    for site in sites {
+        let refused = post_from(&hub, &[&format!("Sec-Fetch-Site: {site}")]);
+        assert_eq!(refused.problem(403)["field"], "Sec-Fetch-Site", "{site}");
+    }
+    assert!(hub.history("").is_empty());
+    let open = Hub::start(&["--allow-origin", "*"]);
+    for site in sites {
+        assert_eq!(post_from(&open, &[&format!("Sec-Fetch-Site: {site}")]).status, 201, "{site}");
+    }
+}
+
+#[test]
+fn a_second_origin_or_sec_fetch_site_is_400() {
+    for flags in [&[][..], &["--allow-origin", "*"], &["--allow-origin", APP]] {
+        let hub = Hub::start(flags);
+        let host = hub.address;
+        let [own, other] = [format!("Origin: http://{host}"), "Origin: https://evil.example".to_owned()];
+        let app = format!("Origin: {APP}");
+        let [same, cross] = ["Sec-Fetch-Site: same-origin", "Sec-Fetch-Site: cross-site"];
+        for (headers, field) in [
+            ([&*own, &*own], "Origin"),
+            ([&*own, &*other], "Origin"),
+            ([&*other, &*own], "Origin"),
+            ([&*app, &*other], "Origin"),
+            ([same, cross], "Sec-Fetch-Site"),
+            ([cross, same], "Sec-Fetch-Site"),
+            ([same, same], "Sec-Fetch-Site"),
+        ] {
+            let head = headers.join("\r\n");
+            let post = format!(
+                "POST /messages HTTP/1.1\r\nHost: {host}\r\n{head}\r\nContent-Type: text/plain\r\n\
+                 Content-Length: 1\r\n\r\nx"
+            );
+            assert_eq!(hub.raw(post).problem(400)["field"], field, "{headers:?}");
+            let get = format!("GET /messages HTTP/1.1\r\nHost: {host}\r\n{head}\r\n\r\n");
+            assert_eq!(hub.raw(get).problem(400)["field"], field, "{headers:?}");
+        }
+        assert!(hub.history("").is_empty());
+    }
 }
 
 #[test]
@@ -464,6 +549,8 @@ fn a_streams_headers_are_exact() {
             ("cache-control", "no-store, no-transform"),
             ("x-accel-buffering", "no"),
             ("x-content-type-options", "nosniff"),
+            ("cross-origin-resource-policy", "same-origin"),
+            ("cross-origin-opener-policy", "same-origin"),
         ];
         // A proxy could hold back a stream that has a content encoding.
         let check = |headers: &[(String, String)]| {
@@ -563,4 +650,28 @@ fn a_problem_has_what_was_sent_as_data() {
     let answer = hub.get(&format!("/messages?{name}=1"));
     assert_eq!(answer.problem(422)["field"], "x\r\nSet-Cookie: a=b\r\n\r\n<script>\u{2028}");
     assert_eq!(answer.header("set-cookie"), None);
+}
+
+// The log.
+
+#[test]
+fn what_nobody_sees_is_escaped_in_the_log_and_sent_as_it_is() {
+    let hub = Hub::start(&[]);
+    let mut stream = hub.watch("/events", &[]);
+    for unseen in
+        "\u{ad}\u{34f}\u{115f}\u{1160}\u{180b}\u{180f}\u{200b}\u{202e}\u{2800}\u{3164}\u{fe00}\u{fe0f}\
+        \u{feff}\u{ffa0}\u{e0001}\u{e0100}\u{e01ef}\u{13441}"
+            .chars()
+    {
+        let number = format!("{:x}", u32::from(unseen));
+        hub.publish(&format!("<{number} {unseen}>"));
+        assert_eq!(stream.data(), format!("<{number} {unseen}>"));
+        let line = hub.wait_for_log(&["message published", &format!("data=\"<{number} ")]);
+        assert!(line.ends_with(&format!("data=\"<{number} \\u{{{number}}}>\"")), "{line}");
+    }
+    // An event name may be an emoji with its variation selector.
+    let heart = "%E2%9D%A4%EF%B8%8F";
+    assert_eq!(hub.post(&format!("?event={heart}"), "text/plain", "x").status, 201);
+    assert_eq!(stream.event().unwrap().event, "❤\u{fe0f}");
+    hub.wait_for_log(&["event=\"❤\\u{fe0f}\" size=3"]);
 }

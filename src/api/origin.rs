@@ -4,15 +4,16 @@ use std::net::{IpAddr, SocketAddr};
 
 use axum::http::request::Parts;
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 
 use super::problem::Problem;
 use super::state::State;
 
-/// Checks the request's Host and, if the request is a write, its Origin.
+/// Checks the request's Host and, if the request is a write, which page it is from.
 ///
 /// # Errors
-/// 403 if the Host is not the hub's, or if a write is from another origin; 400 if the Host is no host.
+/// 403 if the Host is not the hub's, or if a write is from another origin; 400 if the Host is no host, or if
+/// a checked header is there twice.
 pub(super) fn check(state: &State, head: &Parts) -> Result<(), Problem> {
     let host = host(&head.uri, &head.headers)?;
     // A request without Host (HTTP/1.0) is not from a browser.
@@ -25,7 +26,8 @@ pub(super) fn check(state: &State, head: &Parts) -> Result<(), Problem> {
         let detail = format!("the hub is not {}; if it is, start it with --allow-host {0}", named.host());
         return Err(Problem::new(StatusCode::FORBIDDEN, detail).field("Host"));
     }
-    if head.method.is_safe() { Ok(()) } else { check_origin(state, &head.headers, host) }
+    let source = Source::of(&head.headers)?;
+    if head.method.is_safe() { Ok(()) } else { check_source(state, &source, host) }
 }
 
 /// The host of the request, with its port if there is one: from the target, or else from the Host header
@@ -69,28 +71,64 @@ fn is_own_host(state: &State, host: &str) -> bool {
 
 /// Checks that a write is from the hub's own page, an allowed origin, or no page. Any page can send a form or
 /// text POST, which needs no preflight, but it can't hide its origin.
-fn check_origin(state: &State, headers: &HeaderMap, host: Option<&str>) -> Result<(), Problem> {
-    let refused = |detail: String, field| Err(Problem::new(StatusCode::FORBIDDEN, detail).field(field));
-    if let Some(origin) = headers.get(header::ORIGIN) {
-        let origin = String::from_utf8_lossy(origin.as_bytes());
-        let allowed = state.options.allow_origin.iter().any(|allowed| allowed == "*" || *allowed == origin);
-        let own = origin
-            .split_once("://")
-            .zip(host)
-            .is_some_and(|((_, origin), host)| origin.eq_ignore_ascii_case(host));
-        if !allowed && !own {
-            let detail = format!(
-                "pages of {origin} may not publish here; if they may, start the hub with \
-                 --allow-origin {origin}"
-            );
-            return refused(detail, "Origin");
-        }
+fn check_source(state: &State, source: &Source<'_>, host: Option<&str>) -> Result<(), Problem> {
+    let allows = |origin: &str| state.options.allow_origin.iter().any(|allowed| allowed == origin);
+    if allows("*") {
         return Ok(());
     }
-    match headers.get("sec-fetch-site") {
-        Some(site) if site.as_bytes() == b"cross-site" => {
-            refused("pages of other sites may not publish here".to_owned(), "Sec-Fetch-Site")
-        }
-        _ => Ok(()),
+    let refused = |detail: String, field| Err(Problem::new(StatusCode::FORBIDDEN, detail).field(field));
+    let Some(origin) = source.origin else {
+        return match source.site {
+            None | Some(b"same-origin" | b"none") => Ok(()),
+            Some(_) => refused("pages of other origins may not publish here".to_owned(), SITE),
+        };
+    };
+    let origin = String::from_utf8_lossy(origin);
+    if allows(&origin) {
+        return Ok(());
+    }
+    let detail = format!(
+        "pages of {origin} may not publish here; if they may, start the hub with --allow-origin {origin}"
+    );
+    if !host.is_some_and(|host| is_own_origin(&origin, host)) {
+        return refused(detail, ORIGIN);
+    }
+    // A page at http:// may have the host of a hub at https://, and is of another origin. The hub does not
+    // know whether a proxy in front of it speaks TLS. The browser does.
+    match source.site {
+        None | Some(b"same-origin") => Ok(()),
+        Some(_) => refused(detail, SITE),
+    }
+}
+
+/// Whether `origin` is that of a page on `host`. Its scheme may be either: a proxy may end TLS.
+fn is_own_origin(origin: &str, host: &str) -> bool {
+    let (scheme, authority) = origin.split_once("://").unwrap_or_default();
+    ["http", "https"].contains(&scheme) && authority.eq_ignore_ascii_case(host)
+}
+
+const ORIGIN: &str = "Origin";
+const SITE: &str = "Sec-Fetch-Site";
+
+/// What a browser says of the page that sends a request. A page can change neither.
+struct Source<'a> {
+    /// The page's origin.
+    origin: Option<&'a [u8]>,
+    /// How the page's origin relates to that of the hub.
+    site: Option<&'a [u8]>,
+}
+
+impl<'a> Source<'a> {
+    /// # Errors
+    /// 400 if one of both is there twice: another program could go by the other one.
+    fn of(headers: &'a HeaderMap) -> Result<Self, Problem> {
+        const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+        let one = |header: HeaderName, name: &str| {
+            let mut values = headers.get_all(header).iter().map(HeaderValue::as_bytes);
+            let (value, second) = (values.next(), values.next());
+            let twice = || Problem::malformed(format!("the {name} header is there twice")).field(name);
+            if second.is_some() { Err(twice()) } else { Ok(value) }
+        };
+        Ok(Source { origin: one(header::ORIGIN, ORIGIN)?, site: one(SEC_FETCH_SITE, SITE)? })
     }
 }

@@ -80,7 +80,7 @@ impl Asset {
 
     /// The response for pages of the hub's own origin.
     fn for_own_pages(&self, request: &HeaderMap) -> Response {
-        let headers: [(HeaderName, &str); 7] = [
+        let headers: [(HeaderName, &str); 5] = [
             (header::ETAG, self.etag()),
             // A browser keeps the file, but asks for changes each time.
             (header::CACHE_CONTROL, "no-cache"),
@@ -88,8 +88,6 @@ impl Asset {
             (header::X_FRAME_OPTIONS, "DENY"),
             // With `no-referrer`, browsers would send `Origin: null` with the page's own form.
             (header::REFERRER_POLICY, "same-origin"),
-            (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
-            (CROSS_ORIGIN_RESOURCE_POLICY, "same-origin"),
         ];
         let matches = |tag: &str| tag == "*" || tag.trim_start_matches("W/") == self.etag();
         let known = request.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());

@@ -152,10 +152,11 @@ mod tests {
 
     #[test]
     fn what_nobody_sees_is_escaped() {
-        let ignorable = "\u{ad}\u{34f}\u{115f}\u{1160}\u{17b4}\u{180b}\u{180f}\u{200b}\u{202e}\u{2064}\
-            \u{2065}\u{3164}\u{fe00}\u{fe0f}\u{feff}\u{ffa0}\u{fff0}\u{1bca0}\u{1d173}\u{e0001}\u{e0100}\u{e01ef}\
+        let unseen = "\u{ad}\u{34f}\u{115f}\u{1160}\u{17b4}\u{180b}\u{180f}\u{200b}\u{202e}\u{2064}\
+            \u{2065}\u{3164}\u{fe00}\u{fe0f}\u{feff}\u{ffa0}\u{fff0}\u{1bca0}\u{1d173}\
+            \u{e0001}\u{e0100}\u{e01ef}\
             \u{e0fff}\u{2800}\u{13441}\u{1d159}";
-        for c in ignorable.chars() {
+        for c in unseen.chars() {
             assert_eq!(text(&c.to_string()), format!("\"{}\"", c.escape_unicode()), "{c:?}");
         }
         for c in "aü🎉漢한⠁ᄀ".chars() {
