@@ -325,6 +325,17 @@ fn a_fault_of_the_map_is_found() {
 }
 
 #[test]
+fn the_notices_accept_the_licences_that_the_hub_may_have() {
+    let list = |path: &str, keys: &[&str]| {
+        let table: toml::Value = toml::from_str(&read(path)).unwrap();
+        let list = keys.iter().fold(&table, |value, key| &value[*key]);
+        let names = list.as_array().unwrap().iter().map(|name| name.as_str().unwrap().to_owned());
+        names.collect::<HashSet<_>>()
+    };
+    assert_eq!(list("packaging/about.toml", &["accepted"]), list("deny.toml", &["licenses", "allow"]));
+}
+
+#[test]
 fn no_line_of_code_has_more_than_110_columns() {
     let folders = ["src", "tests", "benches", "assets"];
     let code: Vec<_> = folders.iter().flat_map(|folder| files(folder, &["rs", "js", "mjs"])).collect();
