@@ -39,6 +39,14 @@ const STEP_BYTES: u64 = 1 << 20;
 /// after them.
 const SLACK: u64 = 2 << 20;
 
+/// The most bytes written before the pages are counted again. Higher: the WAL grows by more. Lower: small
+/// messages cost more.
+const CHECK_BYTES: u64 = 1 << 20;
+
+/// The most bytes that a small message adds to the WAL: a page of the table, one of the keys, and one of
+/// SQLite's own. Higher: checks that are of no use. Lower: the WAL grows by more between two checks.
+const MESSAGE_BYTES: u64 = 3 * 4096;
+
 /// A row's bytes beside its data. Higher: more messages are dropped than must be. Lower: more checks are
 /// needed to drop enough.
 const ROW_BYTES: u64 = 100;
@@ -68,6 +76,8 @@ pub(super) struct Writer {
     checked: Instant,
     pages: Pages,
     wal: Wal,
+    /// The most bytes that were written since the pages were counted and the WAL's length was looked at.
+    unchecked: u64,
 }
 
 impl Writer {
@@ -95,6 +105,7 @@ impl Writer {
             checked: Instant::now(),
             pages,
             wal: Wal::new(),
+            unchecked: 0,
         };
         writer.limit_count();
         Ok(writer)
@@ -222,8 +233,6 @@ impl Writer {
             committed.push(Arc::new(entry));
         }
         drop(insert);
-        // Before the commit: no error may come after it.
-        self.pages.count(&transaction)?;
         transaction.commit()?;
         Ok((appended, committed))
     }
@@ -231,7 +240,15 @@ impl Writer {
     /// Deletes the oldest messages until there is space for this batch. What they take is known only once
     /// they are deleted: so one step follows the other.
     fn make_space(&mut self, batch: &[Append]) -> rusqlite::Result<()> {
-        let bytes = batch.iter().map(|append| append.draft.data.as_json().len() as u64 + ROW_BYTES).sum();
+        let (count, data) =
+            (batch.len() as u64, batch.iter().map(|append| append.draft.data.as_json().len()));
+        let data = data.sum::<usize>() as u64;
+        self.unchecked += data + count * MESSAGE_BYTES;
+        if self.excess(self.unchecked) <= SLACK {
+            return Ok(());
+        }
+        self.pages.count(&self.db)?;
+        let bytes = data + count * ROW_BYTES;
         while self.excess(bytes) > SLACK {
             if self.swept == self.earliest() {
                 self.limit_bytes(bytes)?;
@@ -274,10 +291,15 @@ impl Writer {
     /// Does one step of maintenance: keeps the WAL short, drops messages that are over the limits, deletes
     /// dropped rows, gives free pages back. Returns whether there may be more to do.
     fn maintain(&mut self) -> rusqlite::Result<bool> {
-        self.shorten_wal()?;
+        let is_time = self.checked.elapsed() >= CHECK_PAUSE;
+        if is_time || self.unchecked >= CHECK_BYTES {
+            self.pages.count(&self.db)?;
+            self.unchecked = 0;
+            self.shorten_wal()?;
+        }
         // A step that is not full can wait: after each append, it would cost as much as the append.
         let is_full = self.earliest() - self.swept >= STEP || self.excess(0) >= STEP_BYTES;
-        if is_full || self.checked.elapsed() >= CHECK_PAUSE {
+        if is_time || is_full {
             self.checked = Instant::now();
             if self.swept == self.earliest() {
                 self.limit_bytes(0)?;
