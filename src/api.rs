@@ -30,7 +30,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::delivery;
 use crate::hub::Hub;
-use crate::limits::{Budget, Proxies};
+use crate::limits::Proxies;
 use headers::{IDEMPOTENCY_KEY, LAST_EVENT_ID};
 use problem::{Problem, only};
 use state::State;
@@ -59,18 +59,19 @@ pub(crate) struct Api {
 }
 
 impl Api {
-    /// The API of `hub`. `budget` is the memory of bodies, `listening` has the addresses of its listeners.
+    /// The API of `hub`. `memory` is that of bodies, in bytes; `listening` has the addresses of its
+    /// listeners.
     pub(crate) fn new(
         options: Options,
         streams: delivery::Options,
         replay_page: usize,
-        budget: Budget,
+        memory: usize,
         trusted: Vec<Proxies>,
         hub: Hub,
         listening: Vec<SocketAddr>,
     ) -> Self {
         let cors = cors(&options.allow_origin);
-        let state = Arc::new(State::new(options, streams, replay_page, budget, trusted, hub, listening));
+        let state = Arc::new(State::new(options, streams, replay_page, memory, trusted, hub, listening));
         Api { router: router(Arc::clone(&state)), state, cors }
     }
 

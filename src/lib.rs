@@ -107,7 +107,7 @@ impl Server {
     ) -> Result<(), ServeError> {
         let per_address = self.options.max_connections_per_address();
         let Options { journal, api, hub, delivery, limits, net } = self.options;
-        let (heads, bodies, reads) = limits.budgets();
+        let (heads, bodies, reads) = limits.shares();
         let listeners: Vec<_> = listeners.into_iter().collect();
         let listening: io::Result<Vec<_>> = listeners.iter().map(TcpListener::local_addr).collect();
         let listening = listening.map_err(ServeError::Address)?;

@@ -22,21 +22,21 @@ pub(crate) use turns::Turns;
 #[group(skip)]
 pub struct Options {
     /// The most memory for what is read or encoded and not taken yet: an eighth of it for long request heads,
-    /// three for bodies being published, half for messages being read. What --journal memory keeps is not
+    /// three for what is being published, half for messages being read. What --journal memory keeps is not
     /// counted: see --retention-bytes
     #[arg(long, value_name = "SIZE", default_value = "128MiB")]
     pub max_memory: ByteSize,
 
-    /// The proxies whose X-Forwarded-For or Forwarded says for whom they ask, as in 10.1.0.0/16; repeat it, or
-    /// separate several by commas; `private` is this machine and private networks
+    /// The proxies whose X-Forwarded-For or Forwarded says for whom they ask, as in 10.1.0.0/16; repeat it,
+    /// or separate several by commas; `private` is this machine and private networks
     #[arg(long, value_name = "ADDRESSES", value_delimiter = ',')]
     pub trust_proxy: Vec<Proxies>,
 }
 
 impl Options {
-    /// The budgets of request heads, of bodies, and of what is read.
-    pub(crate) fn budgets(&self) -> (Budget, Budget, Budget) {
-        let eighths = |count| Budget::new(bytes(self.max_memory) / 8 * count);
-        (eighths(1), eighths(3), eighths(4))
+    /// The budget of request heads, the bytes for bodies, and the budget of what is read.
+    pub(crate) fn shares(&self) -> (Budget, usize, Budget) {
+        let eighth = bytes(self.max_memory) / 8;
+        (Budget::new(eighth), 3 * eighth, Budget::new(4 * eighth))
     }
 }

@@ -130,7 +130,7 @@ impl Net {
                 tracing::debug!(%address, %error, "connection can't be set up");
                 continue;
             }
-            self.open.spawn(Arc::clone(self).connection(stream, address, (permit, share)));
+            self.open.spawn(Arc::clone(self).connection(stream, address, (share, permit)));
         }
     }
 

@@ -75,8 +75,10 @@ fn the_journal_stays_within_the_documented_size_whatever_is_published_and_shrink
                     }
                 });
             }
-            publish_large(&hub, 2);
+            let published = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| publish_large(&hub, 2)));
+            // First of all: the readers have to end if a publish fails.
             done.store(true, Ordering::Relaxed);
+            published.unwrap();
         });
     });
     let memory = hub.peak_resident_bytes() as u64;

@@ -1,47 +1,56 @@
-//! The bodies that are being read, and their memory. Where there is none left, the slowest body of the
-//! address that has the most gives way: to a body of an address that has less, or to one that is whole.
+//! The memory of bodies: of those that are being read, and of the messages parsed from them until these are
+//! kept. Where there is none left, bodies wait. What comes free goes to the address that has the least, and
+//! the slowest body of the address that has the most gives way to it.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use slab::Slab;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 
 use crate::limits::{Budget, Lease, Network, Turns};
 
-/// All bodies that are being read.
+/// All bodies.
 #[derive(Debug)]
 pub(super) struct Bodies {
-    budget: Budget,
-    /// The turn of the body that waits for memory.
+    /// The memory of bodies that are being read.
+    reading: Budget,
+    /// The bodies that have to be waited for, or that wait.
+    slow: Mutex<Slab<Slow>>,
+    /// How many bodies wait for memory.
+    asking: AtomicUsize,
+    /// The memory of parsed messages. It always comes back soon, as it waits for no publisher.
+    parsed: Budget,
+    /// The turn of the body that waits for that memory.
     turns: Turns,
-    /// The bodies that have to be waited for.
-    waiting: Mutex<Slab<Waiting>>,
 }
 
 /// A body that waits for more of itself, or for memory.
 #[derive(Debug)]
-struct Waiting {
+struct Slow {
     network: Network,
-    /// How many bytes of the budget it has.
-    bytes: usize,
-    /// When it last got more bytes.
+    /// How many bytes of memory it has.
+    has: usize,
+    /// When it last got more.
     since: Instant,
-    /// Notified once the body has to give way. `None` from then on.
+    /// How many bytes it asks for, and where they are sent.
+    asks: Option<(usize, oneshot::Sender<Lease>)>,
+    /// Signalled once the body has to give way. `None` from then on.
     gives_way: Option<Arc<Notify>>,
 }
 
-/// A body's memory. Dropping it gives the memory back.
+/// The memory of a body that is being read. Dropping it gives the memory back.
 #[derive(Debug)]
 pub(super) struct Memory<'a> {
     bodies: &'a Bodies,
     network: Network,
     lease: Lease,
-    /// The key in [`Bodies::waiting`], and the signal to give way. `None` until the body has to be
-    /// waited for: most bodies never have to be.
-    waiting: Option<(usize, Arc<Notify>)>,
+    /// The key in [`Bodies::slow`], and the signal to give way. `None` until the body has to be waited for:
+    /// most bodies never have to be.
+    slow: Option<(usize, Arc<Notify>)>,
 }
 
 /// There is no memory for the body.
@@ -49,118 +58,169 @@ pub(super) struct Memory<'a> {
 pub(super) struct NoMemory;
 
 impl Bodies {
-    pub(super) fn new(budget: Budget) -> Self {
-        Bodies { budget, turns: Turns::new(1), waiting: Mutex::default() }
+    /// Two thirds of the budget are for bodies that are being read.
+    pub(super) fn new(budget: usize) -> Self {
+        let (reading, parsed) = (Budget::new(budget / 3 * 2), Budget::new(budget / 3));
+        Bodies { reading, slow: Mutex::default(), asking: AtomicUsize::new(0), parsed, turns: Turns::new(1) }
     }
 
     /// The memory of a body from this network, of no bytes yet.
     pub(super) fn memory(&self, network: Network) -> Memory<'_> {
-        let lease = self.budget.try_lease(0).expect("0 bytes are always free");
-        Memory { bodies: self, network, lease, waiting: None }
+        let lease = self.reading.try_lease(0).expect("0 bytes are always free");
+        Memory { bodies: self, network, lease, slow: None }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Slab<Waiting>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Waits for the memory of a message of so many bytes. The networks that wait have their turns.
+    pub(super) async fn parsed(&self, network: Network, bytes: usize) -> Lease {
+        if let Some(lease) = self.parsed.try_lease(bytes) {
+            return lease;
+        }
+        let _turn = self.turns.take(Some(network)).await;
+        self.parsed.lease(bytes).await
     }
 
-    /// Has other bodies give way to the one with this key, which may be whole, until `bytes` will be free.
-    /// Bodies that are being published will be free soon, too.
-    ///
-    /// # Errors
-    /// [`NoMemory`] if that is not enough.
-    fn free_up(&self, key: usize, is_whole: bool, bytes: usize) -> Result<(), NoMemory> {
-        let mut waiting = self.waiting();
-        let own = waiting[key].network;
-        let mut left = bytes;
+    fn slow(&self) -> MutexGuard<'_, Slab<Slow>> {
+        self.slow.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks for memory for the body with this key.
+    fn ask(&self, key: usize, bytes: usize) -> oneshot::Receiver<Lease> {
+        let (sender, receiver) = oneshot::channel();
+        let mut slow = self.slow();
+        slow[key].asks = Some((bytes, sender));
+        self.asking.fetch_add(1, Ordering::Relaxed);
+        self.make_way(&mut slow, key);
+        self.distribute(&mut slow);
+        receiver
+    }
+
+    /// Has the slowest bodies of the networks that have more give way to the body with this key, and to
+    /// others whose networks have no more than its own, until there will be memory for all of them.
+    fn make_way(&self, slow: &mut Slab<Slow>, key: usize) {
+        let network = slow[key].network;
+        let bytes_asked = |body: &Slow| body.asks.as_ref().map_or(0, |(bytes, _)| *bytes);
+        let asked = bytes_asked(&slow[key]);
         loop {
-            let mut by_network = HashMap::<_, usize>::new();
-            for (_, body) in waiting.iter().filter(|(_, body)| body.gives_way.is_some()) {
-                *by_network.entry(body.network).or_default() += body.bytes;
-            }
-            let held: usize = by_network.values().sum();
-            let own_bytes = by_network.get(&own).copied().unwrap_or_default();
-            let heaviest = by_network.into_iter().max_by_key(|(_, bytes)| *bytes);
-            let goes_first = |(_, most): &(Network, usize)| is_whole || *most > own_bytes + bytes;
-            let Some((network, _)) = heaviest.filter(|most| left > 0 && goes_first(most)) else {
-                let soon = self.budget.leased().saturating_sub(held);
-                return if soon >= left { Ok(()) } else { Err(NoMemory) };
+            let has = by_network(slow);
+            let own = has.get(&network).copied().unwrap_or_default();
+            let goes_first = |body: &&Slow| {
+                body.gives_way.is_some() && has.get(&body.network).is_some_and(|bytes| *bytes <= own)
             };
-            let gives_way = |(other, body): &(usize, &mut Waiting)| {
-                *other != key && body.network == network && body.gives_way.is_some() && body.bytes > 0
-            };
-            let slowest = waiting.iter_mut().filter(gives_way).min_by_key(|(_, body)| body.since);
-            let Some((_, slowest)) = slowest else { return Err(NoMemory) };
-            left = left.saturating_sub(slowest.bytes);
-            if let Some(gives_way) = slowest.gives_way.take() {
-                gives_way.notify_one();
+            let needed: usize = slow.iter().map(|(_, body)| body).filter(goes_first).map(bytes_asked).sum();
+            let given_way = slow.iter().map(|(_, body)| body).filter(|body| body.gives_way.is_none());
+            let coming: usize = self.reading.free() + given_way.map(|body| body.has).sum::<usize>();
+            let heaviest = has.into_iter().max_by_key(|(_, bytes)| *bytes);
+            let heaviest = heaviest.filter(|(_, bytes)| coming < needed && *bytes > own + asked);
+            let Some((heaviest, _)) = heaviest else { return };
+            let bodies = slow.iter_mut().map(|(_, body)| body);
+            let of_heaviest =
+                bodies.filter(|body| body.network == heaviest && body.gives_way.is_some() && body.has > 0);
+            let slowest = of_heaviest.min_by_key(|body| body.since);
+            let Some(gives_way) = slowest.and_then(|body| body.gives_way.take()) else { return };
+            gives_way.notify_one();
+        }
+    }
+
+    /// Gives free memory to those who ask, first to the network that has the least.
+    fn distribute(&self, slow: &mut Slab<Slow>) {
+        loop {
+            let has = by_network(slow);
+            let bodies = slow.iter_mut().map(|(_, body)| body);
+            let asking = bodies.filter(|body| body.asks.is_some() && body.gives_way.is_some());
+            let next = asking.min_by_key(|body| (has.get(&body.network).copied(), body.since));
+            let Some(body) = next else { return };
+            let bytes = body.asks.as_ref().map_or(0, |(bytes, _)| *bytes);
+            let Some(lease) = self.reading.try_lease(bytes) else { return };
+            (body.has, body.since) = (body.has + lease.bytes(), Instant::now());
+            if let Some((_, sender)) = body.asks.take() {
+                self.asking.fetch_sub(1, Ordering::Relaxed);
+                // Fails only if the body is given up: the lease is free again.
+                let _ = sender.send(lease);
             }
         }
     }
 }
 
+/// How much memory the bodies of each network have, but for those that give way.
+fn by_network(slow: &Slab<Slow>) -> HashMap<Network, usize> {
+    let mut by_network = HashMap::new();
+    for (_, body) in slow.iter().filter(|(_, body)| body.gives_way.is_some()) {
+        *by_network.entry(body.network).or_default() += body.has;
+    }
+    by_network
+}
+
 impl Memory<'_> {
-    /// Takes more memory for a body that may be whole; all that there is if there never is so much. Waits for
-    /// that of others.
+    /// Takes more memory; all that there is if there never is so much. Waits for it as long as `patience`
+    /// says.
     ///
     /// # Errors
     /// [`NoMemory`] if there is none in time, or if the body has to give way.
-    pub(super) async fn grow(&mut self, is_whole: bool, bytes: usize) -> Result<(), NoMemory> {
-        /// How long a body waits for memory. Higher: a publisher is refused late. Lower: more are refused.
-        const PATIENCE: Duration = Duration::from_secs(5);
-        let Bodies { budget, turns, .. } = self.bodies;
-        let bytes = bytes.min(budget.total() - self.lease.bytes());
-        let more = match budget.try_lease(bytes) {
+    pub(super) async fn take(&mut self, bytes: usize, patience: Duration) -> Result<(), NoMemory> {
+        let Bodies { reading, asking, .. } = self.bodies;
+        let bytes = bytes.min(reading.total() - self.lease.bytes());
+        let at_once = (asking.load(Ordering::Relaxed) == 0).then(|| reading.try_lease(bytes)).flatten();
+        let more = match at_once {
             Some(more) => more,
             None => {
-                let (key, gives_way) = self.wait();
-                self.bodies.free_up(key, is_whole, bytes)?;
-                let more = async {
-                    let _turn = turns.take(Some(self.network)).await;
-                    budget.lease(bytes).await
-                };
+                let (key, gives_way) = self.is_slow();
+                let given = self.bodies.ask(key, bytes);
                 tokio::select! {
-                    more = timeout(PATIENCE, more) => more.map_err(|_elapsed| NoMemory)?,
+                    given = timeout(patience, given) => {
+                        given.ok().and_then(Result::ok).ok_or(NoMemory)?
+                    }
                     () = gives_way.notified() => return Err(NoMemory),
                 }
             }
         };
         self.lease.merge(more);
-        if let Some((key, _)) = &self.waiting {
-            let mut waiting = self.bodies.waiting();
-            (waiting[*key].bytes, waiting[*key].since) = (self.lease.bytes(), Instant::now());
+        if let Some((key, _)) = &self.slow {
+            let mut slow = self.bodies.slow();
+            (slow[*key].has, slow[*key].since) = (self.lease.bytes(), Instant::now());
         }
         Ok(())
     }
 
+    /// How much memory the body has, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.lease.bytes()
+    }
+
     /// Waits until the body has to give way. It may have to from the first call on.
     pub(super) async fn gives_way(&mut self) {
-        self.wait().1.notified().await;
+        self.is_slow().1.notified().await;
     }
 
-    /// Counts the body among those that have to be waited for. Returns its key, and the signal to give
-    /// way.
-    fn wait(&mut self) -> (usize, Arc<Notify>) {
-        let Memory { bodies, network, lease, waiting } = self;
-        let (key, gives_way) = waiting.get_or_insert_with(|| {
+    /// Records that the body brought something.
+    pub(super) fn progresses(&mut self) {
+        if let Some((key, _)) = &self.slow {
+            self.bodies.slow()[*key].since = Instant::now();
+        }
+    }
+
+    /// Counts the body among those that have to be waited for. Returns its key, and the signal to give way.
+    fn is_slow(&mut self) -> (usize, Arc<Notify>) {
+        let Memory { bodies, network, lease, slow } = self;
+        let (key, gives_way) = slow.get_or_insert_with(|| {
             let gives_way = Arc::<Notify>::default();
-            let (network, bytes, since) = (*network, lease.bytes(), Instant::now());
-            let body = Waiting { network, bytes, since, gives_way: Some(Arc::clone(&gives_way)) };
-            (bodies.waiting().insert(body), gives_way)
+            let (network, has, since) = (*network, lease.bytes(), Instant::now());
+            let body = Slow { network, has, since, asks: None, gives_way: Some(Arc::clone(&gives_way)) };
+            (bodies.slow().insert(body), gives_way)
         });
         (*key, Arc::clone(gives_way))
-    }
-
-    /// The lease of `bytes`; the rest is given back. The body no longer has to give way.
-    pub(super) fn keep(mut self, bytes: usize) -> Lease {
-        self.lease.shrink(bytes);
-        self.lease.take()
     }
 }
 
 impl Drop for Memory<'_> {
     fn drop(&mut self) {
-        if let Some((key, _)) = &self.waiting {
-            self.bodies.waiting().remove(*key);
+        drop(self.lease.take());
+        if let Some((key, _)) = &self.slow
+            && self.bodies.slow().remove(*key).asks.is_some()
+        {
+            self.bodies.asking.fetch_sub(1, Ordering::Relaxed);
+        }
+        if self.bodies.asking.load(Ordering::Relaxed) > 0 {
+            self.bodies.distribute(&mut self.bodies.slow());
         }
     }
 }

@@ -32,7 +32,6 @@ pub(super) async fn read(
     if body.size_hint().lower() > limit as u64 {
         return Err(too_large(limit));
     }
-    // Polling the body sends `100 Continue`: a publisher that waits for it sends the body now.
     let mut body = mem::take(body);
     let bytes = collect(state, memory, &mut body).await;
     if bytes.is_err() {
@@ -42,11 +41,19 @@ pub(super) async fn read(
 }
 
 async fn collect(state: &State, memory: &mut Memory<'_>, body: &mut Body) -> Result<BytesMut, Problem> {
+    /// How long a body of unknown length waits for more memory. Higher: such bodies may all wait for each
+    /// other. Lower: more are refused.
+    const PATIENCE: Duration = Duration::from_secs(5);
     let limit = value::bytes(state.options.max_body);
+    // All at once: a body that has a part of its memory, and waits for the rest, is in the way of others.
+    if let Some(length) = body.size_hint().exact() {
+        memory.take(usize::try_from(length).unwrap_or(limit), state.options.body_timeout).await?;
+    }
     let mut clock = Clock::new(&state.options);
     let mut bytes = BytesMut::new();
     loop {
-        // Most bodies come with their head.
+        // Polling the body sends `100 Continue`: a publisher that waits for it sends the body now. Most
+        // bodies come with their head.
         let at_once = tokio::select! {
             biased;
             frame = body.frame() => Some(frame),
@@ -70,7 +77,11 @@ async fn collect(state: &State, memory: &mut Memory<'_>, body: &mut Body) -> Res
         if bytes.len() + data.len() > limit {
             return Err(too_large(limit));
         }
-        memory.grow(false, data.len()).await?;
+        let more = (bytes.len() + data.len()).saturating_sub(memory.bytes());
+        if more > 0 {
+            memory.take(more, PATIENCE).await?;
+        }
+        memory.progresses();
         bytes.extend_from_slice(&data);
     }
 }

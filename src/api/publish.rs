@@ -42,12 +42,12 @@ pub(super) async fn publish(
     let network = Network::from(address.ip());
     let mut memory = state.bodies.memory(network);
     let bytes = body::read(state, &mut memory, body).await?;
-    memory.grow(true, kind.most_memory(&bytes)).await?;
+    let mut lease = state.bodies.parsed(network, kind.most_memory(&bytes)).await;
     let draft = draft(kind, &bytes, query, options)?;
-    drop(bytes);
+    lease.shrink(draft.weight());
+    drop((bytes, memory));
 
     let logged = Logged::new(&draft.data, options);
-    let lease = memory.keep(draft.weight());
     let receipt = match state.hub.publish(network, draft, key, lease).await? {
         Published::New { receipt, subscribers } => {
             logged.log(&receipt, subscribers);

@@ -6,7 +6,7 @@ use super::bodies::Bodies;
 use super::options::Options;
 use crate::delivery;
 use crate::hub::Hub;
-use crate::limits::{Budget, Proxies};
+use crate::limits::Proxies;
 
 /// The settings, the hub, and the bodies that are being read.
 #[derive(Debug)]
@@ -27,11 +27,11 @@ impl State {
         options: Options,
         streams: delivery::Options,
         replay_page: usize,
-        budget: Budget,
+        memory: usize,
         trusted: Vec<Proxies>,
         hub: Hub,
         listening: Vec<SocketAddr>,
     ) -> Self {
-        State { options, streams, replay_page, hub, listening, bodies: Bodies::new(budget), trusted }
+        State { options, streams, replay_page, hub, listening, bodies: Bodies::new(memory), trusted }
     }
 }

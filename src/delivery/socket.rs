@@ -15,8 +15,9 @@ use super::chunks::{Chunks, Framing};
 use crate::hub::Reason;
 use crate::limits::Share;
 
-/// What a connection counts for: of all connections, and of those from its address.
-pub(crate) type Place = (OwnedSemaphorePermit, Option<Share>);
+/// What a connection counts for: of those from its address, and of all. Its share is dropped first: whoever
+/// is accepted next, in the place of the permit, may need it.
+pub(crate) type Place = (Option<Share>, OwnedSemaphorePermit);
 
 /// A subscriber's socket.
 #[derive(Debug)]

@@ -45,9 +45,9 @@ impl Budget {
         self.free.available_permits() >= self.total / 2
     }
 
-    /// The bytes that are not free.
-    pub fn leased(&self) -> usize {
-        self.total - self.free.available_permits().min(self.total)
+    /// The bytes that are free.
+    pub fn free(&self) -> usize {
+        self.free.available_permits()
     }
 
     /// All bytes, free or not.

@@ -6,7 +6,7 @@
 use std::cell::Cell;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{LazyLock, Once, mpsc};
@@ -16,8 +16,9 @@ use std::time::Duration;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tabcast::journal::{
-    Append, Appended, Channels, Committed, Journal, KeyLimits, OpenError, PageLimit, Place, Retention,
+    Append, Appended, Channels, Committed, Journal, Key, KeyLimits, OpenError, PageLimit, Place, Retention,
 };
+use tabcast::limits::{Budget, Network};
 use tabcast::message::{
     ChannelName, Data, Draft, EventName, IdempotencyKey, InvalidData, MessageId, SubscriberId,
 };
@@ -400,7 +401,7 @@ fn open(folder: &Folder) -> Result<(Journal, Committed), OpenError> {
     let retention =
         Retention { messages: 1_000, bytes: usize::MAX >> 1, age: Duration::from_secs(1_000_000_000) };
     let keys = KeyLimits { count: 1_000, window: Duration::from_secs(3600) };
-    Journal::open(&Place::File(folder.file()), retention, keys)
+    Journal::open(&Place::File(folder.file()), retention, keys, &Budget::unlimited())
 }
 
 /// Appends a message with a key; returns its sequence, or `None` if the journal refuses.
@@ -411,8 +412,9 @@ async fn append(journal: &Journal, text: &str) -> Option<u64> {
         data: Data::text(text),
         except: None,
     };
-    let key = IdempotencyKey::parse(&fastrand::u64(..).to_string()).unwrap();
-    match journal.append(vec![Append { draft, key: Some(key) }]).await.ok()?.remove(0) {
+    let text = IdempotencyKey::parse(&fastrand::u64(..).to_string()).unwrap();
+    let key = Some(Key { network: Network::from(IpAddr::from([127, 0, 0, 1])), text });
+    match journal.append(vec![Append { draft, key }]).await.ok()?.remove(0) {
         Appended::New(receipt) => Some(receipt.id.sequence),
         other => panic!("{other:?}"),
     }
@@ -424,7 +426,7 @@ async fn read(journal: &Journal) -> Option<Vec<(u64, String)>> {
     let limit = PageLimit { messages: 7, bytes: 1 << 20 };
     let (mut position, mut messages) = (0, Vec::new());
     loop {
-        let page = journal.read(position, &channels, limit).await.ok()?;
+        let page = journal.read(position, &channels, limit, None).await.ok()?;
         for entry in &page.entries {
             let message = &entry.message;
             assert!(message.id.sequence > position && message.id.sequence <= page.through);
