@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use common::{Hub, PATIENCE, Response, Stream, has_data, on_each_journal, on_each_path, post_text, request};
+use common::{
+    Hub, PATIENCE, Response, Stream, has_data, on_each_journal, on_each_path, on_paths, post_text, request,
+};
 use socket2::{Domain, Socket, Type};
 
 /// The address of the attacker, and that of the good client.
@@ -158,6 +160,7 @@ on_each_path!(subscribers_that_take_a_part_of_a_message, {
 
 on_each_journal!(bodies_that_are_never_finished, {
     let hub = Hub::start_within(LIMIT, &["--hide-data"]);
+    let idle = hub.resident_bytes();
     let body = post_text(hub.address, &"x".repeat((1 << 20) - 1));
     // All of the memory for bodies and more. The attacker's own bodies give way to nobody.
     let mut held = Vec::new();
@@ -171,6 +174,8 @@ on_each_journal!(bodies_that_are_never_finished, {
         assert_eq!(post(&hub, GOOD, "", &body).status, 201, "the publish {number}");
     }
     all_is_well(&hub);
+    drop(held);
+    comes_back(&hub, idle, 64 << 20);
 });
 
 on_each_journal!(bodies_that_bring_next_to_nothing, {
@@ -203,7 +208,9 @@ on_each_journal!(heads_that_never_end, {
     let held: Vec<_> = (0..2_000).map(|_| send(&hub, ATTACKER, &head)).collect();
     all_is_well(&hub);
     let grown = hub.resident_bytes().saturating_sub(idle);
-    assert!(grown < 150 << 20, "{grown} bytes for {} heads", held.len());
+    assert!(grown < 100 << 20, "{grown} bytes for {} heads", held.len());
+    drop(held);
+    comes_back(&hub, idle, 32 << 20);
 });
 
 on_each_journal!(long_reads_of_a_quiet_channel, {
@@ -228,7 +235,7 @@ on_each_journal!(long_reads_of_a_quiet_channel, {
     });
     let before = before.count();
     assert_eq!(answered.json()["messages"].as_array().unwrap().len(), 0);
-    eprintln!("{before} of {} reads were answered before", reads.len());
+    assert!(before < 500, "{before} of {} reads were answered before", reads.len());
     all_is_well(&hub);
 });
 
@@ -280,4 +287,68 @@ on_each_journal!(unread_answers_at_the_end, {
     unread.iter_mut().for_each(|connection| connection.read_exact(&mut [0; 16]).unwrap());
     all_is_well(&hub);
     assert_eq!(hub.end("TERM").code(), Some(0));
+});
+
+on_each_journal!(keys_of_one_publisher, {
+    let hub = Hub::start_within(LIMIT, &["--hide-data", "--retention-messages", "20000"]);
+    let keyed = |key: &str| {
+        let headers = ["Content-Type: text/plain", &format!("Idempotency-Key: {key}")];
+        request("POST /messages HTTP/1.1", hub.address, &headers, Some(b"once"))
+    };
+    let publish = || answer(send(&hub, GOOD, keyed("good"))).json()["id"].clone();
+    let id = publish();
+    let mut flood = BufReader::new(connect(&hub, ATTACKER));
+    for batch in 0..26 {
+        let requests: Vec<u8> = (0..400).flat_map(|number| keyed(&format!("{batch}-{number}"))).collect();
+        flood.get_mut().write_all(&requests).unwrap();
+        for _ in 0..400 {
+            assert_eq!(Response::read(&mut flood, false).status, 201);
+        }
+    }
+    assert_eq!(publish(), id);
+    all_is_well(&hub);
+});
+
+on_each_journal!(lines_in_the_log, {
+    const COUNT: usize = 3_000;
+    let hub = Hub::start_within(LIMIT, &["--max-subscribers-per-address", "1"]);
+    // Of each connect, the channels' names alone are 2 kB.
+    let names: Vec<_> = (10..26).map(|number| format!("channel={number}{}", "x".repeat(120))).collect();
+    let _only = Stream::read(get(&hub, ATTACKER, &format!("/events?{}", names.join("&"))));
+    let target = format!("/events?{}", names.join("&"));
+    for _ in 0..COUNT {
+        let mut stream = Stream::read(get(&hub, ATTACKER, &target));
+        assert_eq!(stream.event().unwrap().event, "tabcast:full");
+    }
+    all_is_well(&hub);
+    // Every one of them is counted, though not every one has a line.
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let log = hub.log();
+        assert!(log.iter().all(|line| line.len() <= 2048));
+        let summaries = log.iter().filter_map(|line| line.split("subscriber turned away count=").nth(1));
+        let left_out: usize = summaries.map(|count| count.parse::<usize>().unwrap()).sum();
+        let lines = log.iter().filter(|line| line.contains("WARN subscriber turned away")).count();
+        if lines + left_out == COUNT {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{lines} lines, {left_out} left out");
+    }
+});
+
+on_paths!([file], large_messages_on_the_disk, {
+    let hub = Hub::start_within(LIMIT, &["--hide-data", "--retention-bytes", "16MiB"]);
+    std::thread::scope(|scope| {
+        for _ in 0..20 {
+            scope.spawn(|| {
+                for _ in 0..4 {
+                    let status = post(&hub, ATTACKER, "", &control_characters()).status;
+                    assert!([201, 503].contains(&status), "{status}");
+                    let bytes = hub.journal_bytes();
+                    assert!(bytes <= (16 + 64) << 20, "{bytes} bytes");
+                }
+            });
+        }
+    });
+    all_is_well(&hub);
 });

@@ -224,3 +224,70 @@ impl Drop for Memory<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn network(last: u8) -> Network {
+        Network::from(IpAddr::from([10, 0, 0, last]))
+    }
+
+    /// The memory of a body of which so many bytes are there, and more are waited for.
+    async fn slow(bodies: &Bodies, last: u8, bytes: usize) -> Memory<'_> {
+        let mut memory = bodies.memory(network(last));
+        memory.take(bytes, PATIENCE).await.unwrap();
+        assert!(timeout(Duration::ZERO, memory.gives_way()).await.is_err());
+        memory
+    }
+
+    #[tokio::test]
+    async fn the_slowest_body_of_the_network_that_has_most_gives_way() {
+        // 200 bytes are for bodies that are being read.
+        let bodies = Bodies::new(300);
+        let mut slowest = slow(&bodies, 1, 60).await;
+        let mut second = slow(&bodies, 1, 60).await;
+        let other = slow(&bodies, 2, 70).await;
+        slowest.progresses();
+        let mut memory = bodies.memory(network(3));
+        let (taken, ()) = tokio::join!(memory.take(50, PATIENCE), async {
+            // `slowest` has brought something since.
+            second.gives_way().await;
+            drop(second);
+        });
+        assert!(taken.is_ok());
+        for mut stays in [slowest, other] {
+            assert!(timeout(Duration::ZERO, stays.gives_way()).await.is_err());
+        }
+    }
+
+    #[tokio::test]
+    async fn what_comes_free_goes_to_the_network_that_has_least() {
+        let bodies = Bodies::new(300);
+        let mut heavy = slow(&bodies, 1, 100).await;
+        let done = slow(&bodies, 2, 100).await;
+        let mut light = bodies.memory(network(3));
+        // The heavy network asks first, and nobody has more than 100 bytes more than the others.
+        let (heavy_taken, light_taken, ()) =
+            tokio::join!(heavy.take(60, Duration::from_millis(1)), light.take(100, PATIENCE), async {
+                drop(done)
+            });
+        assert!(heavy_taken.is_err());
+        assert!(light_taken.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_given_up_is_no_longer_in_the_way() {
+        let bodies = Bodies::new(300);
+        let held = slow(&bodies, 1, 200).await;
+        let mut gives_up = bodies.memory(network(1));
+        assert!(gives_up.take(10, Duration::ZERO).await.is_err());
+        drop((gives_up, held));
+        assert_eq!(bodies.asking.load(Ordering::Relaxed), 0);
+        assert!(bodies.memory(network(2)).take(200, Duration::ZERO).await.is_ok());
+    }
+}

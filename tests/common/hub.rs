@@ -151,6 +151,13 @@ impl Hub {
         self.log().iter().filter(|line| line.contains(part)).count()
     }
 
+    /// The bytes of its journal's file and write-ahead log; 0 if it is in memory.
+    pub fn journal_bytes(&self) -> u64 {
+        let Some(folder) = &self._folder else { return 0 };
+        let files = ["tabcast.db", "tabcast.db-wal"].map(|name| std::fs::metadata(folder.file(name)));
+        files.into_iter().flatten().map(|file| file.len()).sum()
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
