@@ -22,7 +22,7 @@ use crate::message::Epoch;
 use crate::value::{at_least_one, bytes, duration};
 
 pub use committed::Committed;
-pub use entry::{Append, Appended, Batch, Entry, Failure, JournalError};
+pub use entry::{Append, Appended, Batch, Entry, Failure, JournalError, Kept};
 pub use keys::{Key, KeyLimits};
 pub use memory::Memory;
 pub use page::{Channels, Page, PageLimit};

@@ -15,7 +15,7 @@ use super::problem::Problem;
 use super::state::State;
 use crate::frame;
 use crate::hub::{Next, Request, Start, Subscription};
-use crate::journal::JournalError;
+use crate::journal::{JournalError, Kept};
 use crate::message::SubscriberId;
 
 /// Responds with `{"messages": [message, …]}`, newest last. If messages after `after` are no longer kept, a
@@ -106,9 +106,10 @@ fn stream(
                 has_messages = true;
                 // The pieces of a message that does not fit into a page with others. While the reader takes
                 // one, the message is kept only if there is plenty of memory.
-                let (sequence, mut entry, mut put) = (entry.message.id.sequence, Some(entry), 0);
+                let (sequence, mut put) = (entry.message.id.sequence, 0);
+                let (mut present, mut kept) = (Some(entry), None::<Kept>);
                 loop {
-                    let whole = match entry.take() {
+                    let whole = match present.take().or_else(|| kept.take().map(|kept| kept.entry)) {
                         Some(entry) => entry,
                         None => match history.reread(sequence).await {
                             Ok(Some(entry)) => entry,
@@ -125,8 +126,8 @@ fn stream(
                     if put == json.len() {
                         break;
                     }
-                    entry = history.may_keep(&whole).then_some(whole);
-                    drop(json);
+                    kept = history.keep(&whole);
+                    drop((json, whole));
                     yield Ok(bytes.split().freeze());
                 }
             }

@@ -67,7 +67,7 @@ impl CatchUp {
 }
 
 /// Sends what is unsent, and then pages of the journal. While the socket is full, no page is read, and no
-/// message is kept but in [`Partial::entry`]. Returns false at the end of the stream.
+/// message is kept but in [`Partial::kept`]. Returns false at the end of the stream.
 ///
 /// # Errors
 /// The reason why the subscriber is gone, or has to go.
@@ -85,9 +85,9 @@ async fn catch_up(socket: &Socket, delivery: &mut Delivery, unsent: &mut Unsent)
                 None => break,
             },
             Unsent::Bytes(bytes) => (Chunks::from(bytes), 0),
-            Unsent::Message(Partial { sequence, sent, entry }) => {
-                let entry = match entry {
-                    Some(entry) => entry,
+            Unsent::Message(Partial { sequence, sent, kept }) => {
+                let entry = match kept {
+                    Some(kept) => kept.entry,
                     None => delivery.stream.reread(sequence).await?,
                 };
                 (Chunks::begun(entry, delivery.stream.format, socket.framing), sent)

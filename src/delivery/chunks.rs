@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::frame::Format;
 use crate::hub::Subscription;
-use crate::journal::Entry;
+use crate::journal::{Entry, Kept};
 
 /// How a body is framed: by chunks (RFC 9112 7.1), or by the end of the connection, as in HTTP/1.0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,7 +60,7 @@ pub(super) struct Partial {
     /// How many bytes of the message's chunk were sent.
     pub(super) sent: usize,
     /// The message. `None` if there is too little memory to keep it: it is then read again.
-    pub(super) entry: Option<Arc<Entry>>,
+    pub(super) kept: Option<Kept>,
 }
 
 /// What becomes of chunks of which a socket took only a part.
@@ -211,8 +211,8 @@ impl Chunks {
         let unsent = if chunk.end - sent <= KEPT {
             self.kept(sent, chunk.end)
         } else {
-            let entry = subscription.may_keep(&chunk.last).then(|| Arc::clone(&chunk.last));
-            Unsent::Message(Partial { sequence, sent: sent - start, entry })
+            let kept = subscription.keep(&chunk.last);
+            Unsent::Message(Partial { sequence, sent: sent - start, kept })
         };
         Cut { unsent, position: Some(sequence), counts: Some(counts(chunk)) }
     }

@@ -19,7 +19,7 @@ use tokio_stream::Stream;
 
 use super::core::Core;
 use super::live::{Announcement, FEED_CAPACITY, FeedReader};
-use crate::journal::{Channels, Entry, JournalError};
+use crate::journal::{Channels, Entry, JournalError, Kept};
 use crate::limits::{Network, Share};
 use crate::message::{MessageId, SubscriberId};
 
@@ -339,9 +339,9 @@ impl Subscription {
         }
     }
 
-    /// Whether a reader may keep the message while it waits: see [`Entry::may_be_kept`].
-    pub fn may_keep(&self, entry: &Entry) -> bool {
-        entry.may_be_kept(&self.core.budget)
+    /// Keeps the message for a reader that waits: see [`Entry::keep`].
+    pub fn keep(&self, entry: &Arc<Entry>) -> Option<Kept> {
+        entry.keep(&self.core.budget)
     }
 
     /// The next messages, if they are announced already. If none are, and the subscription is not behind, its

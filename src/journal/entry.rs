@@ -1,6 +1,6 @@
 //! An entry: a stored message with its frames. Also the input, the result and the errors of an append.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,8 +17,17 @@ pub struct Entry {
     pub message: Message,
     frames: Frames,
     weight: usize,
-    /// The entry's share of the budget, held until the last reader drops the entry.
-    lease: OnceLock<Lease>,
+    /// The memory of an entry that was read from a file.
+    lease: Option<Lease>,
+}
+
+/// An entry that a reader keeps while it waits, maybe for long.
+#[derive(Debug)]
+pub struct Kept {
+    /// The entry.
+    pub entry: Arc<Entry>,
+    /// The memory of an entry that has none of its own: the journal may drop it meanwhile.
+    _lease: Option<Lease>,
 }
 
 impl Entry {
@@ -33,13 +42,13 @@ impl Entry {
         let breaks = json.bytes().filter(|byte| *byte == b'\\').count();
         let names = channel.as_str().len() + event.as_str().len();
         let weight = Self::least_weight(names, json.len()) + 6 * breaks;
-        Entry { message, frames: Frames::default(), weight, lease: OnceLock::new() }
+        Entry { message, frames: Frames::default(), weight, lease: None }
     }
 
     /// The same entry, whose memory is leased already.
     pub(super) fn leased(self, mut lease: Lease) -> Self {
         lease.shrink(self.weight);
-        Entry { lease: lease.into(), ..self }
+        Entry { lease: Some(lease), ..self }
     }
 
     /// The least weight of an entry with names and data of these lengths, in bytes: no line break is in it.
@@ -52,16 +61,13 @@ impl Entry {
         Self::least_weight(names, data) + 6 * data
     }
 
-    /// Whether a reader may keep the entry while it waits, maybe for long: only while there is plenty of the
-    /// budget. The entry then has its share of it, once for all readers.
-    pub fn may_be_kept(&self, budget: &Budget) -> bool {
-        if self.lease.get().is_some() {
-            return budget.is_plenty();
-        }
-        let Some(lease) = budget.try_lease(self.weight) else { return false };
-        // Another reader may have been faster; its lease is as good.
-        let _ = self.lease.set(lease);
-        budget.is_plenty()
+    /// Keeps the entry for a reader that waits. `None` if there is not plenty of memory.
+    pub fn keep(self: &Arc<Self>, budget: &Budget) -> Option<Kept> {
+        let lease = match &self.lease {
+            Some(_) => None,
+            None => Some(budget.try_lease(self.weight)?),
+        };
+        budget.is_plenty().then(|| Kept { entry: Arc::clone(self), _lease: lease })
     }
 
     /// The message's event in `format`. Encoded once, then shared.
