@@ -352,3 +352,19 @@ on_paths!([file], large_messages_on_the_disk, {
     });
     all_is_well(&hub);
 });
+
+on_each_journal!(long_heads_on_connections_that_stay_open, {
+    let hub = Hub::start_within(LIMIT, &["--hide-data"]);
+    let cookies = format!("Cookie: {}", "x".repeat(60_000));
+    let long = request("GET /messages HTTP/1.1", hub.address, &[&cookies], None);
+    // Together these heads are longer than there is memory for. Each is answered, and then takes none.
+    let open: Vec<_> = (0..400)
+        .map(|_| {
+            let mut connection = BufReader::new(send(&hub, ATTACKER, &long));
+            assert_eq!(Response::read(&mut connection, false).status, 200);
+            connection
+        })
+        .collect();
+    assert_eq!(answer(send(&hub, GOOD, &long)).status, 200);
+    drop(open);
+});

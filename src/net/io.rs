@@ -3,8 +3,8 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -24,9 +24,8 @@ pub(super) struct Io {
     head: Arc<Head>,
     /// The part of a request that is read, as [`Head::part`] counts them.
     part: usize,
-    /// How many bytes of that part were read, and the memory of those of a head beyond [`FREE`].
+    /// How many bytes of that part were read.
     read: usize,
-    lease: Option<Lease>,
 }
 
 /// The bytes of a head for which no memory is leased: almost all heads are shorter. Higher: more memory for
@@ -41,6 +40,8 @@ pub(super) struct Head {
     /// How many heads and bodies were read whole: an even number while a head is read, an odd number while a
     /// body is.
     part: AtomicUsize,
+    /// The memory of the present head beyond [`FREE`].
+    lease: Mutex<Option<Lease>>,
 }
 
 /// The body of a request. Once it is dropped, the next head is read.
@@ -52,13 +53,18 @@ pub(super) struct RequestBody {
 impl Head {
     /// Long heads lease memory of this budget.
     pub(super) fn new(budget: Budget) -> Self {
-        Head { budget, part: AtomicUsize::new(0) }
+        Head { budget, part: AtomicUsize::new(0), lease: Mutex::default() }
     }
 
     /// Records that hyper has a whole head, and this body to read.
     pub(super) fn is_whole(self: &Arc<Self>, body: Incoming) -> RequestBody {
         self.part.fetch_add(1, Ordering::Relaxed);
+        *self.lease() = None;
         RequestBody { body, head: Arc::clone(self) }
+    }
+
+    fn lease(&self) -> MutexGuard<'_, Option<Lease>> {
+        self.lease.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -90,7 +96,7 @@ impl HttpBody for RequestBody {
 
 impl Io {
     pub(super) fn new(stream: TcpStream, handover: Arc<Handover>, pace: Arc<Pace>, head: Arc<Head>) -> Self {
-        Io { stream, handover, pace, head, part: 0, read: 0, lease: None }
+        Io { stream, handover, pace, head, part: 0, read: 0 }
     }
 
     pub(super) fn into_inner(self) -> TcpStream {
@@ -104,13 +110,13 @@ impl Io {
     fn count(&mut self, bytes: usize) -> io::Result<()> {
         let part = self.head.part.load(Ordering::Relaxed);
         if part != self.part {
-            (self.part, self.read, self.lease) = (part, 0, None);
+            (self.part, self.read) = (part, 0);
         }
         self.read += bytes;
         if part.is_multiple_of(2) && self.read > FREE {
             let more = self.head.budget.try_lease(bytes);
             let more = more.ok_or_else(|| io::Error::other("there is no memory for so long a head"))?;
-            match &mut self.lease {
+            match &mut *self.head.lease() {
                 Some(lease) => lease.merge(more),
                 lease => *lease = Some(more),
             }
