@@ -32,7 +32,7 @@ pub(crate) enum Server {
     Tabcast,
     /// The hub, its journal in a file
     TabcastFile,
-    /// The hub, its journal in memory, its streams in HTTP/1.0: those stay with hyper
+    /// The hub, its journal in memory, its streams in HTTP/1.0: those have no chunks
     TabcastOld,
     /// The tutorial's axum: Sse over tokio's broadcast
     Naive,

@@ -17,7 +17,15 @@ pub(crate) struct Shares {
 #[derive(Debug, Default)]
 struct Taken {
     total: usize,
-    by_network: HashMap<Network, usize>,
+    /// How many shares each network has, and what they have in common.
+    by_network: HashMap<Network, (usize, Arc<Taker>)>,
+}
+
+/// What the shares of one network have in common.
+#[derive(Debug)]
+struct Taker {
+    network: Network,
+    taken: Arc<Mutex<Taken>>,
 }
 
 /// A limit is reached.
@@ -41,12 +49,9 @@ pub enum Full {
     },
 }
 
-/// One of the kind. Dropping the share lets another be taken.
+/// One of the kind. Dropping the share lets another be taken. Every subscriber has two, so a share is small.
 #[derive(Debug)]
-pub(crate) struct Share {
-    network: Network,
-    taken: Arc<Mutex<Taken>>,
-}
+pub(crate) struct Share(Arc<Taker>);
 
 impl Shares {
     /// Limits of `total`, and `per_network` from one network. None is taken yet. `what` names them in the
@@ -65,23 +70,26 @@ impl Shares {
         if taken.total >= self.total {
             return Err(Full::Total { what, limit: self.total });
         }
-        if taken.by_network.get(&network).is_some_and(|count| *count >= self.per_network) {
+        if taken.by_network.get(&network).is_some_and(|(count, _)| *count >= self.per_network) {
             return Err(Full::Address { what, limit: self.per_network });
         }
         taken.total += 1;
-        *taken.by_network.entry(network).or_default() += 1;
-        Ok(Share { network, taken: Arc::clone(&self.taken) })
+        let new = || (0, Arc::new(Taker { network, taken: Arc::clone(&self.taken) }));
+        let (count, taker) = taken.by_network.entry(network).or_insert_with(new);
+        *count += 1;
+        Ok(Share(Arc::clone(taker)))
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let Share(taker) = self;
+        let mut taken = taker.taken.lock().unwrap_or_else(PoisonError::into_inner);
         taken.total -= 1;
-        if let Some(count) = taken.by_network.get_mut(&self.network) {
+        if let Some((count, _)) = taken.by_network.get_mut(&taker.network) {
             *count -= 1;
             if *count == 0 {
-                taken.by_network.remove(&self.network);
+                taken.by_network.remove(&taker.network);
             }
         }
     }

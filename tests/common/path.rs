@@ -7,8 +7,8 @@ use std::cell::Cell;
 pub struct Path {
     /// Whether a hub started without `--journal` stores messages in a file of its own, or in memory.
     pub in_file: bool,
-    /// The HTTP version in which streams are asked for. A stream in HTTP/1.1 leaves hyper for its socket; a
-    /// stream in HTTP/1.0 is an ordinary response body.
+    /// The HTTP version in which streams are asked for. A stream in HTTP/1.1 is sent in chunks; one in
+    /// HTTP/1.0 ends with its connection.
     pub http: &'static str,
 }
 
@@ -71,7 +71,7 @@ macro_rules! on_each_journal {
     };
 }
 
-/// The claim for each journal, and for streams that stay with hyper: see [`on_paths`].
+/// The claim for each journal, and for streams in HTTP/1.0: see [`on_paths`].
 macro_rules! on_each_path {
     ($claim:ident, $body:block) => {
         $crate::common::on_paths!([memory, file, http_1_0], $claim, $body);
