@@ -266,6 +266,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_publisher_waits_for_the_inbox_but_not_for_all_of_another_network() {
+        let hub = hub();
+        let sequence = |hub: Hub, last: u8| async move {
+            let draft = Draft {
+                channel: ChannelName::default(),
+                event: EventName::default(),
+                data: Data::text("x"),
+                except: None,
+            };
+            let network = Network::from(std::net::IpAddr::from([127, 0, 0, last]));
+            let lease = Budget::unlimited().try_lease(0).unwrap();
+            match hub.publish(network, draft, None, lease).await.unwrap() {
+                Published::New { receipt, .. } => receipt.id.sequence,
+                Published::Repeated(_) => unreachable!("it had no key"),
+            }
+        };
+        // Three times as many as the inbox takes. All are polled before the hub's task, on this one thread.
+        let flood: Vec<_> = (0..3 * INBOX).map(|_| tokio::spawn(sequence(hub.clone(), 66))).collect();
+        let good = tokio::spawn(sequence(hub.clone(), 77)).await.unwrap();
+        // Behind a full inbox and a few of the flood, not behind all of it.
+        assert!(good < INBOX as u64 + 100, "{good}");
+        for publish in flood {
+            publish.await.unwrap();
+        }
+    }
+
+    #[tokio::test]
     async fn an_unread_feed_keeps_no_message() {
         let hub = hub();
         let _stalled = subscribe(&hub, &["a"]).await;

@@ -7,7 +7,7 @@ mod io;
 mod pace;
 
 use std::future::Future;
-use std::io::{ErrorKind, Result};
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -135,12 +135,12 @@ impl Net {
     }
 
     /// The share of a connection from this address; a trusted proxy needs none.
-    fn share(&self, address: IpAddr) -> std::result::Result<Option<Share>, Full> {
+    fn share(&self, address: IpAddr) -> Result<Option<Share>, Full> {
         let is_trusted = self.trusted.iter().any(|proxies| proxies.contains(address));
         (!is_trusted).then(|| self.shares.take(Network::from(address))).transpose()
     }
 
-    fn prepare(&self, stream: &TcpStream) -> Result<()> {
+    fn prepare(&self, stream: &TcpStream) -> std::io::Result<()> {
         stream.set_nodelay(true)?;
         // Cuts the connection if the network fails, or the other side stops reading: bytes then stay
         // unacknowledged, or unsent.

@@ -3,7 +3,7 @@
 //! the slowest body of the address that has the most gives way to it.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -89,6 +89,9 @@ impl Bodies {
         let mut slow = self.slow();
         slow[key].asks = Some((bytes, sender));
         self.asking.fetch_add(1, Ordering::Relaxed);
+        // Pairs with the fence of the drop: either `distribute` finds memory that comes free now, or whoever
+        // frees it finds this body.
+        fence(Ordering::SeqCst);
         self.make_way(&mut slow, key);
         self.distribute(&mut slow);
         receiver
@@ -214,6 +217,8 @@ impl Memory<'_> {
 impl Drop for Memory<'_> {
     fn drop(&mut self) {
         drop(self.lease.take());
+        // Pairs with the fence in `ask`.
+        fence(Ordering::SeqCst);
         if let Some((key, _)) = &self.slow
             && self.bodies.slow().remove(*key).asks.is_some()
         {

@@ -1,5 +1,6 @@
 //! Catching up: one subscriber that is in no group, because it is new or its socket was full.
 
+use std::mem;
 use std::time::Duration;
 
 use tokio::task::yield_now;
@@ -79,7 +80,7 @@ async fn catch_up(socket: &Socket, delivery: &mut Delivery, unsent: &mut Unsent)
         // Other tasks have their turn after each page: many pages may follow.
         yield_now().await;
         socket.writable().await?;
-        let (chunks, from) = match unsent.take() {
+        let (chunks, from) = match mem::take(unsent) {
             Unsent::Nothing => match delivery.next(socket.framing).await {
                 Some(chunks) => (chunks, 0),
                 None => break,

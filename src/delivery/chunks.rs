@@ -2,7 +2,6 @@
 //! a part, [`Chunks::cut`] says what is left, as a place in a message rather than as bytes.
 
 use std::io::IoSlice;
-use std::mem;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -82,6 +81,9 @@ const KEPT: usize = 4 << 10;
 /// whose writes cost more.
 const LARGE: usize = 16 << 10;
 
+/// The most bytes of a chunk before and after its frames.
+const AROUND: usize = "ffffffffffffffff\r\n\r\n".len();
+
 const CHUNK_END: &[u8] = b"\r\n";
 
 impl Chunks {
@@ -96,7 +98,7 @@ impl Chunks {
             for entry in &rest[1..] {
                 let frame = entry.frame(format);
                 length += frame.len();
-                if length + FRAMING > KEPT {
+                if length + AROUND > KEPT {
                     break;
                 }
                 frames.push(frame);
@@ -228,9 +230,6 @@ impl Chunks {
     }
 }
 
-/// The most bytes of a chunk beside its frame.
-const FRAMING: usize = "ffffffffffffffff\r\n\r\n".len();
-
 impl From<Bytes> for Chunks {
     /// Bytes that are framed already.
     fn from(bytes: Bytes) -> Self {
@@ -239,10 +238,6 @@ impl From<Bytes> for Chunks {
 }
 
 impl Unsent {
-    pub(super) fn take(&mut self) -> Self {
-        mem::take(self)
-    }
-
     pub(super) fn is_nothing(&self) -> bool {
         matches!(self, Unsent::Nothing)
     }

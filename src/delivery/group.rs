@@ -61,7 +61,7 @@ impl Group {
     /// A group with its first member, whose stream becomes the group's.
     pub(super) fn new(first: CatchUp) -> Self {
         let CatchUp { socket, delivery: Delivery { subscriber, mut stream, .. }, .. } = first;
-        stream.subscription.share();
+        stream.subscription.read_for_group();
         let (position, framing) = (stream.subscription.position(), socket.framing);
         let (members, removed) = (Slab::new(), Vec::new());
         let mut group = Group { stream, framing, members, removed, readiness: Arc::default(), written: 0 };

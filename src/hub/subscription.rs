@@ -155,8 +155,8 @@ impl Subscription {
         }
     }
 
-    /// Makes the subscription one of several subscribers: the journal is read in turns of the hub's own.
-    pub fn share(&mut self) {
+    /// Makes the subscription a group's: the journal is read in turns of the hub's own.
+    pub fn read_for_group(&mut self) {
         self.reader = None;
     }
 

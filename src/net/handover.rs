@@ -20,9 +20,15 @@
 //!  net.rs: Groups::deliver(socket, delivery)
 //! ```
 
+use std::convert::Infallible;
 use std::io;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hyper::body::{Body as HttpBody, Frame};
 
 use crate::delivery::{Delivery, Framing, reason};
 use crate::hub::Reason;
@@ -96,12 +102,18 @@ pub(super) struct SilentBody {
     delivery: Option<HandedOver>,
 }
 
-impl SilentBody {
-    /// hyper polls the body.
-    pub(super) fn polled(&mut self) {
+impl HttpBody for SilentBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         if let Some(delivery) = self.delivery.take() {
             *self.handover.waiting() = Some(delivery);
         }
+        Poll::Pending
     }
 }
 

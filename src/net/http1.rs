@@ -5,12 +5,12 @@ use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
+use http_body_util::Either;
 use hyper::Version;
-use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -18,9 +18,9 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::handover::{HandedOver, Handover, SilentBody};
+use super::handover::{HandedOver, Handover};
 use super::io::{Head, Io};
-use super::pace::{Pace, PacedBody};
+use super::pace::Pace;
 use crate::api::{Api, Body, Reply};
 use crate::delivery::{Framing, GRACE};
 use crate::limits::Budget;
@@ -45,12 +45,12 @@ pub(super) async fn serve(
         let version = request.version();
         let response = api.respond(address, request.map(|body| Body::new(head.is_whole(body)))).await;
         Ok::<_, Infallible>(response.map(|reply| match reply {
-            Reply::Body(body) => ReplyBody::Paced(pace.body(body)),
+            Reply::Body(body) => Either::Left(pace.body(body)),
             Reply::Delivery(delivery) => {
                 // HTTP/1.0 has no chunks.
                 let is_chunked = version == Version::HTTP_11;
                 let framing = if is_chunked { Framing::Chunked } else { Framing::UntilClose };
-                ReplyBody::HandedOver(handover.hand_over(delivery, framing))
+                Either::Right(handover.hand_over(delivery, framing))
             }
         }))
     });
@@ -95,44 +95,4 @@ where
         poll => poll,
     })
     .await
-}
-
-/// The body of a response, as hyper polls it.
-enum ReplyBody {
-    /// Bytes, all of them or as they come.
-    Paced(PacedBody),
-    /// The body of a connection that is handed over.
-    HandedOver(SilentBody),
-}
-
-impl HttpBody for ReplyBody {
-    type Data = Bytes;
-    type Error = <PacedBody as HttpBody>::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        match &mut *self {
-            ReplyBody::Paced(body) => Pin::new(body).poll_frame(cx),
-            ReplyBody::HandedOver(body) => {
-                body.polled();
-                Poll::Pending
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            ReplyBody::Paced(body) => body.is_end_stream(),
-            ReplyBody::HandedOver(_) => false,
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            ReplyBody::Paced(body) => body.size_hint(),
-            ReplyBody::HandedOver(_) => SizeHint::default(),
-        }
-    }
 }
