@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use common::{Hub, Site, Stream, on_each_path, on_paths};
 
 fn publish(hub: &Hub, numbers: std::ops::RangeInclusive<usize>) -> Vec<String> {
@@ -124,6 +126,26 @@ on_each_path!(reconnecting_at_every_message_while_many_publish_loses_and_doubles
                 assert!(id.ends_with(&format!("-{seen}")), "{id} is not the message after {}", seen - 1);
             }
         }
+    });
+});
+
+on_each_path!(history_has_as_many_of_the_newest_as_asked_while_many_publish, {
+    let hub = Hub::start(&[]);
+    publish(&hub, 1..=3);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    hub.publish("x");
+                }
+            });
+        }
+        let read = || (0..500).map(|_| hub.history("?last=3").len()).filter(|count| *count != 3).count();
+        let readers: Vec<_> = (0..8).map(|_| scope.spawn(read)).collect();
+        let short: usize = readers.into_iter().map(|reader| reader.join().unwrap()).sum();
+        done.store(true, Ordering::Relaxed);
+        assert_eq!(short, 0, "of 4,000 histories");
     });
 });
 

@@ -104,8 +104,9 @@ impl Subscription {
         request: &Request,
         share: Share,
     ) -> Result<Self, JournalError> {
-        let end = core.journal.head();
         let mut subscription = Subscription::at_start(core, address, request).await?;
+        // Not before the start, which may be that of a message that was stored meanwhile.
+        let end = subscription.core.journal.head();
         subscription.history = Some(History { end, _share: share });
         Ok(subscription)
     }
@@ -218,7 +219,8 @@ impl Subscription {
             self.position = page.earliest - 1;
             return Ok(Some(Next::Gap {
                 asked,
-                earliest: (page.earliest <= page.head).then(|| self.core.id(page.earliest)),
+                // More may have been stored since the page was read, and dropped.
+                earliest: (page.earliest <= self.core.journal.head()).then(|| self.core.id(page.earliest)),
                 position: self.id(),
             }));
         }

@@ -178,12 +178,14 @@ impl Readers {
     }
 
     fn read_position(&self, db: &Connection, count: usize, channels: &Channels) -> rusqlite::Result<u64> {
-        let mut position = self.shared.recent().head();
+        // As in `read_page`, later messages are left out.
+        let head = self.shared.recent().head();
+        let mut position = head;
         let mut select = db.prepare_cached(
             "SELECT sequence, channel FROM messages
-             WHERE sequence >= ?1 AND data IS NOT NULL ORDER BY sequence DESC",
+             WHERE sequence >= ?1 AND sequence <= ?2 AND data IS NOT NULL ORDER BY sequence DESC",
         )?;
-        let mut rows = select.query([self.shared.earliest()])?;
+        let mut rows = select.query([self.shared.earliest(), head])?;
         let mut left = count;
         while left > 0
             && let Some(row) = rows.next()?
