@@ -2,8 +2,10 @@
 //! history for a newcomer and a slow subscriber that catches up all read the journal. Subscribers are
 //! unknown here: the [`hub`](crate::hub) decides which of them is sent a message.
 
+mod clock;
 mod committed;
 mod entry;
+mod epochs;
 mod keys;
 mod memory;
 mod page;
@@ -18,7 +20,7 @@ use bytesize::ByteSize;
 use tokio::sync::watch;
 
 use crate::limits::{Budget, Network};
-use crate::message::Epoch;
+use crate::message::MessageId;
 use crate::value::{at_least_one, bytes, duration};
 
 pub use committed::Committed;
@@ -103,7 +105,8 @@ impl fmt::Display for Place {
 /// The journal, in memory or in a file. Both kinds promise:
 ///
 /// - [`append`](Self::append) gives ids in the order of its calls, and within a call in the order of the
-///   batch. Sequences go up by one. No id is given twice, even after a restart.
+///   batch. Sequences go up by one. No id is given twice, even after a restart, or where an older copy of
+///   the file is restored.
 /// - Once `append` has returned [`Appended::New`], the message is stored: in memory as long as the
 ///   process lives, in a file whatever happens to the process or the machine's power.
 /// - [`Committed`] gives each committed message once, in order, whoever appended it. The message is
@@ -133,8 +136,8 @@ macro_rules! either {
 }
 
 impl Journal {
-    /// Opens the journal, or creates one with a new epoch. The [`Committed`] gives every message that the
-    /// journal commits from now on. What is read from a file is leased from `budget`.
+    /// Opens the journal, or creates one, with a new epoch for what is appended. The [`Committed`] gives
+    /// every message that the journal commits from now on. What is read from a file is leased from `budget`.
     ///
     /// # Errors
     /// [`OpenError`] if the file is no journal, is not writable, or is in use by another hub.
@@ -152,9 +155,15 @@ impl Journal {
         Ok((journal, committed))
     }
 
-    /// The epoch of every id in this journal.
-    pub fn epoch(&self) -> Epoch {
-        either!(self, journal => journal.epoch())
+    /// The id of the message at `sequence`.
+    pub fn id(&self, sequence: u64) -> MessageId {
+        either!(self, journal => journal.epochs().id(sequence))
+    }
+
+    /// The position of a cursor. `None` if this journal's history does not have it: it is of another journal,
+    /// or of messages that were lost when an older copy of the file was restored.
+    pub fn position(&self, cursor: MessageId) -> Option<u64> {
+        either!(self, journal => journal.epochs().position(cursor, journal.head()))
     }
 
     /// The sequence of the last message appended, 0 if there was none.

@@ -139,7 +139,7 @@ fn the_checker_finds_each_broken_promise() {
         (|e| e.subscribers[0].messages.swap(0, 1), |v| matches!(v, Violation::Disordered { .. })),
         (
             |e| e.subscribers[0].messages[1].id = "f-2".to_owned(),
-            |v| matches!(v, Violation::Disordered { .. }),
+            |v| matches!(v, Violation::Reassigned { .. }),
         ),
         (
             |e| e.subscribers[0].messages[1].id = "e-1".to_owned(),

@@ -4,7 +4,7 @@
 mod common;
 
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::Folder;
@@ -13,7 +13,7 @@ use tabcast::journal::{
     Append, Appended, Channels, Committed, Journal, Key, KeyLimits, PageLimit, Place, Retention,
 };
 use tabcast::limits::Budget;
-use tabcast::message::{ChannelName, Data, Draft, EventName, IdempotencyKey, SubscriberId};
+use tabcast::message::{ChannelName, Data, Draft, EventName, IdempotencyKey, MessageId, SubscriberId};
 use tokio::time::timeout;
 
 #[derive(Clone, Debug)]
@@ -25,6 +25,10 @@ enum Step {
     /// So many of the newest messages, on these channels.
     Newest(usize, Vec<usize>),
     Reopen,
+    /// Keeps a copy of the file.
+    Backup,
+    /// Puts the last copy in the place of the file.
+    Restore,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -35,16 +39,18 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0.0..1.0, channels(), 1..50usize)
             .prop_map(|(share, channels, page)| Step::Read(share, channels, page)),
         2 => (0..30usize, channels()).prop_map(|(count, channels)| Step::Newest(count, channels)),
-        1 => Just(Step::Reopen),
+        1 => prop_oneof![Just(Step::Reopen), Just(Step::Backup), Just(Step::Restore)],
     ]
 }
 
 /// What is kept of a message: sequence, channel, data.
 type Kept = (u64, usize, String);
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Model {
     messages: Vec<Kept>,
+    /// The id of each message.
+    ids: Vec<MessageId>,
     keys: std::collections::HashMap<usize, (String, u64)>,
     retention: usize,
 }
@@ -122,7 +128,9 @@ async fn read_all(journal: &Journal, position: u64, channels: &[usize], page: us
 async fn run(path: Option<&Path>, retention: usize, steps: Vec<Step>) {
     let (mut journal, mut committed) = open(path, retention);
     let mut model = Model { retention, ..Model::default() };
-    let epoch = journal.epoch();
+    let mut backup = None::<(Model, PathBuf)>;
+    // The ids of messages that were lost when the copy was put back.
+    let mut lost = Vec::<MessageId>::new();
     for step in steps {
         match step {
             Step::Append(batch) => {
@@ -153,11 +161,14 @@ async fn run(path: Option<&Path>, retention: usize, steps: Vec<Step>) {
                         (Appended::New(receipt), None) => {
                             let sequence = model.head() + 1;
                             assert_eq!(receipt.id.sequence, sequence);
+                            assert!(!lost.contains(&receipt.id), "{} was another's", receipt.id);
+                            model.ids.push(receipt.id);
                             model.messages.push((sequence, number, "ü".repeat(length)));
                             key.map(|key| model.keys.insert(key, (request, sequence)));
                         }
                         (Appended::Repeated(receipt), Some((first, sequence))) => {
                             assert_eq!((first, receipt.id.sequence), (request, sequence));
+                            assert_eq!(receipt.id, model.ids[sequence as usize - 1]);
                         }
                         (Appended::KeyReused, Some((first, _))) => assert_ne!(first, request),
                         (answer, known) => panic!("{answer:?} where {known:?} is known"),
@@ -179,14 +190,31 @@ async fn run(path: Option<&Path>, retention: usize, steps: Vec<Step>) {
                 let newest = &all[all.len().saturating_sub(count)..];
                 assert_eq!(read_all(&journal, position, &channels, 10).await, newest);
             }
-            Step::Reopen => {
-                if path.is_some() {
-                    drop(journal);
-                    (journal, committed) = open(path, retention);
-                    assert_eq!((journal.epoch(), journal.head()), (epoch, model.head()));
+            Step::Reopen | Step::Backup | Step::Restore => {
+                let Some(path) = path else { continue };
+                drop(journal);
+                let copy = path.with_extension("copy");
+                match (step, &backup) {
+                    (Step::Backup, _) => {
+                        std::fs::copy(path, &copy).unwrap();
+                        backup = Some((model.clone(), copy));
+                    }
+                    (Step::Restore, Some((earlier, copy))) => {
+                        std::fs::copy(copy, path).unwrap();
+                        lost.extend(&model.ids[earlier.ids.len()..]);
+                        model = earlier.clone();
+                    }
+                    _ => {}
                 }
+                (journal, committed) = open(Some(path), retention);
+                assert_eq!(journal.head(), model.head());
             }
         }
+        for (sequence, id) in (1..).zip(&model.ids) {
+            assert_eq!((journal.id(sequence), journal.position(*id)), (*id, Some(sequence)));
+        }
+        assert_eq!(journal.position(journal.id(0)), Some(0));
+        assert!(lost.iter().all(|id| journal.position(*id).is_none()), "a lost message's id");
     }
 }
 

@@ -32,7 +32,7 @@ impl Kept {
         let keys = KeyLimits { count: 0, window: Duration::ZERO };
         let (journal, _) =
             Journal::open(&Place::File(folder.journal()), retention, keys, &Budget::unlimited())?;
-        let prefix = format!("{}-", journal.epoch());
+        let prefix = format!("{}-", journal.id(1).epoch);
         tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
             for first in (0..count).step_by(BATCH) {
                 let batch = (first..count.min(first + BATCH))

@@ -48,7 +48,7 @@ impl Core {
     }
 
     pub(super) fn id(&self, sequence: u64) -> MessageId {
-        MessageId { epoch: self.journal.epoch(), sequence }
+        self.journal.id(sequence)
     }
 
     pub(super) async fn read(

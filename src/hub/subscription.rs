@@ -124,15 +124,13 @@ impl Subscription {
             Start::Newest(count) => {
                 core.journal.position_before_newest(*count, &request.channels, reader).await?
             }
-            Start::After(asked) => match asked.parse::<MessageId>() {
-                Ok(id) if id.epoch == core.journal.epoch() && id.sequence <= core.journal.head() => {
-                    id.sequence
-                }
-                _ => {
+            Start::After(asked) => {
+                let position = asked.parse().ok().and_then(|id| core.journal.position(id));
+                position.unwrap_or_else(|| {
                     unknown = Some(asked.clone());
                     0
-                }
-            },
+                })
+            }
         };
         let mut subscription = Subscription::at(core, request.channels.clone(), position, reader);
         subscription.unknown = unknown;

@@ -1,23 +1,24 @@
 //! The journal in memory: as many messages as retention allows, lost when the process ends.
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
-use std::time::Instant;
 
 use tokio::sync::watch;
 use tokio::task::yield_now;
 
+use super::clock::{Clock, Moment};
 use super::committed::Announcer;
 use super::entry::{Append, Appended, Entry, Failure, JournalError};
+use super::epochs::Epochs;
 use super::keys::{KeyLimits, Keys};
 use super::page::{Channels, Page, PageLimit};
 use super::recent::{Recent, RecentLimit, Retention};
 use crate::limits::{Network, Turns};
-use crate::message::{Epoch, MessageId, Receipt, Time};
+use crate::message::Receipt;
 
 /// A journal that stores its messages in memory only.
 #[derive(Debug)]
 pub struct Memory {
-    epoch: Epoch,
+    epochs: Epochs,
     stored: RwLock<Stored>,
     announcer: Announcer,
     /// The turns of those who read.
@@ -40,11 +41,11 @@ impl Memory {
         // Half of the runtime's threads: the others go on publishing and sending.
         let at_once = std::thread::available_parallelism().map_or(1, |threads| threads.get().div_ceil(2));
         let (turns, failure) = (Turns::new(at_once), watch::Sender::new(None));
-        Memory { epoch: Epoch::draw(), stored, announcer, turns, failure }
+        Memory { epochs: Epochs::begin(vec![], 0), stored, announcer, turns, failure }
     }
 
-    pub(super) fn epoch(&self) -> Epoch {
-        self.epoch
+    pub(super) fn epochs(&self) -> &Epochs {
+        &self.epochs
     }
 
     fn stored(&self) -> RwLockReadGuard<'_, Stored> {
@@ -61,7 +62,9 @@ impl Memory {
 
     pub(super) async fn append(&self, batch: Vec<Append>) -> Result<Vec<Appended>, JournalError> {
         let mut stored = self.stored.write().unwrap_or_else(PoisonError::into_inner);
-        let (now, time) = (Instant::now(), Time::now());
+        let Moment { time, instant: now } = Clock::System.now();
+        // Not before an earlier message's, if the clock was set back.
+        let time = stored.recent.newest_time().map_or(time, |newest| time.max(newest));
         let mut committed = Vec::with_capacity(batch.len());
         let mut append = |Append { draft, key }| {
             // Only a key needs the fingerprint, which costs as much as the rest of an append.
@@ -71,7 +74,7 @@ impl Memory {
             {
                 return Appended::again(first == request, || answer.clone());
             }
-            let id = MessageId { epoch: self.epoch, sequence: stored.recent.head() + 1 };
+            let id = self.epochs.id(stored.recent.head() + 1);
             let entry = Arc::new(Entry::new(draft.into_message(id, time)));
             let receipt = Receipt::from(&entry.message);
             if let Some((key, request)) = key {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::entry::Entry;
 use super::page::{Channels, Page, PageBuilder, PageLimit, SCAN};
+use crate::message::Time;
 
 /// The limits of the messages a journal keeps. The oldest are dropped to stay within each limit.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +58,11 @@ impl Recent {
     /// The sequence of the last message pushed, or the `head` given to `new`.
     pub(super) fn head(&self) -> u64 {
         self.head
+    }
+
+    /// The time of the last message held.
+    pub(super) fn newest_time(&self) -> Option<Time> {
+        self.entries.back().map(|entry| entry.message.time)
     }
 
     /// The sequence of the earliest message held, `head + 1` if none is held.

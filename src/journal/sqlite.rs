@@ -4,12 +4,18 @@
 //! [`reader`]s have connections of their own and, in SQLite's WAL mode, don't hold up the writer. The
 //! newest messages are also in memory, so that a subscriber only a little behind reads no file.
 
+mod ages;
+mod fault;
 mod file;
 mod gate;
+mod link;
 mod pages;
+mod place;
 mod reader;
 mod row;
+mod schema;
 mod shared;
+mod sweep;
 mod wal;
 mod writer;
 
@@ -18,15 +24,18 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
+use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 use tokio::sync::{oneshot, watch};
 
+use super::clock::Clock;
 use super::committed::Announcer;
 use super::entry::{Append, Appended, Failure, JournalError};
+use super::epochs::Epochs;
 use super::keys::KeyLimits;
 use super::page::{Channels, Page, PageLimit};
 use super::recent::{Recent, RecentLimit, Retention};
 use crate::limits::{Budget, Network};
-use crate::message::Epoch;
 use reader::Readers;
 use shared::Shared;
 use writer::{Job, Writer};
@@ -40,12 +49,12 @@ const RECENT: RecentLimit = RecentLimit { messages: 4096, bytes: 16 << 20 };
 /// A journal in a file. Dropping it waits for the writer to finish.
 #[derive(Debug)]
 pub struct Sqlite {
-    epoch: Epoch,
+    epochs: Arc<Epochs>,
     shared: Arc<Shared>,
     readers: Arc<Readers>,
     /// `None` once the writer has been asked to end.
     jobs: Option<mpsc::Sender<Job>>,
-    writer: Option<JoinHandle<()>>,
+    writer: Option<JoinHandle<Option<Connection>>>,
 }
 
 impl Sqlite {
@@ -56,24 +65,33 @@ impl Sqlite {
         announcer: Announcer,
         budget: &Budget,
     ) -> Result<Self, OpenError> {
-        let (opened, lock) = file::open(path)?;
-        let epoch = opened.epoch;
+        let (mut opened, lock) = file::open(path)?;
+        let (head, earliest) = (opened.state.head, opened.state.earliest);
+        let epochs = Arc::new(Epochs::begin(std::mem::take(&mut opened.state.epochs), head));
         let limit = RecentLimit { messages: RECENT.messages.min(retention.messages), ..RECENT };
-        let shared = Arc::new(Shared::new(Recent::new(limit, opened.head), opened.earliest));
-        let readers = Readers::open(path, epoch, Arc::clone(&shared), lock, budget.clone());
-        let readers = readers.map_err(OpenError::Sqlite)?;
-        let writer = Writer::new(opened, Arc::clone(&shared), announcer, retention, keys);
-        let writer = writer.map_err(OpenError::Sqlite)?;
+        let shared = Arc::new(Shared::new(Recent::new(limit, head), earliest));
+        let readers =
+            Readers::open(&opened.path, Arc::clone(&epochs), Arc::clone(&shared), lock, budget.clone())?;
+        let epochs_of_writer = Arc::clone(&epochs);
+        let writer = Writer::new(
+            opened,
+            epochs_of_writer,
+            Arc::clone(&shared),
+            announcer,
+            retention,
+            keys,
+            Clock::System,
+        )?;
         let (jobs, waiting) = mpsc::channel();
         let writer = std::thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || writer.run(&waiting))
             .map_err(OpenError::Io)?;
-        Ok(Sqlite { epoch, shared, readers: Arc::new(readers), jobs: Some(jobs), writer: Some(writer) })
+        Ok(Sqlite { epochs, shared, readers: Arc::new(readers), jobs: Some(jobs), writer: Some(writer) })
     }
 
-    pub(super) fn epoch(&self) -> Epoch {
-        self.epoch
+    pub(super) fn epochs(&self) -> &Epochs {
+        &self.epochs
     }
 
     pub(super) fn head(&self) -> u64 {
@@ -129,9 +147,12 @@ impl Sqlite {
 impl Drop for Sqlite {
     fn drop(&mut self) {
         self.jobs = None;
-        if let Some(writer) = self.writer.take() {
-            // The writer has recorded its panic as the journal's failure.
-            let _ = writer.join();
-        }
+        // The writer has recorded its panic as the journal's failure.
+        let last = self.writer.take().and_then(|writer| writer.join().ok().flatten());
+        let Some(db) = last else { return };
+        // Only the last connection to be closed deletes the WAL.
+        let _closed = self.shared.gate().close(wal::BUSY_TIMEOUT);
+        self.readers.close();
+        let _ = db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false);
     }
 }

@@ -5,13 +5,14 @@ use std::str::FromStr;
 
 use serde::{Serialize, Serializer};
 
-/// Identifies a journal: 8 characters of `[a-z0-9]`, drawn at random when the journal is created.
+/// Identifies the run of a hub in which messages were appended to the journal: 8 characters of `[a-z0-9]`,
+/// drawn at random.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Epoch([u8; Epoch::LENGTH]);
 
 impl Epoch {
     /// 36^8 are 2.8e12 epochs: the chance that a new epoch equals one of 1,000 earlier ones is 1 in 2.8e9.
-    /// Shorter: an old journal's id could pass for a new journal's. Longer: every id sent grows.
+    /// Shorter: an id of a lost history could pass for one of the present. Longer: every id sent grows.
     const LENGTH: usize = 8;
 
     /// A random epoch.
@@ -48,7 +49,7 @@ impl fmt::Debug for Epoch {
 /// the position before the first message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MessageId {
-    /// The journal's epoch.
+    /// The epoch in which the message was appended.
     pub epoch: Epoch,
     /// The message's place in that journal.
     pub sequence: u64,

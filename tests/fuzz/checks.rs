@@ -430,7 +430,8 @@ async fn read(journal: &Journal) -> Option<Vec<(u64, String)>> {
         for entry in &page.entries {
             let message = &entry.message;
             assert!(message.id.sequence > position && message.id.sequence <= page.through);
-            assert_eq!((message.id.epoch, message.channel.as_str()), (journal.epoch(), "main"));
+            let id = journal.id(message.id.sequence);
+            assert_eq!((message.id, message.channel.as_str()), (id, "main"));
             position = message.id.sequence;
             messages.push((position, message.data.as_json().to_owned()));
         }

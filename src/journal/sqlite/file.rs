@@ -2,27 +2,21 @@
 
 use std::fs::{self, File, Permissions, TryLockError};
 use std::io::{self, Read};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use crate::message::Epoch;
-
-/// Marks a file as a journal, in SQLite's header: "tabc". The command `file` shows it.
-const APPLICATION_ID: i32 = 0x7461_6263;
-
-/// The schema's version. A file of an older version is to be migrated when it is opened; there is none yet.
-const VERSION: i32 = 1;
+use super::fault::Fault;
+use super::link::Alone;
+use super::place::Place;
+use super::schema::{self, APPLICATION_ID, State, Unreadable, VERSION};
+use super::wal::{BUSY_TIMEOUT, Wal};
 
 /// SQLite 3.51.3. Earlier versions could corrupt a file when the WAL was reset.
 const MIN_SQLITE: i32 = 3_051_003;
-
-/// How long a connection waits while another program writes to the file. Higher: publishers wait longer
-/// before they are refused. Lower: a short write of another program makes the journal unavailable.
-pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The mode of a new file, whatever the umask: only the hub's user reads messages. SQLite gives the same mode
 /// to the files that it makes beside it.
@@ -37,32 +31,57 @@ pub enum OpenError {
     /// The file is something else.
     #[error("it is not a tabcast journal")]
     NotAJournal,
-    /// The file has a later schema version, which is given.
+    /// The file has a later version of the tables, which is given.
     #[error("it was made by a newer tabcast (its version is {0}, this one knows {VERSION})")]
     Newer(i32),
+    /// The WAL beside the file is another file's.
+    #[error("{}-wal does not belong to it: move one of the two away", .0.display())]
+    NotItsWal(PathBuf),
     /// The file is a journal, but SQLite can't read it.
     #[error("it is damaged: {0}")]
     Damaged(rusqlite::Error),
     /// The file or its folder can't be read or written.
     #[error("{0}")]
     Io(io::Error),
-    /// SQLite can't open the file, as in a folder that is not writable.
+    /// SQLite can't open the file, as in a folder that is not writable. The reason is given.
     #[error("{0}")]
-    Sqlite(rusqlite::Error),
+    Sqlite(String),
     /// The SQLite library in this binary is too old.
     #[error("SQLite {} is too old", rusqlite::version())]
     OldSqlite,
+}
+
+impl From<Fault> for OpenError {
+    fn from(fault: Fault) -> Self {
+        OpenError::Sqlite(fault.to_string())
+    }
+}
+
+impl From<rusqlite::Error> for OpenError {
+    fn from(error: rusqlite::Error) -> Self {
+        Fault::from(error).into()
+    }
+}
+
+impl From<Unreadable> for OpenError {
+    fn from(unreadable: Unreadable) -> Self {
+        match unreadable {
+            Unreadable::NotAJournal => OpenError::NotAJournal,
+            Unreadable::Newer(version) => OpenError::Newer(version),
+            Unreadable::Damaged(error) => OpenError::Damaged(error),
+        }
+    }
 }
 
 /// A journal's file, ready to be written.
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) db: Connection,
-    pub(super) epoch: Epoch,
-    /// The sequence of the last message, 0 if there never was one.
-    pub(super) head: u64,
-    /// The sequence of the earliest kept message, `head + 1` if none is kept.
-    pub(super) earliest: u64,
+    /// The file's path, without links.
+    pub(super) path: PathBuf,
+    pub(super) state: State,
+    /// Where the file and its WAL are.
+    pub(super) place: Place,
 }
 
 /// Opens the journal, or creates it. The returned [`File`] is the lock: until it is dropped, no other
@@ -72,19 +91,37 @@ pub(super) fn open(path: &Path) -> Result<(Opened, File), OpenError> {
         return Err(OpenError::OldSqlite);
     }
     if !path.try_exists().map_err(OpenError::Io)? {
+        if length(&wal(path)) > 0 {
+            return Err(OpenError::NotItsWal(path.to_owned()));
+        }
         create(path)?;
     }
+    let lock = lock(path)?;
+    // SQLite's names are those of the file that a link leads to.
+    let resolved = fs::canonicalize(path).map_err(OpenError::Io)?;
+    check_header(&lock, &resolved)?;
+    let mut state = check_content(&resolved)?;
+    // What a hub that was cut off has left. No other makes it, now that there is a file.
+    remove_copy(&resolved);
+    let mut db = connect(&resolved)?;
+    prepare(&db)?;
+    if state.version < VERSION {
+        schema::migrate(&mut db, state.epochs[0].epoch)?;
+        state = schema::read(&db)?;
+    }
+    settle(&db, &resolved)?;
+    let place = Place::of([path.to_owned(), wal(&resolved)]).map_err(OpenError::Io)?;
+    Ok((Opened { db, path: resolved, state, place }, lock))
+}
+
+/// Locks the file, so that no other hub opens it.
+pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
     let lock = File::options().read(true).write(true).open(path).map_err(OpenError::Io)?;
     match lock.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Err(OpenError::InUse),
-        Err(TryLockError::Error(error)) => return Err(OpenError::Io(error)),
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse),
+        Err(TryLockError::Error(error)) => Err(OpenError::Io(error)),
     }
-    check_header(&lock)?;
-    let State { epoch, head, earliest } = check_content(path)?;
-    let db = connect(path).map_err(OpenError::Sqlite)?;
-    prepare(&db).map_err(OpenError::Sqlite)?;
-    Ok((Opened { db, epoch, head, earliest }, lock))
 }
 
 /// The path of a file that SQLite makes beside `path`, or that is made here.
@@ -94,12 +131,34 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// The path of a file that this process makes for a moment beside `path`.
-fn beside_for_now(path: &Path) -> PathBuf {
-    beside(path, &format!(".new-{}", std::process::id()))
+/// The path of the WAL of the file at `path`.
+pub(super) fn wal(path: &Path) -> PathBuf {
+    beside(path, "-wal")
 }
 
-/// A connection for reading. [`prepare`] makes it one for writing.
+/// The path of a file that is made for a moment beside `path`.
+fn copy_of(path: &Path) -> PathBuf {
+    beside(path, ".new")
+}
+
+/// Removes the file at [`copy_of`], and what SQLite may have made beside it.
+fn remove_copy(path: &Path) {
+    for suffix in ["", "-journal", "-wal"] {
+        let _ = fs::remove_file(beside(&copy_of(path), suffix));
+    }
+}
+
+/// The bytes of the file at `path`, 0 if there is none.
+fn length(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |file| file.len())
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// A connection for reading. [`prepare`] makes it one for writing. Closing it leaves the files as they are:
+/// after a failed sync, what they seem to have may not be on the disk.
 pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
     // Without URI and CREATE: only an existing file at `path` will do. NO_MUTEX: a connection is used by one
     // thread at a time.
@@ -108,6 +167,7 @@ pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
     db.busy_timeout(BUSY_TIMEOUT)?;
     db.pragma_update(None, "mmap_size", 0)?;
     db.pragma_update(None, "wal_autocheckpoint", 0)?;
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     Ok(db)
 }
 
@@ -127,71 +187,77 @@ fn prepare(db: &Connection) -> rusqlite::Result<()> {
     db.pragma_update(None, "synchronous", "FULL")
 }
 
-/// The one table, with a row for each message. The columns `id` and `time` are derived, for people who query
-/// the file. `data` is NULL in a row whose message was dropped, and which remains for its key. The table is
-/// not STRICT: SQLite would compute the derived columns at every INSERT, to check their types.
-fn schema(epoch: Epoch) -> String {
-    format!(
-        "CREATE TABLE messages (
-  sequence INTEGER PRIMARY KEY,
-  id TEXT AS ('{epoch}-' || sequence),
-  channel TEXT NOT NULL,
-  event TEXT NOT NULL,
-  data TEXT,
-  time TEXT AS (strftime('%Y-%m-%dT%H:%M:%fZ', time_ms / 1000.0, 'unixepoch')),
-  time_ms INTEGER NOT NULL,
-  \"except\" TEXT,
-  key TEXT,
-  request BLOB
-)"
-    )
+/// Makes what was found last, before anyone learns of it: a hub that was killed may have left what is not on
+/// the disk yet, and what is written from now on must not follow a hole.
+fn settle(db: &Connection, path: &Path) -> Result<(), OpenError> {
+    match Wal::remove(db).map_err(Fault::from) {
+        Ok(true) => {}
+        // Another program reads, or there is no space to copy the WAL to the file.
+        Ok(false) => write_again(db, &wal(path))?,
+        Err(fault) if fault.is_full() => write_again(db, &wal(path))?,
+        Err(fault) => return Err(fault.into()),
+    }
+    // SQLite does this too, and passes over a failure.
+    sync_folder(path).map_err(OpenError::Io)
+}
+
+/// Writes the same bytes to the WAL once more, and has them on the disk. If an earlier sync failed, another
+/// one without that would put nothing there.
+fn write_again(db: &Connection, wal: &Path) -> Result<(), OpenError> {
+    db.execute_batch("BEGIN IMMEDIATE")?;
+    let written = fs::read(wal).and_then(|bytes| {
+        let file = File::options().write(true).open(wal)?;
+        file.write_all_at(&bytes, 0)?;
+        file.sync_all()
+    });
+    db.execute_batch("ROLLBACK")?;
+    written.map_err(OpenError::Io)
+}
+
+fn sync_folder(path: &Path) -> io::Result<()> {
+    File::open(folder_of(path))?.sync_all()
 }
 
 /// Creates the file under another name, and links it to `path` once it is complete, so that a crash leaves
 /// no half-made journal.
 fn create(path: &Path) -> Result<(), OpenError> {
     path.file_name().ok_or_else(|| OpenError::Io(io::ErrorKind::InvalidFilename.into()))?;
-    let new = beside_for_now(path);
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
-        _ => PathBuf::from("."),
-    };
-    // A process with the same id may have left it, if it was killed in this function.
-    let _ = fs::remove_file(&new);
-    // SQLite could create the file too, but its error would not say why it can't.
-    let file = File::options().write(true).create_new(true).mode(MODE).open(&new).map_err(OpenError::Io)?;
-    let result = file.set_permissions(Permissions::from_mode(MODE)).map_err(OpenError::Io);
-    drop(file);
-    let result = result.and_then(|()| fill(&new).map_err(OpenError::Sqlite)).and_then(|()| {
-        File::open(&new).and_then(|file| file.sync_all()).map_err(OpenError::Io)?;
+    let new = copy_of(path);
+    // SQLite could create the file too, but its error would not say why it can't. A hub that was cut off may
+    // have left one.
+    let mut options = File::options();
+    let file = options.read(true).write(true).create(true).truncate(false).mode(MODE).open(&new);
+    let file = file.map_err(OpenError::Io)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(OpenError::InUse),
+        Err(TryLockError::Error(error)) => return Err(OpenError::Io(error)),
+    }
+    let emptied = file.set_len(0).and_then(|()| file.set_permissions(Permissions::from_mode(MODE)));
+    let result = emptied.map_err(OpenError::Io).and_then(|()| fill(&new)).and_then(|()| {
+        file.sync_all().map_err(OpenError::Io)?;
         match fs::hard_link(&new, path) {
             Ok(()) => {}
             // Another hub was faster. The lock decides which of the two opens the file.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(_) if path.exists() => {}
             Err(error) => return Err(OpenError::Io(error)),
         }
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(OpenError::Io)
+        sync_folder(path).map_err(OpenError::Io)
     });
-    let _ = fs::remove_file(&new);
-    // After a failure SQLite may have left it.
-    let _ = fs::remove_file(beside(&new, "-journal"));
+    remove_copy(path);
     result
 }
 
-fn fill(path: &Path) -> rusqlite::Result<()> {
+fn fill(path: &Path) -> Result<(), OpenError> {
+    let _ = fs::remove_file(beside(path, "-journal"));
     let db = Connection::open(path)?;
-    // Before the first table, or it has no effect.
-    db.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
-    db.pragma_update(None, "application_id", APPLICATION_ID)?;
-    db.pragma_update(None, "user_version", VERSION)?;
-    db.execute_batch(&schema(Epoch::draw()))?;
-    db.execute_batch("CREATE UNIQUE INDEX keys ON messages (key) WHERE key IS NOT NULL")?;
-    db.close().map_err(|(_, error)| error)
+    schema::create(&db)?;
+    db.close().map_err(|(_, error)| error.into())
 }
 
 /// Checks the file's header. SQLite is not asked, as it may change a file that is not ours: it would replay
 /// a rollback journal that lies beside the file.
-fn check_header(mut file: &File) -> Result<(), OpenError> {
+fn check_header(mut file: &File, path: &Path) -> Result<(), OpenError> {
     const LENGTH: usize = 100;
     let mut header = [0; LENGTH];
     match file.read_exact(&mut header) {
@@ -201,47 +267,55 @@ fn check_header(mut file: &File) -> Result<(), OpenError> {
     }
     // SQLite's file format, section 1.3: the magic, the user version at 60, the application id at 68.
     let number = |at: usize| i32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-    if !header.starts_with(b"SQLite format 3\0") || number(68) != APPLICATION_ID {
-        return Err(OpenError::NotAJournal);
-    }
     match number(60) {
+        _ if !header.starts_with(b"SQLite format 3\0") || number(68) != APPLICATION_ID => {
+            // A cut may have torn the page that a copy of the WAL was writing; the WAL has it whole.
+            if wal_is_a_journals(path) { Ok(()) } else { Err(OpenError::NotAJournal) }
+        }
         newer if newer > VERSION => Err(OpenError::Newer(newer)),
-        VERSION => Ok(()),
-        // No older version exists. The migration of the first one belongs here.
-        _ => Err(OpenError::NotAJournal),
+        _ => Ok(()),
     }
 }
 
-/// What a journal's file says of the journal.
-#[derive(Debug)]
-struct State {
-    epoch: Epoch,
-    head: u64,
-    earliest: u64,
+/// Whether the WAL beside `path` has the first page of a journal. A copy of it is looked at.
+fn wal_is_a_journals(path: &Path) -> bool {
+    /// SQLite passes over the WAL of an empty file. The largest page there is.
+    const PAGE: u64 = 65_536;
+    let (wal, copy) = (self::wal(path), copy_of(path));
+    if length(&wal) == 0 {
+        return false;
+    }
+    let copied = File::create(&copy)
+        .and_then(|file| file.set_len(PAGE))
+        .and_then(|()| fs::copy(wal, self::wal(&copy)));
+    let found = copied.is_ok()
+        && connect_apart(&copy).is_ok_and(|db| {
+            let application = db.pragma_query_value(None, "application_id", |row| row.get(0));
+            application.is_ok_and(|id: i32| id == APPLICATION_ID)
+        });
+    remove_copy(path);
+    found
 }
 
 /// Reads the journal's state. If the file is refused, it is as it was, and so is all that lies beside it.
-fn check_content(path: &Path) -> Result<State, OpenError> {
-    // SQLite's names are those of the file that a link leads to.
-    let path = &fs::canonicalize(path).map_err(OpenError::Io)?;
+pub(super) fn check_content(path: &Path) -> Result<State, OpenError> {
     let rollback = beside(path, "-journal");
-    if fs::metadata(&rollback).is_ok_and(|file| file.len() > 0) {
+    if length(&rollback) > 0 {
         // Another program has left it: only in WAL mode is the journal written here. Whoever reads the file
         // has to roll it back first, and so changes both.
-        let copy = beside_for_now(path);
+        let copy = copy_of(path);
         let copied = fs::copy(path, &copy).and_then(|_| fs::copy(&rollback, beside(&copy, "-journal")));
-        let state = copied.map_err(OpenError::Io).and_then(|_| read_apart(&copy));
-        for suffix in ["", "-journal", "-wal"] {
-            let _ = fs::remove_file(beside(&copy, suffix));
-        }
+        let state = copied.map_err(OpenError::Io).and_then(|_| Ok(schema::read(&connect_apart(&copy)?)?));
+        remove_copy(path);
         return state;
     }
-    let wal = beside(path, "-wal");
+    let wal = self::wal(path);
     let had_wal = wal.exists();
-    let state = match read_apart(path) {
+    let alone = if length(&wal) > 0 { Alone::read(path) } else { None };
+    let state = match read_apart(path, alone.as_ref()) {
         // Another program has the file open, and so has made all that is beside it.
         Err(OpenError::Damaged(error)) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {
-            return connect_to_check(path).map_err(OpenError::Sqlite).and_then(|db| read_state(&db));
+            return Ok(schema::read(&connect(path)?)?);
         }
         state => state,
     };
@@ -252,44 +326,22 @@ fn check_content(path: &Path) -> Result<State, OpenError> {
     state
 }
 
-/// Reads the state of a journal that no other program has open.
-fn read_apart(path: &Path) -> Result<State, OpenError> {
-    let db = connect_to_check(path).map_err(OpenError::Sqlite)?;
-    db.busy_timeout(Duration::ZERO).map_err(OpenError::Sqlite)?;
-    // The WAL's index is then in memory, and not beside the file.
-    let exclusive = db.pragma_update_and_check(None, "locking_mode", "EXCLUSIVE", |_| Ok(()));
-    exclusive.map_err(OpenError::Sqlite)?;
-    read_state(&db)
+/// Reads the state of a journal that no other program has open, and checks that its WAL is its own. `alone`
+/// is what the file says without it.
+fn read_apart(path: &Path, alone: Option<&Alone>) -> Result<State, OpenError> {
+    let db = connect_apart(path)?;
+    let state = schema::read(&db)?;
+    let belongs = match alone {
+        Some(alone) if state.version == VERSION => alone.belongs_to(&db).map_err(OpenError::Damaged)?,
+        _ => true,
+    };
+    if belongs { Ok(state) } else { Err(OpenError::NotItsWal(path.to_owned())) }
 }
 
-/// A connection for reading that does not copy the WAL to the file when it is closed: the file may turn out
-/// to be damaged.
-fn connect_to_check(path: &Path) -> rusqlite::Result<Connection> {
+/// A connection to a file that no other program has open: the WAL's index is in memory, not beside the file.
+fn connect_apart(path: &Path) -> rusqlite::Result<Connection> {
     let db = connect(path)?;
-    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    db.busy_timeout(Duration::ZERO)?;
+    db.pragma_update_and_check(None, "locking_mode", "EXCLUSIVE", |_| Ok(()))?;
     Ok(db)
-}
-
-/// The journal's state. The epoch is a part of the table's schema.
-fn read_state(db: &Connection) -> Result<State, OpenError> {
-    let damaged = OpenError::Damaged;
-    let sql: Option<String> = db
-        .query_row("SELECT sql FROM sqlite_schema WHERE name = 'messages'", [], |row| row.get(0))
-        .optional()
-        .map_err(damaged)?;
-    let sql = sql.ok_or(OpenError::NotAJournal)?;
-    let epoch = sql.split_once("('").and_then(|(_, rest)| rest.get(..8)?.parse::<Epoch>().ok());
-    let epoch = epoch.filter(|epoch| schema(*epoch) == sql).ok_or(OpenError::NotAJournal)?;
-    let head: Option<u64> =
-        db.query_row("SELECT max(sequence) FROM messages", [], |row| row.get(0)).map_err(damaged)?;
-    let head = head.unwrap_or(0);
-    let earliest: Option<u64> = db
-        .query_row(
-            "SELECT sequence FROM messages WHERE data IS NOT NULL ORDER BY sequence LIMIT 1",
-            [],
-            |row| row.get(0),
-        )
-        .optional()
-        .map_err(damaged)?;
-    Ok(State { epoch, head, earliest: earliest.unwrap_or(head + 1) })
 }

@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::Connection;
 
+use super::fault::Fault;
 use super::file;
 use super::row::{self, channel};
-use super::shared::{Shared, UNAVAILABLE, is_busy, is_out_of_memory};
+use super::shared::{Shared, UNAVAILABLE};
 use crate::journal::entry::{Entry, JournalError};
+use crate::journal::epochs::Epochs;
 use crate::journal::page::{Channels, Page, PageBuilder, PageLimit};
 use crate::limits::{Budget, Lease, Network, Turns};
-use crate::message::{Epoch, MessageId};
 
 /// The most reads of the file at once. Higher: more pages in memory, and the disk is no faster. Lower: reads
 /// wait for each other.
@@ -28,7 +29,7 @@ enum Read {
 /// The connections that read the file.
 #[derive(Debug)]
 pub(super) struct Readers {
-    epoch: Epoch,
+    epochs: Arc<Epochs>,
     shared: Arc<Shared>,
     /// The connections not in use: one for each turn that is free.
     idle: Mutex<Vec<Connection>>,
@@ -44,14 +45,14 @@ impl Readers {
     /// Opens all connections. Later the process may be out of descriptors, or `path` may be another file.
     pub(super) fn open(
         path: &Path,
-        epoch: Epoch,
+        epochs: Arc<Epochs>,
         shared: Arc<Shared>,
         lock: File,
         budget: Budget,
     ) -> rusqlite::Result<Self> {
         let idle = (0..READERS).map(|_| file::connect(path)).collect::<rusqlite::Result<_>>()?;
         let (idle, turns) = (Mutex::new(idle), Turns::new(READERS));
-        Ok(Readers { epoch, shared, idle, turns, budget, _lock: lock })
+        Ok(Readers { epochs, shared, idle, turns, budget, _lock: lock })
     }
 
     /// See [`Journal::read`](crate::journal::Journal::read).
@@ -99,24 +100,31 @@ impl Readers {
             // Moved in here: the query goes on even if the caller stops waiting.
             let _turn = turn;
             let _inside = readers.shared.gate().enter();
-            let db = readers.idle().pop().expect("there is a connection for each turn");
-            let result = query(&readers, &db);
+            // There is one for each turn, until the journal is closed.
+            let db = readers.idle().pop().ok_or(None)?;
+            let result = query(&readers, &db).map_err(|error| Some(Fault::from(error)));
             readers.idle().push(db);
             result
         });
         match result.await {
             Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) if is_busy(&error) => {
-                tracing::error!(%error, "another program keeps the journal from being read");
+            Ok(Err(None)) => Err(JournalError::Failed),
+            Ok(Err(Some(fault))) if fault.is_busy() => {
+                tracing::error!(error = %fault, "another program keeps the journal from being read");
                 Err(UNAVAILABLE)
             }
-            Ok(Err(error)) if is_out_of_memory(&error) => {
-                tracing::error!(%error, "there is no memory to read the journal");
+            Ok(Err(Some(fault))) if fault.is_passing() => {
+                tracing::error!(error = %fault, "there is no space, or no memory, to read the journal");
                 Err(UNAVAILABLE)
             }
-            Ok(Err(error)) => Err(self.shared.fail(format!("can't read the journal: {error}"))),
+            Ok(Err(Some(fault))) => Err(self.shared.fail(format!("can't read the journal: {fault}"))),
             Err(panic) => Err(self.shared.fail(format!("can't read the journal: {panic}"))),
         }
+    }
+
+    /// Closes the connections. No query may run.
+    pub(super) fn close(&self) {
+        self.idle().clear();
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {
@@ -137,14 +145,24 @@ impl Readers {
         let head = self.shared.recent().head();
         let mut page = PageBuilder::new(position, limit);
         let mut select = db.prepare_cached(
-            "SELECT sequence, channel, event, data, time_ms, \"except\", octet_length(data) FROM messages
+            "SELECT sequence, channel, event, data, time_ms, \"except\", octet_length(data) FROM entries
              WHERE sequence > ?1 AND sequence >= ?2 AND sequence <= ?3 AND data IS NOT NULL
              ORDER BY sequence",
         )?;
         let mut rows = select.query([position, self.shared.earliest(), head])?;
+        let mut last = None;
         let complete = loop {
-            let Some(row) = rows.next()? else { break true };
-            let id = MessageId { epoch: self.epoch, sequence: row.get(0)? };
+            let Some(row) = rows.next()? else {
+                // The last message is always kept.
+                if last.is_some_and(|last| last != head) {
+                    return Err(row::out_of_order());
+                }
+                break true;
+            };
+            let id = self.epochs.id(row.get(0)?);
+            if last.replace(id.sequence).is_some_and(|last| last + 1 != id.sequence) {
+                return Err(row::out_of_order());
+            }
             let channel = channel(row, 1)?;
             if !channels.contains(&channel) {
                 if !page.can_take(0) {
@@ -182,16 +200,20 @@ impl Readers {
         let head = self.shared.recent().head();
         let mut position = head;
         let mut select = db.prepare_cached(
-            "SELECT sequence, channel FROM messages
+            "SELECT sequence, channel FROM entries
              WHERE sequence >= ?1 AND sequence <= ?2 AND data IS NOT NULL ORDER BY sequence DESC",
         )?;
         let mut rows = select.query([self.shared.earliest(), head])?;
-        let mut left = count;
+        let (mut left, mut last) = (count, head + 1);
         while left > 0
             && let Some(row) = rows.next()?
         {
+            if row.get::<_, u64>(0)? + 1 != last {
+                return Err(row::out_of_order());
+            }
+            last -= 1;
             if channels.contains(&channel(row, 1)?) {
-                position = row.get::<_, u64>(0)? - 1;
+                position = last - 1;
                 left -= 1;
             }
         }

@@ -1,10 +1,13 @@
-//! A row of the table `messages`, parsed into the types it was written from.
+//! A row of the table `entries`, parsed into the types it was written from.
+
+use std::io;
 
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row};
 use sha2::{Digest, Sha256};
 
 use crate::journal::entry::Entry;
+use crate::journal::epochs::Epochs;
 use crate::journal::keys::Key;
 use crate::message::{
     ChannelName, Data, Epoch, EventName, Fingerprint, Message, MessageId, Receipt, SubscriberId, Time,
@@ -34,14 +37,15 @@ fn event(row: &Row<'_>, column: usize) -> rusqlite::Result<EventName> {
     EventName::stored(row.get_ref(column)?.as_str()?).map_err(|error| damaged(column, error))
 }
 
-/// The text of a publisher's key: 16 hexadecimal digits for the publisher's network, and its own text. Older
-/// rows have that text alone, which has no space, and so are nobody's.
+/// The text of a publisher's key in a journal that was made with this epoch: 16 hexadecimal digits for the
+/// publisher's network, and its own text. Older rows have that text alone, which has no space, and so are
+/// nobody's.
 ///
 /// The digits are of a hash, so that whoever sees the file does not read where messages came from. They hide
 /// it from nobody who tries all addresses.
-pub(super) fn key(epoch: Epoch, key: &Key) -> String {
+pub(super) fn key(first: Epoch, key: &Key) -> String {
     let mut hash = Sha256::new();
-    hash.update(epoch.to_string());
+    hash.update(first.to_string());
     hash.update(key.network.to_bits().to_be_bytes());
     let hash = hash.finalize();
     let digits = u64::from_be_bytes(hash[..8].try_into().expect("a hash has more than 8 bytes"));
@@ -51,15 +55,15 @@ pub(super) fn key(epoch: Epoch, key: &Key) -> String {
 /// The request that came with an idempotency key, and its receipt. `None` if no row has the key.
 pub(super) fn remembered(
     db: &Connection,
-    epoch: Epoch,
+    epochs: &Epochs,
     key: &str,
 ) -> rusqlite::Result<Option<(Fingerprint, Receipt)>> {
     let mut select =
-        db.prepare_cached("SELECT request, sequence, channel, event, time_ms FROM messages WHERE key = ?1")?;
+        db.prepare_cached("SELECT request, sequence, channel, event, time_ms FROM entries WHERE key = ?1")?;
     select
         .query_row([key], |row| {
             let receipt = Receipt {
-                id: MessageId { epoch, sequence: row.get(1)? },
+                id: epochs.id(row.get(1)?),
                 channel: channel(row, 2)?,
                 event: event(row, 3)?,
                 time: Time::from_ms(row.get(4)?),
@@ -67,6 +71,11 @@ pub(super) fn remembered(
             Ok((Fingerprint(row.get(0)?), receipt))
         })
         .optional()
+}
+
+/// The error for a row that follows a later one, or is missing.
+pub(super) fn out_of_order() -> rusqlite::Error {
+    damaged(0, io::Error::other("a message is missing, or in the place of another"))
 }
 
 /// The error for a column whose value the journal can't have written.

@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use rusqlite::ErrorCode;
 use tokio::sync::watch;
 
 use super::gate::Gate;
@@ -71,22 +70,6 @@ impl Shared {
 /// The error of a call that another program's lock prevented, although [`BUSY_TIMEOUT`] was waited for. An
 /// earlier retry would most likely meet the same lock.
 ///
-/// [`BUSY_TIMEOUT`]: super::file::BUSY_TIMEOUT
+/// [`BUSY_TIMEOUT`]: super::wal::BUSY_TIMEOUT
 pub(super) const UNAVAILABLE: JournalError =
     JournalError::Unavailable { retry_after: Duration::from_secs(5) };
-
-/// Whether the disk was full. SQLite has then undone the transaction: nothing of it is stored.
-pub(super) fn is_full(error: &rusqlite::Error) -> bool {
-    error.sqlite_error_code() == Some(ErrorCode::DiskFull)
-}
-
-/// Whether another program has the lock. The transaction or query was then not begun.
-pub(super) fn is_busy(error: &rusqlite::Error) -> bool {
-    // The second is SQLite's answer where the locks of readers were taken for some ten seconds.
-    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::FileLockingProtocolFailed))
-}
-
-/// Whether there was no memory. The same call may succeed later.
-pub(super) fn is_out_of_memory(error: &rusqlite::Error) -> bool {
-    error.sqlite_error_code() == Some(ErrorCode::OutOfMemory)
-}

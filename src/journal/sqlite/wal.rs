@@ -1,12 +1,21 @@
 //! The WAL: SQLite's write-ahead log beside the file. It is copied to the file, and started over, before it
 //! gets long.
 
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use super::file::BUSY_TIMEOUT;
 use super::gate::Gate;
+use super::link;
+
+/// How long a connection waits while another program writes to the file. Higher: publishers wait longer
+/// before they are refused, and a stop takes longer. Lower: a short write of another program makes the
+/// journal unavailable.
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The number of pages at which the WAL is copied to the file: some 8 MiB, of 4 KiB each. SQLite then starts
 /// it over by itself, unless it is being read. Higher: reads search a longer WAL. Lower: pages that change
@@ -21,6 +30,10 @@ const RESTART_PAGES: i64 = 4_000;
 /// The number of pages at which publishers wait as long as the hub's own queries take: 32 MiB. Higher: the
 /// bound in docs/operations.md no longer holds. Lower: publishers wait more often.
 const MOST_PAGES: i64 = 8_000;
+
+/// How long publishers wait then. Lower: the log grows further under long queries. Higher: of no use, as no
+/// query takes longer.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 /// How long publishers wait for the hub's own queries before that. Lower: most queries need longer. Higher:
 /// publishers notice.
@@ -47,6 +60,8 @@ pub(super) struct Wal {
     others_pause: Instant,
     /// Whether all of it is to be copied although it is short: only then is the file cut to its pages.
     cuts_file: bool,
+    /// Whether all of it is copied, so that what is written next may begin it anew.
+    is_copied: bool,
 }
 
 /// What a checkpoint says of the WAL.
@@ -62,7 +77,17 @@ struct Length {
 impl Wal {
     pub(super) fn new() -> Self {
         let now = Instant::now();
-        Wal { own_pause: now, others_pause: now, cuts_file: false }
+        Wal { own_pause: now, others_pause: now, cuts_file: false, is_copied: true }
+    }
+
+    /// To be called before each transaction: links a WAL that may begin anew to its file. `head` is the
+    /// sequence of the last message.
+    pub(super) fn begin(&mut self, db: &Connection, head: u64) -> rusqlite::Result<()> {
+        if self.is_copied {
+            link::renew(db, head)?;
+            self.is_copied = false;
+        }
+        Ok(())
     }
 
     /// Has all of the WAL copied as soon as possible, as the file has fewer pages now.
@@ -76,16 +101,19 @@ impl Wal {
         let now = Instant::now();
         let is_own_pause = now < self.own_pause;
         if pages > RESTART_PAGES && self.others_pause <= now && (pages > MOST_PAGES || !is_own_pause) {
-            let Some(_closed) = gate.close(if pages > MOST_PAGES { BUSY_TIMEOUT } else { OWN_WAIT }) else {
+            let Some(_closed) = gate.close(if pages > MOST_PAGES { LONGEST_WAIT } else { OWN_WAIT }) else {
                 self.own_pause = Instant::now() + OWN_PAUSE;
                 return Ok(());
             };
-            if checkpoint(db, "RESTART")?.was_hindered {
+            let Length { was_hindered, pages, copied } = checkpoint(db, "RESTART")?;
+            self.is_copied |= copied == pages;
+            if was_hindered {
                 self.others_pause = Instant::now() + OTHERS_PAUSE;
             }
         } else if !is_own_pause && (pages - copied > COPY_PAGES || self.cuts_file) {
             let Length { pages, copied, .. } = checkpoint(db, "PASSIVE")?;
             self.cuts_file &= copied < pages;
+            self.is_copied |= copied == pages;
             if copied < pages {
                 self.own_pause = Instant::now() + OWN_PAUSE;
             }
@@ -93,13 +121,35 @@ impl Wal {
         Ok(())
     }
 
-    /// Copies all of the WAL to the file, and removes it.
-    pub(super) fn remove(db: &Connection) -> rusqlite::Result<()> {
-        checkpoint(db, "TRUNCATE").map(drop)
+    /// Copies all of the WAL to the file, and empties it. Returns whether nobody hindered that.
+    pub(super) fn remove(db: &Connection) -> rusqlite::Result<bool> {
+        Ok(!checkpoint(db, "TRUNCATE")?.was_hindered)
+    }
+
+    /// Has on the disk that the last transaction failed. SQLite can write all of one to the WAL, and then
+    /// have no space for the WAL's index: whoever opens the file next would take it for committed.
+    pub(super) fn erase(db: &Connection, path: &Path) -> io::Result<()> {
+        /// SQLite's file format, section 4.1: the bytes of the WAL's header, and of a frame's before its
+        /// page.
+        const HEADER: u64 = 32;
+        const FRAME: u64 = 24;
+        let length = checkpoint(db, "NOOP").map_err(io::Error::other)?;
+        let page: u64 =
+            db.pragma_query_value(None, "page_size", |row| row.get(0)).map_err(io::Error::other)?;
+        let file = File::options().write(true).open(path)?;
+        let is_copied = length.copied == length.pages;
+        // Where all is copied, the transaction may have been written to the beginning.
+        for frames in [length.pages.cast_unsigned()].into_iter().chain(is_copied.then_some(0)) {
+            let at = HEADER + frames * (FRAME + page);
+            if at + FRAME <= fs::metadata(path)?.len() {
+                file.write_all_at(&[0; FRAME as usize], at)?;
+            }
+        }
+        file.sync_all()
     }
 }
 
-/// Runs a checkpoint in this mode of SQLite's.
+/// Runs a checkpoint in this mode of SQLite's. NOOP only looks at the WAL.
 fn checkpoint(db: &Connection, mode: &str) -> rusqlite::Result<Length> {
     let mut pragma = db.prepare_cached(&format!("PRAGMA wal_checkpoint({mode})"))?;
     db.busy_timeout(OTHERS_WAIT)?;

@@ -1,0 +1,35 @@
+//! The clock of a journal. The time of day can be wrong, and be set forward and back; the time that passes
+//! cannot.
+
+use std::time::Instant;
+
+use crate::message::Time;
+
+/// Tells the time.
+#[derive(Clone, Debug)]
+pub(super) enum Clock {
+    /// The system's.
+    System,
+    /// One that tests set.
+    #[cfg(test)]
+    Set(std::sync::Arc<std::sync::Mutex<Moment>>),
+}
+
+/// A point in time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment {
+    /// The time of day, as the clock has it.
+    pub(super) time: Time,
+    /// Goes on steadily as long as the process runs.
+    pub(super) instant: Instant,
+}
+
+impl Clock {
+    pub(super) fn now(&self) -> Moment {
+        match self {
+            Clock::System => Moment { time: Time::now(), instant: Instant::now() },
+            #[cfg(test)]
+            Clock::Set(moment) => *moment.lock().unwrap(),
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! The tables of the file, and how a file of an older version gets them.
+
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, ffi};
+
+use super::ages::StoredBy;
+use crate::journal::epochs::Begun;
+use crate::message::{Epoch, Time};
+
+/// Marks a file as a journal, in SQLite's header: "tabc". The command `file` shows it.
+pub(super) const APPLICATION_ID: i32 = 0x7461_6263;
+
+/// The version of the tables. A file of version 1 is made one of this version when it is opened.
+pub(super) const VERSION: i32 = 2;
+
+/// A row of `entries` for each message; its `data` is NULL if the message was dropped, and the row remains
+/// for its key. A row of `epochs` for each hub that has appended a message, after one for the journal itself.
+/// `stored_by`: see [`StoredBy`]. The view is for people who query the file.
+const TABLES: &str = "
+CREATE TABLE entries (
+  sequence INTEGER PRIMARY KEY,
+  channel TEXT NOT NULL,
+  event TEXT NOT NULL,
+  data TEXT,
+  time_ms INTEGER NOT NULL,
+  \"except\" TEXT,
+  key TEXT,
+  request BLOB
+);
+CREATE UNIQUE INDEX keys ON entries (key) WHERE key IS NOT NULL;
+";
+
+/// What version 2 has beside the messages.
+const BESIDE: &str = "
+CREATE TABLE epochs (epoch TEXT NOT NULL, after INTEGER NOT NULL);
+CREATE TABLE stored_by (sequence INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL);
+CREATE TABLE link (mark TEXT NOT NULL, before TEXT NOT NULL, head INTEGER NOT NULL, schema INTEGER NOT NULL);
+CREATE VIEW messages AS SELECT
+  sequence,
+  (SELECT epoch FROM epochs WHERE after < sequence ORDER BY rowid DESC LIMIT 1) || '-' || sequence AS id,
+  channel,
+  event,
+  data,
+  strftime('%Y-%m-%dT%H:%M:%fZ', time_ms / 1000.0, 'unixepoch') AS time,
+  \"except\",
+  key
+FROM entries WHERE data IS NOT NULL;
+PRAGMA user_version = 2;
+";
+
+/// What a journal's file says of the journal.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) version: i32,
+    pub(super) epochs: Vec<Begun>,
+    /// The sequence of the last message, 0 if there never was one.
+    pub(super) head: u64,
+    /// The sequence of the earliest kept message, `head + 1` if none is kept.
+    pub(super) earliest: u64,
+    /// The time of the last message.
+    pub(super) latest: Time,
+    pub(super) stored_by: Vec<StoredBy>,
+}
+
+/// Why a file's tables can't be read.
+#[derive(Debug)]
+pub(super) enum Unreadable {
+    NotAJournal,
+    /// The file has this later version.
+    Newer(i32),
+    Damaged(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for Unreadable {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error().map(|error| error.extended_code) {
+            // A table, or a column, that a journal has is not there.
+            Some(ffi::SQLITE_ERROR) => Unreadable::NotAJournal,
+            _ => Unreadable::Damaged(error),
+        }
+    }
+}
+
+/// Makes the tables of a new journal.
+pub(super) fn create(db: &Connection) -> rusqlite::Result<()> {
+    // Before the first table, or it has no effect.
+    db.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    db.pragma_update(None, "application_id", APPLICATION_ID)?;
+    db.execute_batch(TABLES)?;
+    beside(db, Epoch::draw())
+}
+
+/// Makes what version 2 has beside the messages, in a journal that was made with this epoch.
+fn beside(db: &Connection, first: Epoch) -> rusqlite::Result<()> {
+    db.execute_batch(BESIDE)?;
+    db.execute("INSERT INTO epochs VALUES (?1, 0)", [first.to_string()])?;
+    // A new journal has no WAL, and a file of version 1 is known by its epoch.
+    db.execute(
+        "INSERT INTO link VALUES (?1, ?1, (SELECT ifnull(max(sequence), 0) FROM entries),
+         (SELECT schema_version FROM pragma_schema_version))",
+        [first.to_string()],
+    )
+    .map(drop)
+}
+
+/// Makes a file of version 1 one of version 2, as a whole or not at all.
+pub(super) fn migrate(db: &mut Connection, first: Epoch) -> rusqlite::Result<()> {
+    let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    transaction.execute_batch(
+        "ALTER TABLE messages DROP COLUMN id;
+         ALTER TABLE messages DROP COLUMN time;
+         ALTER TABLE messages RENAME TO entries;",
+    )?;
+    beside(&transaction, first)?;
+    transaction.commit()
+}
+
+/// Reads the journal's state.
+pub(super) fn read(db: &Connection) -> Result<State, Unreadable> {
+    let application: i32 = db.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    let version: i32 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if application != APPLICATION_ID {
+        return Err(Unreadable::NotAJournal);
+    }
+    let (table, epochs, stored_by) = match version {
+        1 => ("messages", vec![Begun { epoch: first_of_version_1(db)?, after: 0 }], vec![]),
+        VERSION => ("entries", epochs(db)?, stored_by(db)?),
+        newer if newer > VERSION => return Err(Unreadable::Newer(newer)),
+        _ => return Err(Unreadable::NotAJournal),
+    };
+    if epochs.is_empty() || !epochs.is_sorted_by_key(|begun| begun.after) {
+        return Err(Unreadable::NotAJournal);
+    }
+    // With each column that the journal reads or writes.
+    let last = format!(
+        "SELECT sequence, time_ms, channel, event, data, {table}.\"except\", key, request FROM {table}
+         ORDER BY sequence DESC LIMIT 1"
+    );
+    let last: Option<(u64, u64)> =
+        db.query_row(&last, [], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    let (head, latest) = last.unwrap_or_default();
+    let earliest = format!("SELECT sequence FROM {table} WHERE data IS NOT NULL ORDER BY sequence LIMIT 1");
+    let earliest: Option<u64> = db.query_row(&earliest, [], |row| row.get(0)).optional()?;
+    let (earliest, latest) = (earliest.unwrap_or(head + 1), Time::from_ms(latest));
+    Ok(State { version, epochs, head, earliest, latest, stored_by })
+}
+
+/// The epoch of a journal of version 1, which is a part of its table's definition.
+pub(super) fn first_of_version_1(db: &Connection) -> Result<Epoch, Unreadable> {
+    let sql: Option<String> = db
+        .query_row("SELECT sql FROM sqlite_schema WHERE name = 'messages'", [], |row| row.get(0))
+        .optional()?;
+    let epoch = sql.as_deref().and_then(|sql| sql.split_once("('")?.1.get(..8)?.parse().ok());
+    epoch.ok_or(Unreadable::NotAJournal)
+}
+
+fn epochs(db: &Connection) -> Result<Vec<Begun>, Unreadable> {
+    let mut select = db.prepare("SELECT epoch, after FROM epochs ORDER BY rowid")?;
+    let mut rows = select.query([])?;
+    let mut epochs = Vec::new();
+    while let Some(row) = rows.next()? {
+        let epoch = row.get_ref(0)?.as_str().ok().and_then(|text| text.parse().ok());
+        epochs.push(Begun { epoch: epoch.ok_or(Unreadable::NotAJournal)?, after: row.get(1)? });
+    }
+    Ok(epochs)
+}
+
+fn stored_by(db: &Connection) -> Result<Vec<StoredBy>, Unreadable> {
+    let mut select = db.prepare("SELECT sequence, time_ms FROM stored_by ORDER BY sequence")?;
+    let rows = select
+        .query_map([], |row| Ok(StoredBy { sequence: row.get(0)?, time: Time::from_ms(row.get(1)?) }))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
