@@ -3,37 +3,15 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use common::{Folder, Hub, PATIENCE, Response, Site, request};
-
-/// What a hub prints that can't start with this file.
-fn refused(journal: &str) -> String {
-    // If the hub starts all the same, timeout(1) ends it, and the exit code fails the test.
-    let output = Command::new("timeout")
-        .args(["30", env!("CARGO_BIN_EXE_tabcast"), "--listen", "127.0.0.1:0", "--journal", journal])
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(
-        stderr.contains(&format!("can't open the journal {journal}: ")) && stderr.contains("--journal"),
-        "{stderr}"
-    );
-    stderr
-}
-
-fn sqlite3(file: &str, sql: &str) -> String {
-    let output = Command::new("sqlite3").args([file, sql]).output().expect("tests/run installs sqlite3");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
+use common::{
+    Folder, Hub, PATIENCE, Response, Site, assert_refused_and_unchanged, folder_of, refused, request, sqlite3,
+};
 
 #[test]
 fn whoever_reconnects_after_a_restart_goes_on_where_they_were() {
@@ -261,28 +239,6 @@ fn a_second_hub_on_the_same_file_refuses_to_start() {
     first.publish("the first goes on");
     // A hub that was killed leaves no lock behind.
     site.restart(first, "KILL").publish("so does its successor");
-}
-
-/// The files beside this one and itself, by their names, with their modes and bytes.
-fn folder_of(file: &str) -> BTreeMap<String, (u32, Vec<u8>)> {
-    let files = fs::read_dir(Path::new(file).parent().unwrap()).unwrap().map(|entry| {
-        let (name, path) = entry.map(|entry| (entry.file_name(), entry.path())).unwrap();
-        let mode = fs::metadata(&path).unwrap().permissions().mode();
-        (name.into_string().unwrap(), (mode, fs::read(path).unwrap()))
-    });
-    files.collect()
-}
-
-/// Checks that a hub refuses to start with this file, gives this reason, and leaves the folder as it is.
-fn assert_refused_and_unchanged(file: &str, reason: &str) {
-    let before = folder_of(file);
-    let stderr = refused(file);
-    assert!(stderr.contains(reason), "{stderr}");
-    let after = folder_of(file);
-    assert_eq!(after.keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>());
-    for (name, content) in before {
-        assert!(after[&name] == content, "{name} is changed");
-    }
 }
 
 /// The path of the journal that a hub leaves behind after `count` messages of 1,000 bytes.

@@ -329,13 +329,24 @@ pub(super) fn check_content(path: &Path) -> Result<State, OpenError> {
 /// Reads the state of a journal that no other program has open, and checks that its WAL is its own. `alone`
 /// is what the file says without it.
 fn read_apart(path: &Path, alone: Option<&Alone>) -> Result<State, OpenError> {
-    let db = connect_apart(path)?;
-    let state = schema::read(&db)?;
-    let belongs = match alone {
-        Some(alone) if state.version == VERSION => alone.belongs_to(&db).map_err(OpenError::Damaged)?,
-        _ => true,
+    let belongs = |db: &Connection| alone.map_or(Ok(true), |alone| alone.belongs_to(db));
+    let db = match connect_apart(path).and_then(|db| Ok((belongs(&db)?, db))) {
+        Ok((true, db)) => db,
+        Ok((false, _)) => return Err(OpenError::NotItsWal(path.to_owned())),
+        // Each is sound, and the two together are not.
+        Err(error) if alone.is_some() && !is_of_system(&error) => {
+            return Err(OpenError::NotItsWal(path.to_owned()));
+        }
+        Err(error) => return Err(OpenError::Damaged(error)),
     };
-    if belongs { Ok(state) } else { Err(OpenError::NotItsWal(path.to_owned())) }
+    Ok(schema::read(&db)?)
+}
+
+/// Whether it was not for what the file has that the call failed.
+fn is_of_system(error: &rusqlite::Error) -> bool {
+    use ErrorCode::{CannotOpen, DatabaseBusy, FileLockingProtocolFailed, OutOfMemory, SystemIoFailure};
+    let of_system = [CannotOpen, DatabaseBusy, FileLockingProtocolFailed, OutOfMemory, SystemIoFailure];
+    error.sqlite_error_code().is_some_and(|code| of_system.contains(&code))
 }
 
 /// A connection to a file that no other program has open: the WAL's index is in memory, not beside the file.

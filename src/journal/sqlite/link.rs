@@ -42,23 +42,30 @@ impl Alone {
         Some(Alone { mark, head, schema })
     }
 
-    /// Whether the WAL that `db` reads as well is this file's. If in doubt, all of the file is checked.
+    /// Whether the WAL that `db` reads as well is this file's. If in doubt, all of the file is checked. The WAL
+    /// of a file of version 1 can't be told from another.
     pub(super) fn belongs_to(&self, db: &Connection) -> rusqlite::Result<bool> {
+        if db.pragma_query_value(None, "user_version", |row| row.get::<_, i32>(0))? < 2 {
+            return Ok(true);
+        }
         let link = db.query_row("SELECT mark, before, head, schema FROM link", [], |row| {
             let marks: [String; 2] = [row.get(0)?, row.get(1)?];
             Ok((marks, row.get::<_, u64>(2)?, row.get::<_, i64>(3)?))
         });
         let (marks, head, schema) = link?;
         let belongs = marks.contains(&self.mark) && self.head >= head;
-        Ok(belongs && (self.schema == schema || is_whole(db)?))
+        Ok(belongs && (self.schema == schema || is_whole(db)))
     }
 }
 
-/// Whether the database is sound, and no message is missing between the first and the last.
-fn is_whole(db: &Connection) -> rusqlite::Result<bool> {
-    let check: String = db.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
-    let count = "SELECT count(*) = max(sequence) - min(sequence) + 1 FROM entries WHERE data IS NOT NULL";
-    Ok(check == "ok" && db.query_row(count, [], |row| row.get::<_, Option<bool>>(0))?.unwrap_or(true))
+/// Whether the database is sound, with all tables of a journal, and without a hole between its first message
+/// and its last.
+fn is_whole(db: &Connection) -> bool {
+    let check = db.query_row("PRAGMA integrity_check(1)", [], |row| Ok(row.get_ref(0)?.as_str()? == "ok"));
+    let count = "SELECT count(*) = 0 OR count(*) = max(sequence) - min(sequence) + 1
+                 FROM entries WHERE data IS NOT NULL";
+    let count = db.query_row(count, [], |row| row.get(0));
+    check.unwrap_or(false) && count.unwrap_or(false) && schema::read(db).is_ok()
 }
 
 /// Writes a new mark. To be called when the WAL begins anew, before anything else is written; `head` is the
