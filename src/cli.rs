@@ -1,7 +1,8 @@
-//! The command line: parses the arguments, runs the verb, returns the exit code. There is one verb so far,
-//! which serves the hub and needs no name.
+//! The command line: parses the arguments, runs the verb, returns the exit code. The verb that serves the hub
+//! needs no name.
 
 mod allocator;
+mod files;
 mod serve;
 
 use std::process::ExitCode;
@@ -15,6 +16,7 @@ Examples:
   tabcast                                                 serve the hub and its page
   curl -N http://127.0.0.1:3000/events                    watch
   curl -d 'Hello World!' http://127.0.0.1:3000/messages   send
+  tabcast backup backup.db                                copy the journal, also while the hub runs
 
 Durations are written 500ms, 15s, 10m, 24h; sizes 64KiB, 1MiB, 2GiB. A flag wins over its
 environment variable. SIGINT and SIGTERM stop the hub: every stream is ended, publishes in
@@ -24,7 +26,11 @@ fails, 2 on a bad flag.";
 /// A live message hub: POST a message, and every open browser tab and every `curl -N` sees it at once.
 #[derive(Debug, Parser)]
 #[command(name = "tabcast", version, about, after_help = EXAMPLES, max_term_width = 110)]
+#[command(subcommand_value_name = "VERB", subcommand_help_heading = "Verbs", disable_help_subcommand = true)]
 struct Cli {
+    #[command(subcommand)]
+    verb: Option<files::Verb>,
+
     #[command(flatten)]
     serve: serve::Settings,
 }
@@ -39,5 +45,8 @@ pub(crate) fn run() -> ExitCode {
     if let Err(error) = cli.serve.options.check() {
         Cli::command().error(ErrorKind::ValueValidation, error).exit();
     }
-    serve::run(cli.serve)
+    match cli.verb {
+        Some(verb) => files::run(verb, &cli.serve.options.journal.journal),
+        None => serve::run(cli.serve),
+    }
 }

@@ -29,14 +29,14 @@ pub use keys::{Key, KeyLimits};
 pub use memory::Memory;
 pub use page::{Channels, Page, PageLimit};
 pub use recent::Retention;
-pub use sqlite::{OpenError, Sqlite};
+pub use sqlite::{CopyError, OpenError, Report, Sqlite, copy, verify};
 
 /// The journal's settings: its place, and the limits of what it keeps.
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
 pub struct Options {
     /// The file messages are kept in; `memory` for none, and then they are gone with the process
-    #[arg(long, value_name = "PATH", default_value = "tabcast.db", value_parser = place)]
+    #[arg(long, value_name = "PATH", default_value = "tabcast.db", value_parser = place, global = true)]
     pub journal: Place,
 
     /// The most messages kept

@@ -76,7 +76,7 @@ impl Options {
 pub struct SettingsFile {
     /// A TOML file of settings, whose keys are the flags' names: max-body = "2MiB". A flag or environment
     /// variable wins over it
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", global = true)]
     pub config: Option<PathBuf>,
 }
 

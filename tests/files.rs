@@ -386,3 +386,110 @@ fn a_clock_that_is_wrong_for_a_while_drops_nothing_and_no_time_goes_back() {
     assert!(times.lines().is_sorted(), "{times}");
     assert!(times.lines().last().unwrap()[..10] > *today, "the clock was never set");
 }
+
+/// Runs a verb on this site's journal. Returns the exit code, stdout and stderr.
+fn verb(site: &Site, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tabcast"));
+    let output = command.args(["--journal", &site.journal()]).args(arguments).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+/// The names of the files in the site's folder.
+fn names(site: &Site) -> Vec<String> {
+    let names = fs::read_dir(&site.folder.path).unwrap();
+    let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_backup_of_a_hub_that_runs_is_restored_to_a_journal_that_goes_on_in_a_new_epoch() {
+    let site = Site::new(&[]);
+    let mut hub = site.start();
+    let ids = publish(&hub, 1..=3);
+    let backup = site.folder.file("backup.db");
+    let (code, report, stderr) = verb(&site, &["backup", &backup]);
+    assert_eq!((code, &*stderr), (Some(0), ""));
+    assert!(report.contains(&format!("{backup}: a journal of version 2, sound")), "{report}");
+    assert!(report.contains(&format!("3 kept, 9 B of data, from {} to {}", ids[0], ids[2])), "{report}");
+    assert_eq!(sqlite3(&backup, "SELECT count(*) FROM messages").trim(), "3");
+    let lost = hub.publish("lost");
+    let (code, _, stderr) = verb(&site, &["backup", &backup]);
+    assert_eq!(
+        (code, stderr),
+        (Some(1), format!("tabcast: {backup} is there already: move it away first\n"))
+    );
+
+    hub.end("KILL");
+    // Neither the file nor what a hub left beside it is overwritten.
+    for there in [site.journal(), wal(&site.journal())] {
+        let (code, _, stderr) = verb(&site, &["restore", &backup]);
+        let expected = format!("tabcast: {there} is there already: move it away first\n");
+        assert_eq!((code, stderr), (Some(1), expected));
+        fs::rename(&there, format!("{there}.old")).unwrap();
+    }
+    assert_eq!(verb(&site, &["restore", &backup]).0, Some(0));
+    let hub = site.start();
+    let mut stream = hub.watch("/events", &[&format!("Last-Event-ID: {lost}")]);
+    assert_eq!(stream.event().unwrap().event, "tabcast:gap");
+    assert_eq!((1..=3).map(|_| stream.data()).collect::<String>(), "123");
+    assert_ne!(hub.publish("4"), lost);
+    let mut stream = hub.watch("/events", &[&format!("Last-Event-ID: {}", ids[2])]);
+    assert_eq!(stream.data(), "4");
+    drop(hub);
+
+    // The log of the old file is none of the restored one's.
+    fs::remove_file(site.journal()).unwrap();
+    let _ = fs::remove_file(wal(&site.journal()));
+    fs::copy(&backup, site.journal()).unwrap();
+    fs::rename(format!("{}.old", wal(&site.journal())), wal(&site.journal())).unwrap();
+    assert_refused_and_unchanged(&site.journal(), "-wal does not belong to it");
+}
+
+#[test]
+fn verify_says_what_a_file_is_and_leaves_all_as_it_is() {
+    let site = Site::new(&[]);
+    assert_eq!(verb(&site, &["verify"]).0, Some(1));
+    let mut hub = site.start();
+    let ids = publish(&hub, 1..=700);
+    let sound = |expected: &[&str]| {
+        let before = names(&site);
+        let (code, report, stderr) = verb(&site, &["verify"]);
+        assert_eq!((code, &*stderr), (Some(0), ""), "{report}");
+        assert!(expected.iter().all(|expected| report.contains(expected)), "{report}");
+        assert_eq!(names(&site), before);
+    };
+    let kept = format!("700 kept, 3.3 KiB of data, from {} to {}", ids[0], ids[699]);
+    sound(&["version 2, sound", &kept, "0 remembered", "tabcast.db-wal"]);
+    hub.end("KILL");
+    sound(&["version 2, sound", &kept, "tabcast.db-wal"]);
+    let mut hub = site.start();
+    hub.end("TERM");
+    assert_eq!(names(&site), ["tabcast.db"]);
+    sound(&["version 2, sound", &kept]);
+
+    let whole = fs::read(site.journal()).unwrap();
+    let text = whole.windows(5).position(|bytes| bytes == b"\"460\"").unwrap();
+    let mut damaged = whole.clone();
+    damaged[text] = b'x';
+    fs::write(site.journal(), &damaged).unwrap();
+    let (code, report, _) = verb(&site, &["verify"]);
+    assert_eq!(code, Some(1));
+    assert!(report.contains("version 2, damaged") && report.contains("damage    message 460"), "{report}");
+    // A damaged journal is no backup.
+    let backup = site.folder.file("backup.db");
+    let (code, stdout, stderr) = verb(&site, &["backup", &backup]);
+    assert_eq!((code, &*stdout), (Some(1), ""));
+    assert!(stderr.contains("damage    message 460") && !fs::exists(&backup).unwrap(), "{stderr}");
+
+    let page = whole.len() / 4096 / 2 * 4096;
+    damaged[page..page + 4096].fill(0xa5);
+    fs::write(site.journal(), &damaged).unwrap();
+    let (code, stdout, stderr) = verb(&site, &["verify"]);
+    assert!(code == Some(1) && (stdout + &stderr).contains("damage"), "{stderr}");
+    fs::write(site.journal(), "something else").unwrap();
+    let (code, _, stderr) = verb(&site, &["verify"]);
+    assert!(code == Some(1) && stderr.contains("not a tabcast journal"), "{stderr}");
+    assert_eq!(names(&site), ["tabcast.db"]);
+}

@@ -48,6 +48,8 @@ const ORDER: &[&str] = &[
     "journal",
     "journal/memory",
     "journal/sqlite",
+    "journal/sqlite/copy",
+    "journal/sqlite/verify",
     "journal/sqlite/sweep",
     "journal/sqlite/writer",
     "journal/sqlite/reader",

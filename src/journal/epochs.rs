@@ -21,6 +21,11 @@ impl Epochs {
         Epochs(earlier)
     }
 
+    /// These epochs, oldest first.
+    pub(super) fn of(epochs: Vec<Begun>) -> Self {
+        Epochs(epochs)
+    }
+
     /// The epoch that the journal was made with.
     pub(super) fn first(&self) -> Epoch {
         self.0[0].epoch

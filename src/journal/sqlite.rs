@@ -5,6 +5,7 @@
 //! newest messages are also in memory, so that a subscriber only a little behind reads no file.
 
 mod ages;
+mod copy;
 mod fault;
 mod file;
 mod gate;
@@ -16,6 +17,7 @@ mod row;
 mod schema;
 mod shared;
 mod sweep;
+mod verify;
 mod wal;
 mod writer;
 
@@ -40,7 +42,9 @@ use reader::Readers;
 use shared::Shared;
 use writer::{Job, Writer};
 
+pub use copy::{CopyError, copy};
 pub use file::OpenError;
+pub use verify::{Report, verify};
 
 /// The newest messages that are also in memory, of at most 16 MiB. Higher: more memory. Lower: a subscriber
 /// that is only a little behind has to read the file.

@@ -94,7 +94,12 @@ pub(super) fn open(path: &Path) -> Result<(Opened, File), OpenError> {
         if length(&wal(path)) > 0 {
             return Err(OpenError::NotItsWal(path.to_owned()));
         }
-        create(path)?;
+        create(path, |new| {
+            let _ = fs::remove_file(beside(new, "-journal"));
+            let db = Connection::open(new)?;
+            schema::create(&db)?;
+            db.close().map_err(|(_, error)| error.into())
+        })?;
     }
     let lock = lock(path)?;
     // SQLite's names are those of the file that a link leads to.
@@ -114,8 +119,49 @@ pub(super) fn open(path: &Path) -> Result<(Opened, File), OpenError> {
     Ok((Opened { db, path: resolved, state, place }, lock))
 }
 
+/// A journal that is read and not written, whether a hub has it or not.
+#[derive(Debug)]
+pub(super) struct Reading {
+    pub(super) db: Connection,
+    pub(super) state: State,
+    /// The WAL, if SQLite has made it only now, and nobody else uses it.
+    made: Option<PathBuf>,
+    /// The lock, unless a hub has it. Dropped after the connection, as in `Readers`.
+    _lock: Option<File>,
+}
+
+impl Reading {
+    /// Opens the journal. The file stays as it is, and so does what is beside it.
+    pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
+        let resolved = fs::canonicalize(path).map_err(OpenError::Io)?;
+        let lock = match lock(path) {
+            Ok(lock) => lock,
+            Err(OpenError::InUse) => {
+                let db = connect(&resolved)?;
+                let state = schema::read(&db)?;
+                return Ok(Reading { db, state, made: None, _lock: None });
+            }
+            Err(error) => return Err(error),
+        };
+        check_header(&lock, &resolved)?;
+        let wal = wal(&resolved);
+        let made = (!wal.exists()).then_some(wal);
+        let state = check_content(&resolved)?;
+        let db = connect_apart(&resolved)?;
+        Ok(Reading { db, state, made, _lock: Some(lock) })
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        if let Some(wal) = &self.made {
+            let _ = fs::remove_file(wal);
+        }
+    }
+}
+
 /// Locks the file, so that no other hub opens it.
-pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
+fn lock(path: &Path) -> Result<File, OpenError> {
     let lock = File::options().read(true).write(true).open(path).map_err(OpenError::Io)?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
@@ -190,37 +236,49 @@ fn prepare(db: &Connection) -> rusqlite::Result<()> {
 /// Makes what was found last, before anyone learns of it: a hub that was killed may have left what is not on
 /// the disk yet, and what is written from now on must not follow a hole.
 fn settle(db: &Connection, path: &Path) -> Result<(), OpenError> {
+    let wal = wal(path);
+    if length(&wal) > 0 {
+        // No other program writes meanwhile.
+        db.execute_batch("BEGIN IMMEDIATE")?;
+        let written = write_again(&wal).map_err(OpenError::Io);
+        db.execute_batch("ROLLBACK")?;
+        written?;
+    }
+    // Makes a WAL where there is none. If another program reads, or there is no space, the WAL goes on as it
+    // is.
     match Wal::remove(db).map_err(Fault::from) {
-        Ok(true) => {}
-        // Another program reads, or there is no space to copy the WAL to the file.
-        Ok(false) => write_again(db, &wal(path))?,
-        Err(fault) if fault.is_full() => write_again(db, &wal(path))?,
-        Err(fault) => return Err(fault.into()),
+        Err(fault) if !fault.is_full() => return Err(fault.into()),
+        _ => {}
     }
     // SQLite does this too, and passes over a failure.
     sync_folder(path).map_err(OpenError::Io)
 }
 
-/// Writes the same bytes to the WAL once more, and has them on the disk. If an earlier sync failed, another
-/// one without that would put nothing there.
-fn write_again(db: &Connection, wal: &Path) -> Result<(), OpenError> {
-    db.execute_batch("BEGIN IMMEDIATE")?;
-    let written = fs::read(wal).and_then(|bytes| {
-        let file = File::options().write(true).open(wal)?;
-        file.write_all_at(&bytes, 0)?;
-        file.sync_all()
-    });
-    db.execute_batch("ROLLBACK")?;
-    written.map_err(OpenError::Io)
+/// Writes the same bytes to the file once more, and has them on the disk. After a sync that failed, another
+/// one would succeed, and put nothing there that was not written since.
+fn write_again(path: &Path) -> io::Result<()> {
+    let file = File::options().read(true).write(true).open(path)?;
+    let (mut piece, mut at) = (vec![0; 1 << 20], 0);
+    loop {
+        let count = file.read_at(&mut piece, at)?;
+        if count == 0 {
+            return file.sync_all();
+        }
+        file.write_all_at(&piece[..count], at)?;
+        at += count as u64;
+    }
 }
 
 fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(folder_of(path))?.sync_all()
 }
 
-/// Creates the file under another name, and links it to `path` once it is complete, so that a crash leaves
-/// no half-made journal.
-fn create(path: &Path) -> Result<(), OpenError> {
+/// Creates a file that `fill` fills under another name, and links it to `path` once it is complete, so that
+/// a crash leaves no half-made journal.
+pub(super) fn create(
+    path: &Path,
+    fill: impl FnOnce(&Path) -> Result<(), OpenError>,
+) -> Result<(), OpenError> {
     path.file_name().ok_or_else(|| OpenError::Io(io::ErrorKind::InvalidFilename.into()))?;
     let new = copy_of(path);
     // SQLite could create the file too, but its error would not say why it can't. A hub that was cut off may
@@ -246,13 +304,6 @@ fn create(path: &Path) -> Result<(), OpenError> {
     });
     remove_copy(path);
     result
-}
-
-fn fill(path: &Path) -> Result<(), OpenError> {
-    let _ = fs::remove_file(beside(path, "-journal"));
-    let db = Connection::open(path)?;
-    schema::create(&db)?;
-    db.close().map_err(|(_, error)| error.into())
 }
 
 /// Checks the file's header. SQLite is not asked, as it may change a file that is not ours: it would replay

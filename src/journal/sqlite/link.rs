@@ -32,11 +32,11 @@ impl Alone {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
         let db = Connection::open_with_flags(format!("file:{path}?immutable=1"), flags).ok()?;
         let version: i32 = db.pragma_query_value(None, "user_version", |row| row.get(0)).ok()?;
-        let (table, mark) = match version {
-            1 => ("messages", schema::first_of_version_1(&db).ok()?.to_string()),
-            _ => ("entries", db.query_row("SELECT mark FROM link", [], |row| row.get(0)).ok()?),
+        let mark = match version {
+            1 => schema::first_of_version_1(&db).ok()?.to_string(),
+            _ => db.query_row("SELECT mark FROM link", [], |row| row.get(0)).ok()?,
         };
-        let head = format!("SELECT ifnull(max(sequence), 0) FROM {table}");
+        let head = format!("SELECT ifnull(max(sequence), 0) FROM {}", schema::table(version));
         let head = db.query_row(&head, [], |row| row.get(0)).ok()?;
         let schema = db.pragma_query_value(None, "schema_version", |row| row.get(0)).ok()?;
         Some(Alone { mark, head, schema })
@@ -73,10 +73,14 @@ fn is_whole(db: &Connection) -> bool {
 pub(super) fn renew(db: &Connection, head: u64) -> rusqlite::Result<()> {
     // The same kind of text as an epoch, and as unlikely to be drawn twice.
     let mark = Epoch::draw().to_string();
-    db.prepare_cached(
-        "UPDATE link SET before = mark, mark = ?1, head = ?2,
-         schema = (SELECT schema_version FROM pragma_schema_version)",
-    )?
-    .execute(params![mark, head])
-    .map(drop)
+    let transaction = db.unchecked_transaction()?;
+    transaction
+        .prepare_cached(
+            "UPDATE link SET before = mark, mark = ?1, head = ?2,
+             schema = (SELECT schema_version FROM pragma_schema_version)",
+        )?
+        .execute(params![mark, head])?;
+    // Writes the first page too, which says where the table is: in a copy it may be elsewhere.
+    transaction.pragma_update(None, "user_version", schema::VERSION)?;
+    transaction.commit()
 }

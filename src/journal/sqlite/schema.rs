@@ -80,6 +80,11 @@ impl From<rusqlite::Error> for Unreadable {
     }
 }
 
+/// The table that has the messages in a file of this version.
+pub(super) fn table(version: i32) -> &'static str {
+    if version < 2 { "messages" } else { "entries" }
+}
+
 /// Makes the tables of a new journal.
 pub(super) fn create(db: &Connection) -> rusqlite::Result<()> {
     // Before the first table, or it has no effect.
@@ -121,9 +126,10 @@ pub(super) fn read(db: &Connection) -> Result<State, Unreadable> {
     if application != APPLICATION_ID {
         return Err(Unreadable::NotAJournal);
     }
-    let (table, epochs, stored_by) = match version {
-        1 => ("messages", vec![Begun { epoch: first_of_version_1(db)?, after: 0 }], vec![]),
-        VERSION => ("entries", epochs(db)?, stored_by(db)?),
+    let table = table(version);
+    let (epochs, stored_by) = match version {
+        1 => (vec![Begun { epoch: first_of_version_1(db)?, after: 0 }], vec![]),
+        VERSION => (epochs(db)?, stored_by(db)?),
         newer if newer > VERSION => return Err(Unreadable::Newer(newer)),
         _ => return Err(Unreadable::NotAJournal),
     };
