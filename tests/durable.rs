@@ -214,11 +214,12 @@ fn the_documented_backup_command_copies_a_journal_in_use() {
     let site = Site::new(&[]);
     let hub = site.start();
     let id = hub.publish("kept");
-    let command = "sqlite3 tabcast.db \"VACUUM INTO 'backup.db'\"";
-    assert!(operations().contains(command));
-    assert!(
-        Command::new("sh").args(["-c", command]).current_dir(&site.folder.path).status().unwrap().success()
-    );
+    let (command, restore) = ("tabcast backup backup.db", "tabcast restore backup.db");
+    assert!(operations().contains(command) && operations().contains(restore));
+    let mut shell = Command::new("sh");
+    let words = command.strip_prefix("tabcast").unwrap();
+    shell.args(["-c", &format!("\"$0\" {words}"), env!("CARGO_BIN_EXE_tabcast")]);
+    assert!(shell.current_dir(&site.folder.path).status().unwrap().success());
     hub.publish("after the backup");
     let copy = Hub::start(&["--journal", &site.folder.file("backup.db")]);
     assert_eq!(copy.history_data(""), ["kept"]);

@@ -42,8 +42,8 @@ impl Alone {
         Some(Alone { mark, head, schema })
     }
 
-    /// Whether the WAL that `db` reads as well is this file's. If in doubt, all of the file is checked. The WAL
-    /// of a file of version 1 can't be told from another.
+    /// Whether the WAL that `db` reads as well is this file's. If in doubt, all of the file is checked. A WAL
+    /// of version 1 has no mark, and passes.
     pub(super) fn belongs_to(&self, db: &Connection) -> rusqlite::Result<bool> {
         if db.pragma_query_value(None, "user_version", |row| row.get::<_, i32>(0))? < 2 {
             return Ok(true);

@@ -11,7 +11,7 @@ use super::row;
 use super::schema::{self, State};
 use crate::journal::epochs::{Begun, Epochs};
 
-/// The most faults that are told of.
+/// The most faults that a report has.
 const MOST: usize = 10;
 
 /// What a journal's file is. Displayed in words.
