@@ -54,8 +54,12 @@ pub(super) fn run(settings: Settings) -> ExitCode {
     /// each has memory of its own. Lower: reads wait for each other.
     const BLOCKING_THREADS: usize = 4;
     let runtime = Builder::new_multi_thread().enable_all().max_blocking_threads(BLOCKING_THREADS).build();
-    let served =
-        runtime.context("can't start the threads").and_then(|runtime| runtime.block_on(serve(settings)));
+    let served = runtime.context("can't start the threads").and_then(|runtime| {
+        let served = runtime.block_on(serve(settings));
+        // A query of the file may still wait for another program.
+        runtime.shutdown_background();
+        served
+    });
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -179,6 +179,9 @@ impl Passed {
 
     /// The sequence before which all messages have the age, 0 if none has.
     fn before(&self, now: Instant) -> u64 {
+        if self.age.is_zero() {
+            return u64::MAX;
+        }
         let old = self.stored.partition_point(|(at, _)| now.duration_since(*at) >= self.age);
         old.checked_sub(1).map_or(0, |last| self.stored[last].1)
     }
@@ -269,6 +272,14 @@ mod tests {
         assert_eq!(old(&mut ages, &messages), NONE);
         watch.pass(WEEK - 2 * SECOND);
         assert_eq!(old(&mut ages, &messages), [1, 2, 3]);
+    }
+
+    #[test]
+    fn every_message_is_as_old_as_no_time() {
+        let (_, clock) = Watch::new();
+        let mut ages = Ages::new(clock, 0, day(0), vec![], [WEEK, Duration::ZERO]);
+        let time = ages.store(1);
+        assert!(ages.old(Duration::ZERO).contains(1, time) && !ages.old(WEEK).contains(1, time));
     }
 
     #[test]
