@@ -2,11 +2,11 @@
 
 mod common;
 
-use std::io::{BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
-use common::{Hub, Response, on_each_path, request};
+use common::{Hub, Response, Site, on_each_path, request};
 
 fn tabcast(flags: &[&str]) -> (Option<i32>, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_tabcast")).args(flags).output().unwrap();
@@ -47,6 +47,60 @@ on_each_path!(a_thousand_streams_are_ended_and_a_stalled_one_is_cut, {
     assert_eq!(hub.wait().code(), Some(0));
     hub.wait_for_logs(&["subscriber disconnected"], 1_001);
 });
+
+/// A process that keeps the file from being read, until it is dropped: it has the locks of all readers, bytes
+/// 123 to 127 of the WAL's index (SQLite's file format, "WAL-index format").
+struct Locks(Child);
+
+impl Locks {
+    fn take(journal: &str) -> Locks {
+        let script = "import fcntl, sys\n\
+                      file = open(sys.argv[1], 'r+b')\n\
+                      fcntl.lockf(file, fcntl.LOCK_EX, 5, 123)\n\
+                      print('locked', flush=True)\n\
+                      sys.stdin.readline()\n";
+        let mut command = Command::new("python3");
+        command.args(["-c", script, &format!("{journal}-shm")]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "locked\n");
+        Locks(child)
+    }
+}
+
+impl Drop for Locks {
+    fn drop(&mut self) {
+        // The script ends with its stdin.
+        drop(self.0.stdin.take());
+        self.0.wait().unwrap();
+    }
+}
+
+#[test]
+fn streams_that_wait_to_read_the_journal_end_with_their_last_chunk() {
+    let site = Site::new(&[]);
+    let hub = site.start();
+    let [first, _] = ["one", "two"].map(|text| hub.publish(text));
+    // A hub that was just started has none of them in memory: it reads the file.
+    let mut hub = site.restart(hub, "TERM");
+    let locks = Locks::take(&site.journal());
+    let header = format!("Last-Event-ID: {first}");
+    let mut streams: Vec<_> = std::iter::repeat_with(|| hub.connect()).take(50).collect();
+    for stream in &mut streams {
+        stream.write_all(&request("GET /events HTTP/1.1", hub.address, &[&header], None)).unwrap();
+    }
+    hub.wait_for_logs(&["subscriber connected"], streams.len());
+    hub.signal("TERM");
+    for mut stream in streams {
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).unwrap();
+        assert!(bytes.ends_with(b"\n\n\r\n0\r\n\r\n"), "{:?}", String::from_utf8_lossy(&bytes));
+    }
+    drop(locks);
+    assert_eq!(hub.wait().code(), Some(0));
+    hub.wait_for_logs(&["subscriber disconnected", "reason=\"shutdown\""], 50);
+}
 
 /// A connection with a publish of four bytes, which the hub has asked for and none of which is sent yet.
 fn publish_in_flight(hub: &Hub) -> BufReader<TcpStream> {

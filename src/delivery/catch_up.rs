@@ -41,7 +41,7 @@ impl CatchUp {
     }
 
     /// Sends the subscriber its stream until it has caught up. `None` if the subscriber is gone, or its
-    /// stream has ended.
+    /// stream has ended. The stream ends once `stopping` is cancelled, and is cut [`GRACE`] later.
     pub(super) async fn run(mut self, stopping: &CancellationToken) -> Option<Self> {
         let address = self.delivery.subscriber.address();
         let overdue = async {
@@ -50,7 +50,7 @@ impl CatchUp {
         };
         let CatchUp { socket, delivery, unsent } = &mut self;
         let result = tokio::select! {
-            result = catch_up(socket, delivery, unsent) => result,
+            result = catch_up(socket, delivery, unsent, stopping) => result,
             reason = socket.gone() => Err(reason),
             () = overdue => {
                 tracing::warn!(%address, "connection cut: it did not end in time");
@@ -72,7 +72,12 @@ impl CatchUp {
 ///
 /// # Errors
 /// The reason why the subscriber is gone, or has to go.
-async fn catch_up(socket: &Socket, delivery: &mut Delivery, unsent: &mut Unsent) -> Result<bool, Reason> {
+async fn catch_up(
+    socket: &Socket,
+    delivery: &mut Delivery,
+    unsent: &mut Unsent,
+    stopping: &CancellationToken,
+) -> Result<bool, Reason> {
     loop {
         if unsent.is_nothing() && !delivery.stream.subscription.is_behind() {
             return Ok(true);
@@ -81,10 +86,19 @@ async fn catch_up(socket: &Socket, delivery: &mut Delivery, unsent: &mut Unsent)
         yield_now().await;
         socket.writable().await?;
         let (chunks, from) = match mem::take(unsent) {
-            Unsent::Nothing => match delivery.next(socket.framing).await {
-                Some(chunks) => (chunks, 0),
-                None => break,
-            },
+            Unsent::Nothing => {
+                let next = tokio::select! {
+                    biased;
+                    next = delivery.next(socket.framing) => next,
+                    // The journal is not waited for: thousands may wait to read it, one after the other.
+                    () = stopping.cancelled() => {
+                        delivery.subscriber.end(Reason::Shutdown);
+                        None
+                    }
+                };
+                let Some(chunks) = next else { break };
+                (chunks, 0)
+            }
             Unsent::Bytes(bytes) => (Chunks::from(bytes), 0),
             Unsent::Message(Partial { sequence, sent, kept }) => {
                 let entry = match kept {
