@@ -27,7 +27,6 @@ use catch_up::CatchUp;
 use chunks::{Chunks, Unsent};
 use group::Group;
 
-pub(crate) use catch_up::GRACE;
 pub(crate) use chunks::Framing;
 pub(crate) use socket::{Place, Socket, reason};
 pub(crate) use stream::Delivery;
@@ -45,6 +44,7 @@ pub(crate) struct Groups {
     joined: AtomicUsize,
     tasks: TaskTracker,
     stopping: CancellationToken,
+    overdue: CancellationToken,
 }
 
 type Join = mpsc::UnboundedSender<Box<CatchUp>>;
@@ -59,10 +59,11 @@ struct Key {
 }
 
 impl Groups {
-    /// No groups yet. `tasks` tracks their tasks, which have [`GRACE`] to end once `stopping` is cancelled.
-    pub(crate) fn new(tasks: TaskTracker, stopping: CancellationToken) -> Self {
+    /// No groups yet. `tasks` tracks their tasks, which end once `stopping` is cancelled, and at once when
+    /// `overdue` is.
+    pub(crate) fn new(tasks: TaskTracker, stopping: CancellationToken, overdue: CancellationToken) -> Self {
         let shards = Handle::current().metrics().num_workers();
-        Groups { joining: Mutex::default(), shards, joined: AtomicUsize::new(0), tasks, stopping }
+        Groups { joining: Mutex::default(), shards, joined: AtomicUsize::new(0), tasks, stopping, overdue }
     }
 
     /// Sends the delivery over this socket, from its opening on.
@@ -82,7 +83,7 @@ impl Groups {
         }
         let groups = Arc::clone(self);
         self.tasks.spawn(async move {
-            if let Some(caught_up) = catch_up.run(&groups.stopping).await {
+            if let Some(caught_up) = catch_up.run(&groups.stopping, &groups.overdue).await {
                 groups.join(caught_up);
             }
         });

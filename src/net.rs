@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -56,6 +56,10 @@ pub(crate) struct Limits {
     pub(crate) heads: Budget,
 }
 
+/// How long connections may take to end at shutdown, before they are cut. Higher: a shutdown may exceed the
+/// two seconds promised. Lower: more subscribers are cut in the middle of a message.
+const GRACE: Duration = Duration::from_millis(1_500);
+
 /// Accepts connections on all listeners until `shutdown` is ready, then ends all connections.
 pub(crate) async fn serve(
     listeners: Vec<TcpListener>,
@@ -65,11 +69,12 @@ pub(crate) async fn serve(
     shutdown: impl Future<Output = ()>,
 ) {
     let permits = Arc::new(Semaphore::new(options.max_connections.min(Semaphore::MAX_PERMITS)));
-    let (open, stopping) = (TaskTracker::new(), CancellationToken::new());
-    let groups = Arc::new(Groups::new(open.clone(), stopping.clone()));
+    let (open, stopping, overdue) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
+    let groups = Arc::new(Groups::new(open.clone(), stopping.clone(), overdue.clone()));
     let Limits { per_address, trusted, heads } = limits;
     let shares = Shares::new("connections", usize::MAX, per_address);
-    let net = Arc::new(Net { api, options, permits, shares, trusted, heads, groups, open, stopping });
+    let net = Net { api, options, permits, shares, trusted, heads, groups, open, stopping, overdue };
+    let net = Arc::new(net);
     let accepting = TaskTracker::new();
     let closing = CancellationToken::new();
     for listener in listeners {
@@ -89,7 +94,10 @@ pub(crate) async fn serve(
     net.api.end_streams();
     net.stopping.cancel();
     net.open.close();
-    net.open.wait().await;
+    if timeout(GRACE, net.open.wait()).await.is_err() {
+        net.overdue.cancel();
+        net.open.wait().await;
+    }
 }
 
 /// The state that all connections share.
@@ -107,7 +115,10 @@ struct Net {
     groups: Arc<Groups>,
     /// The tasks of connections, and of their groups.
     open: TaskTracker,
+    /// Cancelled when the hub stops.
     stopping: CancellationToken,
+    /// Cancelled when connections have had [`GRACE`] to end since.
+    overdue: CancellationToken,
 }
 
 impl Net {
@@ -150,9 +161,9 @@ impl Net {
     }
 
     async fn connection(self: Arc<Self>, stream: TcpStream, address: SocketAddr, place: Place) {
-        let header_timeout = self.options.header_timeout;
+        let Net { api, options, heads, stopping, overdue, .. } = &*self;
         let handed_over =
-            http1::serve(stream, address, &self.api, header_timeout, &self.heads, &self.stopping).await;
+            http1::serve(stream, address, api, options.header_timeout, heads, stopping, overdue).await;
         let Some((stream, (delivery, framing))) = handed_over else { return };
         match Socket::new(stream, framing, place) {
             Ok(socket) => self.groups.deliver(socket, *delivery),

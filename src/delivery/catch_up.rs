@@ -1,20 +1,14 @@
 //! Catching up: one subscriber that is in no group, because it is new or its socket was full.
 
 use std::mem;
-use std::time::Duration;
 
 use tokio::task::yield_now;
-use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::chunks::{Chunks, Partial, Unsent};
 use super::socket::Socket;
 use super::stream::Delivery;
 use crate::hub::Reason;
-
-/// How long a connection may take to end at shutdown, before it is cut. Higher: a shutdown may exceed the two
-/// seconds promised. Lower: more subscribers are cut in the middle of a message.
-pub(crate) const GRACE: Duration = Duration::from_millis(1_500);
 
 /// A subscriber with its socket, and what the socket has not taken yet.
 #[derive(Debug)]
@@ -41,18 +35,19 @@ impl CatchUp {
     }
 
     /// Sends the subscriber its stream until it has caught up. `None` if the subscriber is gone, or its
-    /// stream has ended. The stream ends once `stopping` is cancelled, and is cut [`GRACE`] later.
-    pub(super) async fn run(mut self, stopping: &CancellationToken) -> Option<Self> {
+    /// stream has ended. The stream ends once `stopping` is cancelled, and is cut once `overdue` is.
+    pub(super) async fn run(
+        mut self,
+        stopping: &CancellationToken,
+        overdue: &CancellationToken,
+    ) -> Option<Self> {
         let address = self.delivery.subscriber.address();
-        let overdue = async {
-            stopping.cancelled().await;
-            sleep(GRACE).await;
-        };
         let CatchUp { socket, delivery, unsent } = &mut self;
         let result = tokio::select! {
+            biased;
             result = catch_up(socket, delivery, unsent, stopping) => result,
             reason = socket.gone() => Err(reason),
-            () = overdue => {
+            () = overdue.cancelled() => {
                 tracing::warn!(%address, "connection cut: it did not end in time");
                 Err(Reason::Shutdown)
             }
@@ -67,8 +62,9 @@ impl CatchUp {
     }
 }
 
-/// Sends what is unsent, and then pages of the journal. While the socket is full, no page is read, and no
-/// message is kept but in [`Partial::kept`]. Returns false at the end of the stream.
+/// Sends what is unsent, then pages of the journal, and the last chunk at the end of the stream. While the
+/// socket is full, no page is read, and no message is kept but in [`Partial::kept`]. Returns false at the end
+/// of the stream.
 ///
 /// # Errors
 /// The reason why the subscriber is gone, or has to go.
@@ -82,8 +78,6 @@ async fn catch_up(
         if unsent.is_nothing() && !delivery.stream.subscription.is_behind() {
             return Ok(true);
         }
-        // Other tasks have their turn after each page: many pages may follow.
-        yield_now().await;
         socket.writable().await?;
         let (chunks, from) = match mem::take(unsent) {
             Unsent::Nothing => {
@@ -110,6 +104,8 @@ async fn catch_up(
         };
         let sent = socket.send_if_writable(&chunks, from)?;
         *unsent = delivery.was_sent(&chunks, sent);
+        // Other tasks have their turn after each page: many pages may follow.
+        yield_now().await;
     }
     let (last, mut sent) = (Chunks::last(socket.framing), 0);
     while sent < last.len() {

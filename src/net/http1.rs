@@ -15,14 +15,13 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::handover::{HandedOver, Handover};
 use super::io::{Head, Io};
 use super::pace::Pace;
 use crate::api::{Api, Body, Reply};
-use crate::delivery::{Framing, GRACE};
+use crate::delivery::Framing;
 use crate::limits::Budget;
 
 /// The longest request head. Higher: more memory for a head that is never finished. Lower: a head with long
@@ -30,7 +29,8 @@ use crate::limits::Budget;
 const BUFFER: usize = 64 << 10;
 
 /// Serves a connection until it has ended, or until it is handed over. Returns the socket of a
-/// connection that is handed over, and with what. Long heads lease memory of `heads`.
+/// connection that is handed over, and with what. Long heads lease memory of `heads`. The connection ends
+/// with its present request once `stopping` is cancelled, and is cut once `overdue` is.
 pub(super) async fn serve(
     stream: TcpStream,
     address: SocketAddr,
@@ -38,6 +38,7 @@ pub(super) async fn serve(
     header_timeout: Duration,
     heads: &Budget,
     stopping: &CancellationToken,
+    overdue: &CancellationToken,
 ) -> Option<(TcpStream, HandedOver)> {
     let (handover, pace) = (Arc::new(Handover::default()), Arc::new(Pace::default()));
     let head = Arc::new(Head::new(heads.clone()));
@@ -70,10 +71,14 @@ pub(super) async fn serve(
         result = ended_or_flushed(&mut connection, &handover) => result,
         () = stopping.cancelled() => {
             Pin::new(&mut connection).graceful_shutdown();
-            timeout(GRACE, ended_or_flushed(&mut connection, &handover)).await.unwrap_or_else(|_elapsed| {
-                tracing::warn!(%address, "connection cut: it did not end in time");
-                Ok(())
-            })
+            tokio::select! {
+                biased;
+                result = ended_or_flushed(&mut connection, &handover) => result,
+                () = overdue.cancelled() => {
+                    tracing::warn!(%address, "connection cut: it did not end in time");
+                    Ok(())
+                }
+            }
         }
     };
     let delivery = handover.take();
