@@ -125,7 +125,8 @@ impl Groups {
                     if let ControlFlow::Break(reason) = group.handle(event).await {
                         self.joining().remove(&key);
                         let waiting = std::iter::from_fn(|| joining.try_recv().ok());
-                        return group.end(reason, waiting.map(|caught_up| *caught_up));
+                        group.end(reason, waiting.map(|caught_up| *caught_up));
+                        return group.take_removed().into_iter().for_each(|removed| self.resume(removed));
                     }
                 }
                 Some(caught_up) = joining.recv() => group.admit(*caught_up).await,

@@ -74,7 +74,7 @@ async fn catch_up(
     unsent: &mut Unsent,
     stopping: &CancellationToken,
 ) -> Result<bool, Reason> {
-    loop {
+    let mut sent = loop {
         if unsent.is_nothing() && !delivery.stream.subscription.is_behind() {
             return Ok(true);
         }
@@ -90,7 +90,7 @@ async fn catch_up(
                         None
                     }
                 };
-                let Some(chunks) = next else { break };
+                let Some(chunks) = next else { break 0 };
                 (chunks, 0)
             }
             Unsent::Bytes(bytes) => (Chunks::from(bytes), 0),
@@ -101,13 +101,14 @@ async fn catch_up(
                 };
                 (Chunks::begun(entry, delivery.stream.format, socket.framing), sent)
             }
+            Unsent::Last(sent) => break sent,
         };
         let sent = socket.send_if_writable(&chunks, from)?;
         *unsent = delivery.was_sent(&chunks, sent);
         // Other tasks have their turn after each page: many pages may follow.
         yield_now().await;
-    }
-    let (last, mut sent) = (Chunks::last(socket.framing), 0);
+    };
+    let last = Chunks::last(socket.framing);
     while sent < last.len() {
         socket.writable().await?;
         sent = socket.send_if_writable(&last, sent)?;

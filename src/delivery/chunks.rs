@@ -50,6 +50,8 @@ pub(super) enum Unsent {
     Bytes(Bytes),
     /// The end of a message's chunk, which is longer.
     Message(Partial),
+    /// The [last](Chunks::last) chunk, of which so many bytes were sent. Nothing follows.
+    Last(usize),
 }
 
 /// A message of which only a part was sent.

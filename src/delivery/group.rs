@@ -14,7 +14,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
 use super::catch_up::CatchUp;
-use super::chunks::{Chunks, Framing};
+use super::chunks::{Chunks, Framing, Unsent};
 use super::socket::Socket;
 use super::stream::{Delivery, Step, Stream};
 use crate::frame;
@@ -245,14 +245,22 @@ impl Group {
         }
     }
 
-    /// Ends the stream of every member, and of the subscribers that wait to join.
-    pub(super) fn end(self, reason: Reason, waiting: impl Iterator<Item = CatchUp>) {
+    /// Ends the stream of every member, and of the subscribers that wait to join. Removes those whose socket
+    /// is full.
+    pub(super) fn end(&mut self, reason: Reason, waiting: impl Iterator<Item = CatchUp>) {
+        let position = self.position();
         let waiting = waiting.map(|catch_up| (catch_up.socket, catch_up.delivery.subscriber));
-        let members = self.members.into_iter().map(|(_, member)| (member.socket, member.subscriber));
+        let members = self.members.drain().map(|member| (member.socket, member.subscriber));
         for (socket, mut subscriber) in members.chain(waiting) {
             subscriber.end(reason);
-            // Fits: a member whose socket was full was removed before.
-            let _ = socket.send(&Chunks::last(socket.framing), 0);
+            let last = Chunks::last(socket.framing);
+            if let Ok(sent) = socket.send(&last, 0)
+                && sent < last.len()
+            {
+                let stream = self.stream.fork(position, &subscriber);
+                let delivery = Delivery::resumed(subscriber, stream);
+                self.removed.push(CatchUp { socket, delivery, unsent: Unsent::Last(sent) });
+            }
         }
     }
 }
@@ -282,5 +290,72 @@ impl Wake for Readable {
     fn wake(self: Arc<Self>) {
         self.readiness.keys.lock().unwrap_or_else(PoisonError::into_inner).push(self.key);
         self.readiness.notify.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use bytes::Bytes;
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::sync::Semaphore;
+    use tokio_util::sync::CancellationToken;
+
+    use super::super::stream;
+    use super::*;
+    use crate::frame::Format;
+    use crate::hub::{self, Hub, Request, Start};
+    use crate::journal::{Channels, Journal, KeyLimits, Place, Retention};
+    use crate::limits::Budget;
+
+    /// The one member of a new group, which listens at this socket.
+    async fn member(stream: TcpStream) -> CatchUp {
+        let retention = Retention { messages: 1, bytes: 1, age: Duration::MAX };
+        let keys = KeyLimits { count: 0, window: Duration::ZERO };
+        let budget = Budget::unlimited();
+        let (journal, committed) = Journal::open(&Place::Memory, retention, keys, &budget).unwrap();
+        let options = hub::Options {
+            max_subscribers: 1,
+            max_subscribers_per_address: 1,
+            max_readers: 0,
+            max_readers_per_address: 0,
+            replay_page: 1,
+        };
+        let (hub, _) = Hub::new(journal, committed, &options, budget);
+        let request = Request { channels: Channels::new([]), start: Start::Live, subscriber: None };
+        let address = stream.peer_addr().unwrap();
+        let (subscriber, subscription) = hub.subscribe(address, request).await.unwrap();
+        let options = stream::Options {
+            keep_alive: Duration::MAX,
+            retry_min: Duration::ZERO,
+            retry_max: Duration::ZERO,
+        };
+        let delivery = Delivery::new(subscriber, subscription, Format::Bare, &options);
+        let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let socket = Socket::new(stream, Framing::Chunked, (None, permit)).unwrap();
+        CatchUp { socket, delivery, unsent: Unsent::Nothing }
+    }
+
+    #[tokio::test]
+    async fn a_member_whose_socket_is_full_gets_its_last_chunk_once_it_reads() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut reader = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let mut group = Group::new(member(listener.accept().await.unwrap().0).await);
+        let filler = Chunks::from(Bytes::from(vec![b'x'; 1 << 20]));
+        while group.members[0].socket.send(&filler, 0).unwrap() > 0 {}
+        group.end(Reason::Shutdown, std::iter::empty());
+        let removed = group.take_removed();
+        assert_eq!((group.is_empty(), removed.len()), (true, 1));
+        let read = std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            reader.read_to_end(&mut bytes).unwrap();
+            bytes
+        });
+        for member in removed {
+            let never = CancellationToken::new();
+            assert!(member.run(&never, &never).await.is_none());
+        }
+        assert!(read.join().unwrap().ends_with(b"x0\r\n\r\n"));
     }
 }
