@@ -59,6 +59,11 @@ impl Process {
         self.kib("smaps_rollup", "Rss:")
     }
 
+    /// The resident memory that is in no file.
+    pub(crate) fn anonymous_bytes(&self) -> anyhow::Result<f64> {
+        self.kib("smaps_rollup", "Anonymous:")
+    }
+
     /// Starts [`peak_resident_bytes`](Self::peak_resident_bytes) anew (proc_pid_clear_refs(5)).
     pub(crate) fn forget_peak(&self) -> anyhow::Result<()> {
         fs::write(self.file("clear_refs"), "5").context("can't reset the peak of memory")

@@ -32,7 +32,7 @@ impl Exchange {
         Exchange { state: State::Idle(Instant::now()), answer: Vec::new() }
     }
 
-    pub(super) fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         matches!(self.state, State::Idle(_))
     }
 
