@@ -10,6 +10,7 @@ const ORDER: &[&str] = &[
     "main",
     "cli",
     "cli/serve",
+    "cli/files",
     "cli/allocator",
     "lib",
     "options",
