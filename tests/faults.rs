@@ -6,78 +6,32 @@
 mod bugs;
 mod checker;
 mod common;
+mod traced;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use checker::{Load, Reading, Site, Workload, assert_kept, kill, run, seed};
-use common::{Hub, PATIENCE};
+use common::Hub;
+use rusqlite::config::DbConfig;
+use traced::{Call, Traced};
 
-/// A hub that strace watches.
-struct Traced {
-    hub: Hub,
-    /// The path of the trace.
-    trace: String,
+fn spawn(site: &Site, options: &[&str]) -> Traced {
+    Traced::spawn(options, |prefix| site.command(prefix))
 }
 
-impl Traced {
-    /// The hub is this process's child: with `-D` strace watches it from the side, and ends when it does.
-    fn spawn(site: &Site, options: &[&str]) -> Traced {
-        let installed = Command::new("strace").arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
-        assert!(installed.is_ok_and(|status| status.success()), "this test needs strace");
-        let trace = format!("{}.trace-{}", site.folder.path.display(), fastrand::u64(..));
-        let words = ["strace", "-D", "-f", "-q", "-y", "--seccomp-bpf", "-o", &trace];
-        let hub = Hub::spawn(&mut site.command(&[&words, options, &["--"]].concat()));
-        Traced { hub, trace }
-    }
-
-    fn start(site: &Site, options: &[&str]) -> Traced {
-        let mut traced = Traced::spawn(site, options);
-        assert!(traced.hub.listens(), "{:?}", traced.hub.log());
-        traced
-    }
-
-    /// A hub whose system calls on these files fail as `inject` says: see strace(1).
-    fn faulty(site: &Site, files: &[String], inject: &str) -> Traced {
-        let inject = format!("inject={inject}");
-        let mut options = vec!["-e", "trace=pread64,pwrite64,fsync,fdatasync", "-e", &inject];
-        files.iter().for_each(|file| options.extend(["-P", file]));
-        Traced::spawn(site, &options)
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&std::fs::read(&self.trace).unwrap()).into_owned()
-    }
-
-    /// Whether a system call has been made to fail so far.
-    fn is_injected(&self) -> bool {
-        self.text().contains("(INJECTED)")
-    }
-
-    fn kill(&mut self) {
-        self.hub.end("KILL");
-    }
-
-    /// All calls of the hub, once it has ended.
-    fn calls(mut self) -> Vec<Call> {
-        self.hub.wait();
-        let pid = self.hub.pid().to_string();
-        let is_end = |line: &str| line.split_whitespace().next() == Some(&pid) && line.ends_with(" +++");
-        let deadline = Instant::now() + PATIENCE;
-        // There is no event for the end of strace but what it writes at last.
-        while !self.text().lines().any(is_end) {
-            assert!(Instant::now() < deadline, "the trace does not end");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        parse_calls(&self.text())
-    }
+fn start(site: &Site, options: &[&str]) -> Traced {
+    let mut traced = spawn(site, options);
+    assert!(traced.hub.listens(), "{:?}", traced.hub.log());
+    traced
 }
 
-impl Drop for Traced {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.trace);
-    }
+/// A hub whose system calls on these files fail as `inject` says: see strace(1).
+fn faulty(site: &Site, files: &[String], inject: &str) -> Traced {
+    let inject = format!("inject={inject}");
+    let mut options = vec!["-e", "trace=pread64,pwrite64,fsync,fdatasync", "-e", &inject];
+    files.iter().for_each(|file| options.extend(["-P", file]));
+    spawn(site, &options)
 }
 
 fn wal(site: &Site) -> String {
@@ -87,60 +41,6 @@ fn wal(site: &Site) -> String {
 /// The journal's file and its WAL.
 fn files(site: &Site) -> [String; 2] {
     [site.journal(), wal(site)]
-}
-
-/// A system call.
-#[derive(Debug)]
-struct Call {
-    name: String,
-    arguments: String,
-    result: String,
-    /// The numbers of the lines in the trace on which it began and ended. strace stops a thread at both: of
-    /// two lines, also of different threads, the first was earlier.
-    began: usize,
-    ended: usize,
-}
-
-impl Call {
-    /// Whether it is one of these, on the descriptor of this file.
-    fn is_on(&self, names: &[&str], path: &str) -> bool {
-        let descriptor = self.arguments.split([',', ')']).next().unwrap_or_default();
-        names.contains(&&*self.name) && descriptor.ends_with(&format!("<{path}>"))
-    }
-
-    /// Whether it has put this file on the disk.
-    fn syncs(&self, path: &str) -> bool {
-        self.is_on(&["fsync", "fdatasync"], path) && self.result == "0"
-    }
-
-    /// Whether it began after one call had ended, and ended before another began.
-    fn is_between(&self, before: &Call, after: &Call) -> bool {
-        before.ended < self.began && self.ended < after.began
-    }
-}
-
-/// The calls of a trace, in the order in which they began. A line is `PID name(arguments) = result`; or
-/// `PID name(arguments <unfinished ...>`, with a later `PID <... name resumed>) = result`.
-fn parse_calls(trace: &str) -> Vec<Call> {
-    let mut calls = Vec::new();
-    for (number, line) in trace.lines().enumerate() {
-        let Some((pid, rest)) = line.split_once(' ') else { continue };
-        let rest = rest.trim_start();
-        let result = |rest: &str| rest.rsplit_once(" = ").map_or("", |(_, result)| result).to_owned();
-        if rest.starts_with("<... ") {
-            let unfinished = |(open, call): &&mut (String, Call)| open == pid && call.ended == usize::MAX;
-            let (_, call) = calls.iter_mut().rev().find(unfinished).expect("what is resumed began");
-            (call.ended, call.result) = (number, result(rest));
-        } else if let Some((name, arguments)) = rest.split_once('(') {
-            let (arguments, ended, result) = match arguments.strip_suffix(" <unfinished ...>") {
-                Some(arguments) => (arguments, usize::MAX, String::new()),
-                None => (arguments, number, result(rest)),
-            };
-            let (name, arguments) = (name.to_owned(), arguments.to_owned());
-            calls.push((pid.to_owned(), Call { name, arguments, result, began: number, ended }));
-        }
-    }
-    calls.into_iter().map(|(_, call)| call).collect()
 }
 
 const TRACE: &str = "trace=openat,linkat,unlink,rename,write,writev,sendto,sendmsg,\
@@ -192,7 +92,7 @@ fn acknowledged_too_early(calls: &[Call], wal: &str, published: &[Marked]) -> Ve
 
 /// Publishes under strace, kills the hub, and returns the messages and the hub's calls.
 fn published_and_traced(site: &Site, publishers: usize, count: usize) -> (Vec<Marked>, Vec<Call>) {
-    let mut traced = Traced::start(site, &WITH_BYTES);
+    let mut traced = start(site, &WITH_BYTES);
     let published = publish(&traced.hub, publishers, count);
     assert_eq!(published.len(), publishers * count);
     traced.kill();
@@ -241,7 +141,7 @@ fn a_new_file_is_in_its_folder_on_the_disk_before_anything_is_acknowledged() {
     let (journal, wal, folder) = (site.journal(), wal(&site), site.folder.path.to_str().unwrap().to_owned());
     // The second hub, after an orderly end of the first, makes a WAL only.
     for number in 0..2 {
-        let mut traced = Traced::start(&site, &WITH_BYTES);
+        let mut traced = start(&site, &WITH_BYTES);
         let id = traced.hub.publish("x");
         traced.hub.signal("TERM");
         assert!(traced.hub.wait().success());
@@ -302,7 +202,7 @@ fn stops_on_eio(
         for number in numbers {
             goes_on(load, 5);
             kill(hub);
-            let mut faulty = Traced::faulty(site, files, &format!("{calls}:error=EIO:when={number}"));
+            let mut faulty = faulty(site, files, &format!("{calls}:error=EIO:when={number}"));
             let before = load.count(&[0, 503]);
             let listened = faulty.hub.listens();
             let status = faulty.hub.wait();
@@ -358,7 +258,7 @@ fn without_space_to_copy_the_wal_to_all_goes_on() {
     let site = Site::new();
     let evidence = run(&site, site.start(), &workload(LARGE), |hub, load| {
         kill(hub);
-        let mut faulty = Traced::faulty(&site, &[site.journal()], "pwrite64:error=ENOSPC:when=1..3");
+        let mut faulty = faulty(&site, &[site.journal()], "pwrite64:error=ENOSPC:when=1..3");
         assert!(faulty.hub.listens(), "{:?}", faulty.hub.log());
         goes_on(load, 300);
         assert!(faulty.is_injected());
@@ -376,7 +276,7 @@ fn a_hub_that_cannot_make_its_journal_says_so_and_leaves_nothing_half_made() {
         for number in 1.. {
             let site = Site::new();
             let inject = format!("inject={calls}:error=EIO:when={number}");
-            let mut traced = Traced::spawn(&site, &["-e", &format!("trace={calls}"), "-e", &inject]);
+            let mut traced = spawn(&site, &["-e", &format!("trace={calls}"), "-e", &inject]);
             let listens = traced.hub.listens();
             let injected = traced.is_injected();
             if listens {
@@ -414,11 +314,8 @@ fn without_space_publishers_are_told_so_and_all_goes_on_when_there_is_some() {
             goes_on(load, 5);
             kill(hub);
             let until = number + number % 5 * 3;
-            let mut faulty = Traced::faulty(
-                &site,
-                &files(&site),
-                &format!("pwrite64:error=ENOSPC:when={number}..{until}"),
-            );
+            let mut faulty =
+                faulty(&site, &files(&site), &format!("pwrite64:error=ENOSPC:when={number}..{until}"));
             let before = load.count(&[507]);
             if !faulty.hub.listens() {
                 // Not even what the last hub left could be written once more.
@@ -452,6 +349,60 @@ fn without_space_publishers_are_told_so_and_all_goes_on_when_there_is_some() {
         "{} streams of {hubs} hubs",
         evidence.subscribers[0].streams
     );
+}
+
+#[test]
+fn after_a_failed_sync_the_hub_leaves_its_files_alone() {
+    const CHANGES: [&str; 6] = ["pwrite64", "pwritev", "ftruncate", "unlink", "rename", "fallocate"];
+    let trace = format!("trace=fsync,fdatasync,{}", CHANGES.join(","));
+    for number in 1..=12 {
+        let site = Site::new();
+        let hub = site.start();
+        (0..5).for_each(|_| drop(hub.publish("x")));
+        kill(hub);
+        let inject = format!("inject=fsync,fdatasync:error=EIO:when={number}");
+        let names = ["", "-wal", "-shm", "-journal", ".new"].map(|name| format!("{}{name}", site.journal()));
+        let mut options = vec!["-e", &trace, "-e", &inject];
+        names.iter().for_each(|name| options.extend(["-P", name]));
+        let mut traced = spawn(&site, &options);
+        if traced.hub.listens() {
+            let publish = || traced.hub.post("", "text/plain", "x").status;
+            let unknown = (0..20).map(|_| publish()).find(|status| *status != 201);
+            assert_eq!(unknown, Some(503), "{number}");
+        }
+        assert_eq!(traced.hub.wait().code(), Some(1), "{number}");
+        traced.hub.wait_for_log(&["tabcast: can't ", "Input/output error"]);
+        let calls = traced.calls();
+        let failed = calls.iter().find(|call| call.result.contains("(INJECTED)")).unwrap();
+        let changes = |call: &&Call| CHANGES.contains(&&*call.name) && call.ended > failed.ended;
+        let changed: Vec<_> = calls.iter().filter(changes).collect();
+        assert!(changed.is_empty(), "{number}: {changed:?}");
+    }
+}
+
+#[test]
+fn what_was_refused_as_the_index_could_not_grow_is_not_there_after_a_kill() {
+    for error in ["ENOSPC", "EDQUOT"] {
+        let site = Site::new();
+        let hub = site.start();
+        hub.publish("x");
+        // Until a program that reads an old state is done, the WAL is not started over.
+        let reader = rusqlite::Connection::open(site.journal()).unwrap();
+        reader.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
+        reader.execute_batch("BEGIN; SELECT * FROM messages").unwrap();
+        // The index grows after some 4,000 pages.
+        let (shm, inject) =
+            (format!("{}-shm", site.journal()), format!("inject=pwrite64:error={error}:when=1"));
+        let options = ["-P", &shm, "-e", "trace=pwrite64", "-e", &inject];
+        let mut traced = Traced::attach(hub, &options).expect("strace may attach to a hub");
+        let publish = |_| traced.hub.post("", "text/plain", "y".repeat(1_000_000)).status;
+        let answers: Vec<_> = (0..20).map(publish).take_while(|status| *status == 201).collect();
+        assert!(answers.len() < 20 && traced.is_injected(), "{error}");
+        traced.hub.wait_for_log(&["no space for the journal"]);
+        traced.kill();
+        drop(reader);
+        assert_eq!(site.start().history("?limit=100").len(), 1 + answers.len());
+    }
 }
 
 /// A small file system mounted over a folder, unmounted when dropped.
@@ -513,7 +464,7 @@ fn on_a_full_disk_streams_stay_open_and_publishing_goes_on_when_space_is_made() 
 #[test]
 fn acknowledging_before_the_commit_is_seen_in_the_trace() {
     let site = Site::of(bugs::hub("acknowledge-before-commit"));
-    let mut traced = Traced::start(&site, &WITH_BYTES);
+    let mut traced = start(&site, &WITH_BYTES);
     let published = publish(&traced.hub, 1, 20);
     traced.kill();
     let early = acknowledged_too_early(&traced.calls(), &wal(&site), &published);
