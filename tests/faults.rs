@@ -381,6 +381,21 @@ fn after_a_failed_sync_the_hub_leaves_its_files_alone() {
 }
 
 #[test]
+fn what_could_not_be_copied_at_a_start_still_belongs_to_its_file() {
+    let site = Site::new();
+    let hub = site.start();
+    hub.publish("1");
+    kill(hub);
+    for number in 2..5 {
+        let mut faulty = faulty(&site, &[site.journal()], "pwrite64:error=ENOSPC:when=1+");
+        assert!(faulty.hub.listens(), "{:?}", faulty.hub.log());
+        faulty.hub.publish(&number.to_string());
+        faulty.kill();
+    }
+    assert_eq!(site.start().history_data(""), ["1", "2", "3", "4"]);
+}
+
+#[test]
 fn what_was_refused_as_the_index_could_not_grow_is_not_there_after_a_kill() {
     for error in ["ENOSPC", "EDQUOT"] {
         let site = Site::new();

@@ -69,15 +69,24 @@ pub(super) struct Wal {
 struct Length {
     /// Whether somebody who reads has hindered the checkpoint.
     was_hindered: bool,
+    /// -1 if another connection has the lock that copying needs; then `copied` is -1 too.
     pages: i64,
     /// How many of the pages are in the file.
     copied: i64,
 }
 
+impl Length {
+    /// Whether all pages are known to be in the file.
+    fn is_whole(&self) -> bool {
+        self.pages >= 0 && self.copied == self.pages
+    }
+}
+
 impl Wal {
-    pub(super) fn new() -> Self {
-        let now = Instant::now();
-        Wal { own_pause: now, others_pause: now, cuts_file: false, is_copied: true }
+    /// The WAL of this connection's file. What a killed hub has left of it may not be copied yet.
+    pub(super) fn of(db: &Connection) -> rusqlite::Result<Self> {
+        let (now, is_copied) = (Instant::now(), checkpoint(db, "NOOP")?.is_whole());
+        Ok(Wal { own_pause: now, others_pause: now, cuts_file: false, is_copied })
     }
 
     /// To be called before each transaction: links a WAL that may begin anew to its file. `head` is the
@@ -105,16 +114,16 @@ impl Wal {
                 self.own_pause = Instant::now() + OWN_PAUSE;
                 return Ok(());
             };
-            let Length { was_hindered, pages, copied } = checkpoint(db, "RESTART")?;
-            self.is_copied |= copied == pages;
-            if was_hindered {
+            let length = checkpoint(db, "RESTART")?;
+            self.is_copied |= length.is_whole();
+            if length.was_hindered {
                 self.others_pause = Instant::now() + OTHERS_PAUSE;
             }
         } else if !is_own_pause && (pages - copied > COPY_PAGES || self.cuts_file) {
-            let Length { pages, copied, .. } = checkpoint(db, "PASSIVE")?;
-            self.cuts_file &= copied < pages;
-            self.is_copied |= copied == pages;
-            if copied < pages {
+            let length = checkpoint(db, "PASSIVE")?;
+            self.is_copied |= length.is_whole();
+            self.cuts_file &= !length.is_whole();
+            if !length.is_whole() {
                 self.own_pause = Instant::now() + OWN_PAUSE;
             }
         }
@@ -137,9 +146,8 @@ impl Wal {
         let page: u64 =
             db.pragma_query_value(None, "page_size", |row| row.get(0)).map_err(io::Error::other)?;
         let file = File::options().write(true).open(path)?;
-        let is_copied = length.copied == length.pages;
         // Where all is copied, the transaction may have been written to the beginning.
-        for frames in [length.pages.cast_unsigned()].into_iter().chain(is_copied.then_some(0)) {
+        for frames in [length.pages.cast_unsigned()].into_iter().chain(length.is_whole().then_some(0)) {
             let at = HEADER + frames * (FRAME + page);
             if at + FRAME <= fs::metadata(path)?.len() {
                 file.write_all_at(&[0; FRAME as usize], at)?;
@@ -189,7 +197,7 @@ mod tests {
                     }
                 });
             }
-            let mut wal = Wal::new();
+            let mut wal = Wal::of(&db).unwrap();
             for _ in 0..150 {
                 db.execute("INSERT INTO t VALUES (zeroblob(1 << 20))", []).unwrap();
                 db.execute("DELETE FROM t", []).unwrap();

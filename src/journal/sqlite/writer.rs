@@ -81,6 +81,7 @@ impl Writer {
         let key_rows =
             db.query_row("SELECT count(*) FROM entries WHERE sequence < ?1", [earliest], |row| row.get(0))?;
         let ages = Ages::new(clock, head, state.latest, state.stored_by, [retention.age, keys.window]);
+        let wal = Wal::of(&db)?;
         let mut writer = Writer {
             db,
             path,
@@ -97,7 +98,7 @@ impl Writer {
             key_rows,
             checked: Instant::now(),
             pages,
-            wal: Wal::new(),
+            wal,
             unchecked: 0,
             is_locked_out: false,
         };
