@@ -420,6 +420,37 @@ fn what_was_refused_as_the_index_could_not_grow_is_not_there_after_a_kill() {
     }
 }
 
+#[test]
+fn a_migration_that_is_killed_at_any_call_is_done_by_the_next_start() {
+    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/version-1.db");
+    for call in ["pwrite64", "fsync,fdatasync", "ftruncate"] {
+        for number in 1.. {
+            let site = Site::new();
+            for suffix in ["", "-wal"] {
+                std::fs::copy(format!("{fixture}{suffix}"), format!("{}{suffix}", site.journal())).unwrap();
+            }
+            let inject = format!("inject={call}:signal=KILL:when={number}");
+            let trace = format!("trace={call}");
+            let mut traced = spawn(&site, &["-e", &trace, "-e", &inject]);
+            let listens = traced.hub.listens();
+            traced.kill();
+            let hub = site.start();
+            let all = hub.history("?channel=c0&channel=c1&channel=main");
+            let found = all.iter().map(|message| (message["id"].clone(), message["data"].clone()));
+            let expected = (3..=12)
+                .map(|number| (format!("nri7xzbz-{number}").into(), format!("message {number}").into()));
+            assert!(found.eq(expected), "{call} {number}: {all:?}");
+            let id = hub.publish("13");
+            kill(hub);
+            assert_eq!(site.start().newest()["id"], id, "{call} {number}");
+            if listens {
+                assert!(number > 1, "{call}");
+                break;
+            }
+        }
+    }
+}
+
 /// A small file system mounted over a folder, unmounted when dropped.
 struct Small<'a>(&'a Path);
 

@@ -98,10 +98,9 @@ pub(super) fn create(db: &Connection) -> rusqlite::Result<()> {
 fn beside(db: &Connection, first: Epoch) -> rusqlite::Result<()> {
     db.execute_batch(BESIDE)?;
     db.execute("INSERT INTO epochs VALUES (?1, 0)", [first.to_string()])?;
-    // A new journal has no WAL, and a file of version 1 is known by its epoch.
+    // A new journal has no WAL. A file of version 1 is known by its epoch, whatever it has without its WAL.
     db.execute(
-        "INSERT INTO link VALUES (?1, ?1, (SELECT ifnull(max(sequence), 0) FROM entries),
-         (SELECT schema_version FROM pragma_schema_version))",
+        "INSERT INTO link VALUES (?1, ?1, 0, (SELECT schema_version FROM pragma_schema_version))",
         [first.to_string()],
     )
     .map(drop)
