@@ -421,6 +421,19 @@ fn what_was_refused_as_the_index_could_not_grow_is_not_there_after_a_kill() {
 }
 
 #[test]
+fn a_file_that_still_has_its_first_name_too_is_not_emptied() {
+    let site = Site::new();
+    let mut hub = site.start();
+    hub.publish("1");
+    hub.end("TERM");
+    let journal = site.journal();
+    // As if the first name could not be removed, and another program had begun to write.
+    std::fs::hard_link(&journal, format!("{journal}.new")).unwrap();
+    std::fs::write(format!("{journal}-journal"), "x").unwrap();
+    assert_eq!(site.start().history_data(""), ["1"]);
+}
+
+#[test]
 fn a_migration_that_is_killed_at_any_call_is_done_by_the_next_start() {
     let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/version-1.db");
     for call in ["pwrite64", "fsync,fdatasync", "ftruncate"] {

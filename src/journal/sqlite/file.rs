@@ -187,6 +187,13 @@ fn copy_of(path: &Path) -> PathBuf {
     beside(path, ".new")
 }
 
+/// Makes an empty file at [`copy_of`]. A hub that was cut off may have left one there which is the journal's
+/// file itself, under its first name.
+fn begin_copy(path: &Path) -> io::Result<File> {
+    remove_copy(path);
+    File::create_new(copy_of(path))
+}
+
 /// Removes the file at [`copy_of`], and what SQLite may have made beside it.
 fn remove_copy(path: &Path) {
     for suffix in ["", "-journal", "-wal"] {
@@ -336,9 +343,8 @@ fn wal_is_a_journals(path: &Path) -> bool {
     if length(&wal) == 0 {
         return false;
     }
-    let copied = File::create(&copy)
-        .and_then(|file| file.set_len(PAGE))
-        .and_then(|()| fs::copy(wal, self::wal(&copy)));
+    let copied =
+        begin_copy(path).and_then(|file| file.set_len(PAGE)).and_then(|()| fs::copy(wal, self::wal(&copy)));
     let found = copied.is_ok()
         && connect_apart(&copy).is_ok_and(|db| {
             let application = db.pragma_query_value(None, "application_id", |row| row.get(0));
@@ -355,7 +361,9 @@ pub(super) fn check_content(path: &Path) -> Result<State, OpenError> {
         // Another program has left it: only in WAL mode is the journal written here. Whoever reads the file
         // has to roll it back first, and so changes both.
         let copy = copy_of(path);
-        let copied = fs::copy(path, &copy).and_then(|_| fs::copy(&rollback, beside(&copy, "-journal")));
+        let copied = begin_copy(path)
+            .and_then(|_| fs::copy(path, &copy))
+            .and_then(|_| fs::copy(&rollback, beside(&copy, "-journal")));
         let state = copied.map_err(OpenError::Io).and_then(|_| Ok(schema::read(&connect_apart(&copy)?)?));
         remove_copy(path);
         return state;
