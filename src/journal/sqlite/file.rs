@@ -51,6 +51,14 @@ pub enum OpenError {
     OldSqlite,
 }
 
+impl OpenError {
+    /// SQLite can't read the file. That it is in use is left for the caller to see.
+    fn unreadable(error: rusqlite::Error) -> Self {
+        let is_busy = error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy);
+        if is_of_system(&error) && !is_busy { error.into() } else { OpenError::Damaged(error) }
+    }
+}
+
 impl From<Fault> for OpenError {
     fn from(fault: Fault) -> Self {
         OpenError::Sqlite(fault.to_string())
@@ -68,7 +76,7 @@ impl From<Unreadable> for OpenError {
         match unreadable {
             Unreadable::NotAJournal => OpenError::NotAJournal,
             Unreadable::Newer(version) => OpenError::Newer(version),
-            Unreadable::Damaged(error) => OpenError::Damaged(error),
+            Unreadable::Damaged(error) => OpenError::unreadable(error),
         }
     }
 }
@@ -229,7 +237,11 @@ fn prepare(db: &Connection) -> rusqlite::Result<()> {
     /// The size to which the WAL's file is cut when the WAL is started over, twice that of normal work.
     /// Higher: a burst takes disk space for good. Lower: normal work would cut the file and grow it again.
     const WAL_BYTES: i64 = 16 << 20;
-    let mode: String = db.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
+    let mut select = db.prepare("PRAGMA journal_mode = WAL")?;
+    let mut rows = select.query([])?;
+    let mode: String = rows.next()?.ok_or(rusqlite::Error::QueryReturnedNoRows)?.get(0)?;
+    // Whether the file is of that mode now comes after the answer.
+    rows.next()?;
     if mode != "wal" {
         return Err(rusqlite::Error::InvalidParameterName(format!(
             "journal mode {mode}, where WAL is needed"
@@ -396,7 +408,7 @@ fn read_apart(path: &Path, alone: Option<&Alone>) -> Result<State, OpenError> {
         Err(error) if alone.is_some() && !is_of_system(&error) => {
             return Err(OpenError::NotItsWal(path.to_owned()));
         }
-        Err(error) => return Err(OpenError::Damaged(error)),
+        Err(error) => return Err(OpenError::unreadable(error)),
     };
     Ok(schema::read(&db)?)
 }
