@@ -10,9 +10,10 @@ mod traced;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use checker::{Load, Reading, Site, Workload, assert_kept, kill, run, seed};
-use common::Hub;
+use common::{Hub, PATIENCE};
 use rusqlite::config::DbConfig;
 use traced::{Call, Traced};
 
@@ -431,6 +432,31 @@ fn a_file_that_still_has_its_first_name_too_is_not_emptied() {
     std::fs::hard_link(&journal, format!("{journal}.new")).unwrap();
     std::fs::write(format!("{journal}-journal"), "x").unwrap();
     assert_eq!(site.start().history_data(""), ["1"]);
+}
+
+#[test]
+fn a_lock_that_could_not_be_released_keeps_nobody_out_for_good() {
+    let mut refused = 0;
+    for number in 1..=12 {
+        let site = Site::new();
+        let shm = format!("{}-shm", site.journal());
+        let inject = format!("inject=fcntl:error=EIO:when={number}");
+        let options = ["-P", &shm, "-e", "trace=fcntl", "-e", &inject];
+        let traced = Traced::attach(site.start(), &options).expect("strace may attach to a hub");
+        let deadline = Instant::now() + PATIENCE;
+        let mut acknowledged = 0;
+        while acknowledged < 4 {
+            let answer = traced.hub.post("", "text/plain", "x");
+            match answer.status {
+                201 => acknowledged += 1,
+                503 if answer.header("retry-after").is_some() => refused += 1,
+                _ => panic!("{answer:?}"),
+            }
+            assert!(Instant::now() < deadline, "{number}: {:?}", traced.hub.log());
+        }
+        assert_eq!(traced.hub.history("").len(), 4, "{number}");
+    }
+    assert!(refused > 0, "no lock was left taken");
 }
 
 #[test]

@@ -76,22 +76,14 @@ impl Sqlite {
         let shared = Arc::new(Shared::new(Recent::new(limit, head), earliest));
         let readers =
             Readers::open(&opened.path, Arc::clone(&epochs), Arc::clone(&shared), lock, budget.clone())?;
-        let epochs_of_writer = Arc::clone(&epochs);
-        let writer = Writer::new(
-            opened,
-            epochs_of_writer,
-            Arc::clone(&shared),
-            announcer,
-            retention,
-            keys,
-            Clock::System,
-        )?;
+        let readers = Arc::new(readers);
+        let writer = Writer::new(opened, Arc::clone(&readers), announcer, retention, keys, Clock::System)?;
         let (jobs, waiting) = mpsc::channel();
         let writer = std::thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || writer.run(&waiting))
             .map_err(OpenError::Io)?;
-        Ok(Sqlite { epochs, shared, readers: Arc::new(readers), jobs: Some(jobs), writer: Some(writer) })
+        Ok(Sqlite { epochs, shared, readers, jobs: Some(jobs), writer: Some(writer) })
     }
 
     pub(super) fn epochs(&self) -> &Epochs {

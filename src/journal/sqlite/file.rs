@@ -116,8 +116,7 @@ pub(super) fn open(path: &Path) -> Result<(Opened, File), OpenError> {
     let mut state = check_content(&resolved)?;
     // What a hub that was cut off has left. No other makes it, now that there is a file.
     remove_copy(&resolved);
-    let mut db = connect(&resolved)?;
-    prepare(&db)?;
+    let mut db = connect_writer(&resolved)?;
     if state.version < VERSION {
         schema::migrate(&mut db, state.epochs[0].epoch)?;
         state = schema::read(&db)?;
@@ -229,6 +228,13 @@ pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
     db.pragma_update(None, "mmap_size", 0)?;
     db.pragma_update(None, "wal_autocheckpoint", 0)?;
     db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    Ok(db)
+}
+
+/// A connection for writing, to a file that was opened before.
+pub(super) fn connect_writer(path: &Path) -> rusqlite::Result<Connection> {
+    let db = connect(path)?;
+    prepare(&db)?;
     Ok(db)
 }
 

@@ -29,8 +29,8 @@ enum Read {
 /// The connections that read the file.
 #[derive(Debug)]
 pub(super) struct Readers {
-    epochs: Arc<Epochs>,
-    shared: Arc<Shared>,
+    pub(super) epochs: Arc<Epochs>,
+    pub(super) shared: Arc<Shared>,
     /// The connections not in use: one for each turn that is free.
     idle: Mutex<Vec<Connection>>,
     turns: Turns,
@@ -50,8 +50,7 @@ impl Readers {
         lock: File,
         budget: Budget,
     ) -> rusqlite::Result<Self> {
-        let idle = (0..READERS).map(|_| file::connect(path)).collect::<rusqlite::Result<_>>()?;
-        let (idle, turns) = (Mutex::new(idle), Turns::new(READERS));
+        let (idle, turns) = (Mutex::new(connections(path)?), Turns::new(READERS));
         Ok(Readers { epochs, shared, idle, turns, budget, _lock: lock })
     }
 
@@ -120,6 +119,18 @@ impl Readers {
             Ok(Err(Some(fault))) => Err(self.shared.fail(format!("can't read the journal: {fault}"))),
             Err(panic) => Err(self.shared.fail(format!("can't read the journal: {panic}"))),
         }
+    }
+
+    /// Closes the connections, and opens them anew once `writer` has opened the writer's. No query may run.
+    pub(super) fn open_anew(
+        &self,
+        path: &Path,
+        writer: impl FnOnce() -> rusqlite::Result<()>,
+    ) -> rusqlite::Result<()> {
+        self.close();
+        writer()?;
+        *self.idle() = connections(path)?;
+        Ok(())
     }
 
     /// Closes the connections. No query may run.
@@ -219,4 +230,8 @@ impl Readers {
         }
         Ok(position)
     }
+}
+
+fn connections(path: &Path) -> rusqlite::Result<Vec<Connection>> {
+    (0..READERS).map(|_| file::connect(path)).collect()
 }

@@ -33,7 +33,7 @@ const MOST_PAGES: i64 = 8_000;
 
 /// How long publishers wait then. Lower: the log grows further under long queries. Higher: of no use, as no
 /// query takes longer.
-const LONGEST_WAIT: Duration = Duration::from_secs(10);
+pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 /// How long publishers wait for the hub's own queries before that. Lower: most queries need longer. Higher:
 /// publishers notice.
@@ -62,6 +62,8 @@ pub(super) struct Wal {
     cuts_file: bool,
     /// Whether all of it is copied, so that what is written next may begin it anew.
     is_copied: bool,
+    /// Since when another connection has had the lock that copying needs.
+    locked_since: Option<Instant>,
 }
 
 /// What a checkpoint says of the WAL.
@@ -76,9 +78,13 @@ struct Length {
 }
 
 impl Length {
+    fn is_locked(&self) -> bool {
+        self.pages < 0
+    }
+
     /// Whether all pages are known to be in the file.
     fn is_whole(&self) -> bool {
-        self.pages >= 0 && self.copied == self.pages
+        !self.is_locked() && self.copied == self.pages
     }
 }
 
@@ -86,7 +92,7 @@ impl Wal {
     /// The WAL of this connection's file. What a killed hub has left of it may not be copied yet.
     pub(super) fn of(db: &Connection) -> rusqlite::Result<Self> {
         let (now, is_copied) = (Instant::now(), checkpoint(db, "NOOP")?.is_whole());
-        Ok(Wal { own_pause: now, others_pause: now, cuts_file: false, is_copied })
+        Ok(Wal { own_pause: now, others_pause: now, cuts_file: false, is_copied, locked_since: None })
     }
 
     /// To be called before each transaction: links a WAL that may begin anew to its file. `head` is the
@@ -115,19 +121,31 @@ impl Wal {
                 return Ok(());
             };
             let length = checkpoint(db, "RESTART")?;
-            self.is_copied |= length.is_whole();
+            self.note(&length);
             if length.was_hindered {
                 self.others_pause = Instant::now() + OTHERS_PAUSE;
             }
         } else if !is_own_pause && (pages - copied > COPY_PAGES || self.cuts_file) {
             let length = checkpoint(db, "PASSIVE")?;
-            self.is_copied |= length.is_whole();
+            self.note(&length);
             self.cuts_file &= !length.is_whole();
             if !length.is_whole() {
                 self.own_pause = Instant::now() + OWN_PAUSE;
             }
         }
         Ok(())
+    }
+
+    /// Notes what came of a copy.
+    fn note(&mut self, length: &Length) {
+        self.is_copied |= length.is_whole();
+        let since = self.locked_since.unwrap_or_else(Instant::now);
+        self.locked_since = length.is_locked().then_some(since);
+    }
+
+    /// Since when another connection has kept the WAL from being copied at all.
+    pub(super) fn locked_since(&self) -> Option<Instant> {
+        self.locked_since
     }
 
     /// Copies all of the WAL to the file, and empties it. Returns whether nobody hindered that.

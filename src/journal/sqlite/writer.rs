@@ -13,9 +13,10 @@ use super::fault::Fault;
 use super::file::{self, Opened};
 use super::pages::Pages;
 use super::place::Place;
+use super::reader::Readers;
 use super::row;
 use super::shared::{Shared, UNAVAILABLE};
-use super::wal::{BUSY_TIMEOUT, Wal};
+use super::wal::{BUSY_TIMEOUT, LONGEST_WAIT, Wal};
 use crate::journal::clock::Clock;
 use crate::journal::committed::Announcer;
 use crate::journal::entry::{Append, Appended, Batch, Entry, JournalError};
@@ -28,6 +29,11 @@ use crate::message::Receipt;
 /// Higher: old messages are kept for longer, and a lost file is noticed later. Lower: an idle hub wakes more
 /// often.
 const TICK: Duration = Duration::from_secs(1);
+
+/// How long a lock that the writer needs is taken before all connections are opened anew. Higher: a lock that
+/// SQLite could not release keeps the journal from being written for longer. Lower: they are also opened anew
+/// while another program writes.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A batch to commit.
 #[derive(Debug)]
@@ -46,6 +52,7 @@ pub(super) struct Writer {
     /// Whether the file has the present epoch.
     has_epoch: bool,
     pub(super) shared: Arc<Shared>,
+    readers: Arc<Readers>,
     announcer: Announcer,
     pub(super) retention: Retention,
     pub(super) keys: KeyLimits,
@@ -61,15 +68,14 @@ pub(super) struct Writer {
     pub(super) wal: Wal,
     /// The most bytes that were written since the pages were counted and the WAL's length was looked at.
     pub(super) unchecked: u64,
-    /// Whether another program had the lock at the last append.
-    is_locked_out: bool,
+    /// Since when a lock is taken that the writer needs. An append that succeeds ends it.
+    locked_since: Option<Instant>,
 }
 
 impl Writer {
     pub(super) fn new(
         opened: Opened,
-        epochs: Arc<Epochs>,
-        shared: Arc<Shared>,
+        readers: Arc<Readers>,
         announcer: Announcer,
         retention: Retention,
         keys: KeyLimits,
@@ -77,6 +83,7 @@ impl Writer {
     ) -> rusqlite::Result<Self> {
         let Opened { db, path, state, place } = opened;
         let (head, earliest) = (state.head, state.earliest);
+        let (epochs, shared) = (Arc::clone(&readers.epochs), Arc::clone(&readers.shared));
         let pages = Pages::of(&db)?;
         let key_rows =
             db.query_row("SELECT count(*) FROM entries WHERE sequence < ?1", [earliest], |row| row.get(0))?;
@@ -89,6 +96,7 @@ impl Writer {
             epochs,
             has_epoch: false,
             shared,
+            readers,
             announcer,
             retention,
             keys,
@@ -100,7 +108,7 @@ impl Writer {
             pages,
             wal,
             unchecked: 0,
-            is_locked_out: false,
+            locked_since: None,
         };
         writer.limit_count();
         Ok(writer)
@@ -148,12 +156,40 @@ impl Writer {
     /// Maintains the file. Returns whether there may be more to do.
     fn maintain_until_failure(&mut self) -> Result<bool, JournalError> {
         self.check_place()?;
-        match self.maintain() {
+        let since = self.locked_since.into_iter().chain(self.wal.locked_since()).min();
+        if since.is_some_and(|since| since.elapsed() >= LOCK_PATIENCE) {
+            self.open_anew()?;
+        }
+        let begun = Instant::now();
+        let result = self.maintain();
+        if matches!(&result, Err(fault) if fault.is_busy()) {
+            self.locked_since.get_or_insert(begun);
+        }
+        match result {
             Ok(more) => Ok(more),
             // Deleting needs space and the lock as well. Both may be there at the next try.
             Err(fault) if fault.is_passing() => Ok(false),
             Err(fault) => Err(self.shared.fail(format!("can't write the journal: {fault}"))),
         }
+    }
+
+    /// Opens all connections anew, once no query runs. A lock that SQLite could not release counts as taken
+    /// until the process has closed its last connection.
+    fn open_anew(&mut self) -> Result<(), JournalError> {
+        let shared = Arc::clone(&self.shared);
+        let Some(_closed) = shared.gate().close(LONGEST_WAIT) else { return Ok(()) };
+        tracing::warn!("a lock on the journal has been taken for long; opening the journal anew");
+        let opened = self.readers.open_anew(&self.path, || {
+            self.db = Connection::open_in_memory()?;
+            self.db = file::connect_writer(&self.path)?;
+            self.wal = Wal::of(&self.db)?;
+            Ok(())
+        });
+        self.locked_since = None;
+        opened.map_err(Fault::from).map_err(|fault| {
+            shared
+                .fail(format!("can't open the journal anew, after a lock on it was taken for long: {fault}"))
+        })
     }
 
     /// Fails if the file or its WAL was deleted, moved or replaced: what would be written to it could not be
@@ -169,11 +205,13 @@ impl Writer {
     /// Commits the batch, and announces its new messages. They are on the disk once this returns `Ok`.
     fn append(&mut self, batch: Vec<Append>) -> Result<Vec<Appended>, JournalError> {
         // Who comes later does not wait for the same lock as long.
-        let _ = self.db.busy_timeout(if self.is_locked_out { Duration::ZERO } else { BUSY_TIMEOUT });
+        let is_locked_out = self.locked_since.is_some();
+        let _ = self.db.busy_timeout(if is_locked_out { Duration::ZERO } else { BUSY_TIMEOUT });
+        let begun = Instant::now();
         let result = self.make_space(&batch).and_then(|()| self.commit(batch));
-        self.is_locked_out = matches!(&result, Err(fault) if fault.is_busy());
         match result {
             Ok((appended, committed)) => {
+                self.locked_since = None;
                 self.check_place()?;
                 let mut recent = self.shared.recent_mut();
                 committed.iter().for_each(|entry| recent.push(Arc::clone(entry)));
@@ -201,6 +239,7 @@ impl Writer {
                 Err(JournalError::NoSpace)
             }
             Err(fault) if fault.is_busy() => {
+                self.locked_since.get_or_insert(begun);
                 tracing::error!(
                     error = %fault,
                     "another program writes to the journal; nothing of these publishes is kept"
