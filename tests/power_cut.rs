@@ -7,6 +7,7 @@
 #![cfg(target_os = "linux")]
 #![allow(unreachable_pub, reason = "each module is written as if it were a crate")]
 
+mod bugs;
 mod checker;
 mod common;
 #[path = "power_cut/disk.rs"]
@@ -18,12 +19,13 @@ mod scenario;
 #[path = "power_cut/trace.rs"]
 mod trace;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use checker::seed;
 use fastrand::Rng;
-use judge::{By, Known, judge};
-use scenario::{Record, Running, Scene, sightings};
+use judge::{By, judge};
+use scenario::{JOURNAL, Left, Running, Scene};
 
 /// How many power cuts there are in all.
 fn cuts() -> usize {
@@ -31,10 +33,10 @@ fn cuts() -> usize {
 }
 
 /// How many tests share them.
-const SCENARIOS: usize = 8;
+const SCENARIOS: usize = 9;
 
 /// How many images are made of one record. Each record has its faults at other moments.
-const PER_RECORD: usize = 13;
+const PER_RECORD: usize = 17;
 
 /// Every image of this number is opened by a hub of its own, all others by this process.
 const BY_BINARY: usize = 10;
@@ -48,97 +50,67 @@ const PAGES: usize = 6_000;
 /// Those of a message of which ten fill the WAL, so that it is copied to the file.
 const LARGE: usize = 900_000;
 
-/// What was found in the images.
-#[derive(Default)]
-struct Findings {
-    images: usize,
-    /// How many images break a promise of this kind, and an example.
-    violations: BTreeMap<&'static str, (usize, String)>,
+/// What happens until the power is cut.
+struct Scenario<'a> {
+    name: &'a str,
+    /// What is there at first.
+    left: &'a dyn Fn(&mut Rng) -> Left,
+    play: &'a dyn Fn(&mut Scene<'_>),
+    per_record: usize,
 }
 
-/// Plays the scenario and cuts the power, as often as its share is.
-fn find(play: impl Fn(&mut Scene), per_record: usize, journal: Option<&[u8]>) -> Findings {
-    let mut rng = Rng::with_seed(seed());
-    let mut findings = Findings::default();
-    let share = cuts().div_ceil(SCENARIOS);
-    for number in 0.. {
-        let count = (share - findings.images).min(per_record);
-        if count == 0 {
-            break;
-        }
-        let mut scene = Scene::new(rng.fork(), number, journal.map(<[u8]>::to_vec));
-        play(&mut scene);
-        let retention = scene.retention;
-        cut(&scene.record(), retention, count, &mut rng, &mut findings);
+/// How many images break a promise of this kind, and an example.
+type Violations = BTreeMap<&'static str, (usize, String)>;
+
+impl Scenario<'_> {
+    /// A scenario in an empty folder.
+    fn new<'a>(name: &'a str, play: &'a dyn Fn(&mut Scene<'_>)) -> Scenario<'a> {
+        Scenario { name, left: &|_| Left::default(), play, per_record: PER_RECORD }
     }
-    findings
-}
 
-/// Cuts the power so many times.
-fn cut(record: &Record, retention: usize, count: usize, rng: &mut Rng, findings: &mut Findings) {
-    let disk = record.disk();
-    let sightings =
-        record.calls.iter().flat_map(|call| sightings(call).into_iter().map(|it| (call.began, it)));
-    let sightings: Vec<_> = sightings.collect();
-    // The lines on which a call began or ended; those on which something was sent while something else was
-    // not durable; and those between an fsync that failed and the start of the next hub.
-    let lines = record.calls.iter().flat_map(|call| [call.began, call.ended]);
-    let any: Vec<_> = lines.filter(|line| (record.from..usize::MAX).contains(line)).collect();
-    let sent = sightings.iter().map(|(line, _)| *line);
-    let sent = sent.filter(|line| *line >= record.from && !disk.is_clean(*line));
-    let failed = record.calls.iter().filter(|call| call.is_sync() && call.result != Some(0));
-    let after_failure = failed.flat_map(|call| {
-        let next = record.starts.iter().copied().find(|start| *start > call.ended).unwrap_or(usize::MAX);
-        any.iter().copied().filter(move |line| (call.ended..next).contains(line))
-    });
-    let (sent, after_failure) = (sent.collect(), after_failure.collect());
-    let moments = [any, sent, after_failure];
-    for _ in 0..count {
-        let line =
-            moments.iter().cycle().skip(findings.images % 3).find_map(|lines| rng.choice(lines)).unwrap();
-        let cut = disk::cut(rng);
-        let image = disk.image(*line, cut, rng);
-        let mut known = Known { messages: record.kept.clone(), ..Known::default() };
-        let seen = sightings.iter().filter(|(at, _)| at <= line);
-        seen.for_each(|(_, sighting)| known.add(sighting));
-        findings.images += 1;
-        let by = if findings.images.is_multiple_of(BY_BINARY) { By::Binary } else { By::Library };
-        let violations = judge(&image, &known, &record.marks, retention, by);
-        // An image counts once for each kind.
-        for (kind, what) in violations.into_iter().collect::<BTreeMap<_, _>>() {
-            findings
-                .violations
-                .entry(kind)
-                .or_insert_with(|| {
-                    let before: Vec<_> = record.calls.iter().filter(|call| call.began <= *line).collect();
-                    let last = &before[before.len().saturating_sub(6)..];
-                    let last: String = last.iter().map(|call| format!("\n    {}", call.summary())).collect();
-                    let files: Vec<_> = image.iter().map(|(name, bytes)| (name, bytes.len())).collect();
-                    let place = format!("after call {} of {}", before.len(), record.calls.len());
-                    (0, format!("{what}\n  {cut:?} by {by:?}: {files:?}\n  {place}:{last}"))
-                })
-                .0 += 1;
+    /// Plays it with hubs that run this program, and cuts the power so many times.
+    fn violations(&self, hub: &Path, cuts: usize) -> Violations {
+        let mut rng = Rng::with_seed(seed());
+        let mut violations = Violations::new();
+        let (mut images, mut kind) = (0, 0);
+        for number in 0.. {
+            let count = (cuts - images).min(self.per_record);
+            if count == 0 {
+                break;
+            }
+            let mut scene = Scene::new(hub, (self.left)(&mut rng), number, rng.fork());
+            (self.play)(&mut scene);
+            let (retention, record) = (scene.retention, scene.record());
+            let end = images + count;
+            while images < end {
+                kind += 1;
+                let Some((left, how)) = record.cut(kind, &mut rng) else { continue };
+                images += 1;
+                let by = if images.is_multiple_of(BY_BINARY) { By::Binary } else { By::Library };
+                // An image counts once for each kind.
+                for (kind, what) in judge(&left, retention, by).into_iter().collect::<BTreeMap<_, _>>() {
+                    let example = || (0, format!("{what}\n  by {by:?} {how}"));
+                    violations.entry(kind).or_insert_with(example).0 += 1;
+                }
+            }
         }
+        println!("{}: {images} images", self.name);
+        violations
+    }
+
+    /// Panics if a promise is broken in any image.
+    fn assert_kept(&self) {
+        let violations =
+            self.violations(Path::new(env!("CARGO_BIN_EXE_tabcast")), cuts().div_ceil(SCENARIOS));
+        let lines = violations.iter().map(|(kind, (count, example))| format!("{kind}: {count}; {example}"));
+        assert!(violations.is_empty(), "{}:\n{}", self.name, lines.collect::<Vec<_>>().join("\n"));
     }
 }
 
-/// Panics if a promise is broken in any image.
-fn assert_kept(scenario: &str, findings: &Findings) {
-    println!("{scenario}: {} images", findings.images);
-    let violations: Vec<_> = findings
-        .violations
-        .iter()
-        .map(|(kind, (count, example))| format!("{kind}: {count} of {} images; {example}", findings.images))
-        .collect();
-    assert!(violations.is_empty(), "{scenario}:\n{}", violations.join("\n"));
-}
-
-/// Starts a hub with these faults, as strace(1) injects them. Publishes until it ends, and kills it if it
-/// goes on. Returns the marks of what was not acknowledged.
-fn publish_until_it_ends(scene: &mut Scene, faults: &[&str], size: usize) -> Vec<String> {
-    let faults: Vec<_> = faults.iter().map(|fault| format!("inject={fault}")).collect();
-    let options: Vec<_> = faults.iter().flat_map(|fault| ["-e", fault]).collect();
-    let Some(hub) = scene.start_with(&options) else { return Vec::new() };
+/// Starts a hub with these faults. Publishes until it ends, and kills it if it goes on. Returns the marks of
+/// what was not acknowledged.
+fn publish_until_it_ends(scene: &mut Scene<'_>, faults: &[&str], size: usize) -> Vec<String> {
+    let Some(hub) = scene.start_with(faults) else { return Vec::new() };
     let refused = scene.publish(&hub, 3, 20, size);
     if refused.is_empty() {
         scene.end(hub, "KILL");
@@ -159,149 +131,195 @@ fn fail_at(number: usize) -> String {
 }
 
 /// Starts a hub that shows what the one before has left, and takes retries of what that did not acknowledge.
-fn go_on(scene: &mut Scene, refused: Vec<String>) {
+fn go_on(scene: &mut Scene<'_>, refused: Vec<String>) {
     let hub = scene.start();
     scene.wait_until_shown(&hub);
     scene.retry(&hub, refused);
-    assert_eq!(scene.publish(&hub, 2, 5, SMALL), [""; 0]);
-    scene.wait_until_shown(&hub);
+    publish(scene, &hub, 2, 5, SMALL);
     scene.end(hub, "TERM");
 }
 
 /// Publishes all of this, and waits until it is shown.
-fn publish(scene: &mut Scene, hub: &Running, publishers: usize, count: usize, size: usize) {
+fn publish(scene: &mut Scene<'_>, hub: &Running, publishers: usize, count: usize, size: usize) {
     assert_eq!(scene.publish(hub, publishers, count, size), [""; 0]);
     scene.wait_until_shown(hub);
 }
 
-/// Makes the file, which other tests are about.
-fn make(scene: &mut Scene) {
-    let hub = scene.start();
-    publish(scene, &hub, 1, 3, 100);
-    scene.end(hub, "TERM");
-    scene.cuts_from_here();
-}
-
-fn first_start(scene: &mut Scene) {
-    // A hub before may have been killed while it made the file.
-    if scene.rng.bool() {
-        let number = scene.rng.usize(1..16);
-        publish_until_it_ends(scene, &[&kill_at(number)], SMALL);
-    }
+/// A hub that starts, takes a few messages, and ends.
+fn few(scene: &mut Scene<'_>) {
     let hub = scene.start();
     publish(scene, &hub, 2, 3, 100);
     scene.end(hub, "TERM");
 }
 
+/// Makes the file, which other tests are about.
+fn make(scene: &mut Scene<'_>) {
+    few(scene);
+    scene.cuts_from_here();
+}
+
+fn first_start(scene: &mut Scene<'_>) {
+    // A hub before may have been killed while it made the file.
+    if scene.rng.bool() {
+        let number = scene.rng.usize(1..16);
+        publish_until_it_ends(scene, &[&kill_at(number)], SMALL);
+    }
+    few(scene);
+}
+
+fn load(scene: &mut Scene<'_>) {
+    make(scene);
+    for _ in 0..2 {
+        let hub = scene.start();
+        publish(scene, &hub, 3, 10, SMALL);
+        publish(scene, &hub, 1, 5, 10);
+        scene.end(hub, "TERM");
+    }
+}
+
+fn checkpoint(scene: &mut Scene<'_>) {
+    // Few: the images are opened the faster.
+    scene.retention = 8;
+    make(scene);
+    let hub = scene.start();
+    publish(scene, &hub, 3, 5, SMALL);
+    publish(scene, &hub, 1, 10, LARGE);
+    publish(scene, &hub, 3, 5, SMALL);
+    scene.end(hub, "TERM");
+}
+
+fn sweep(scene: &mut Scene<'_>) {
+    scene.retention = 20;
+    make(scene);
+    for _ in 0..2 {
+        let hub = scene.start();
+        publish(scene, &hub, 3, 30, SMALL);
+        scene.end(hub, "TERM");
+    }
+}
+
+fn killed(scene: &mut Scene<'_>) {
+    let hub = scene.start();
+    publish(scene, &hub, 3, 5, SMALL);
+    scene.end(hub, "KILL");
+    let number = scene.rng.usize(5..20);
+    let refused = publish_until_it_ends(scene, &[&kill_at(number)], SMALL);
+    scene.cuts_from_here();
+    go_on(scene, refused);
+}
+
+fn failed_fsync(scene: &mut Scene<'_>) {
+    scene.retention = 20;
+    let hub = scene.start();
+    publish(scene, &hub, 3, 10, PAGES);
+    // The next hub's WAL is then empty: it deletes rows of pages that are in the file only.
+    scene.end(hub, "TERM");
+    scene.cuts_from_here();
+    let number = scene.rng.usize(3..9);
+    // So slow that there is time to delete old messages after each.
+    let faults = [&*fail_at(number), "accept4:delay_exit=60000"];
+    let refused = publish_until_it_ends(scene, &faults, PAGES);
+    go_on(scene, refused);
+}
+
+fn failed_fsync_of_the_folder(scene: &mut Scene<'_>) {
+    make(scene);
+    // The folder's is one of the first, and the second in most cases.
+    let number = [2, 1, 3, 4][scene.number % 4];
+    let refused = publish_until_it_ends(scene, &[&fail_at(number)], SMALL);
+    go_on(scene, refused);
+}
+
 #[test]
-#[ignore = "a cut, or a kill -9, while the file is made leaves `tabcast.db.new-PID`"]
 fn while_the_file_is_made_for_the_first_time() {
-    assert_kept("first start", &find(first_start, PER_RECORD, None));
+    Scenario::new("first start", &first_start).assert_kept();
 }
 
 #[test]
-#[ignore = "a garbled first page of the file is `not a tabcast journal`, also where the WAL has the page"]
 fn while_messages_are_published() {
-    let play = |scene: &mut Scene| {
-        make(scene);
-        for _ in 0..2 {
-            let hub = scene.start();
-            publish(scene, &hub, 3, 10, SMALL);
-            publish(scene, &hub, 1, 5, 10);
-            scene.end(hub, "TERM");
-        }
-    };
-    assert_kept("load", &find(play, PER_RECORD, None));
+    Scenario::new("load", &load).assert_kept();
 }
 
 #[test]
-#[ignore = "a garbled first page of the file is `not a tabcast journal`, also where the WAL has the page"]
 fn while_the_wal_is_copied_to_the_file_and_started_over() {
-    let play = |scene: &mut Scene| {
-        // Few: the images are opened the faster.
-        scene.retention = 8;
-        make(scene);
-        let hub = scene.start();
-        publish(scene, &hub, 3, 5, SMALL);
-        publish(scene, &hub, 1, 10, LARGE);
-        publish(scene, &hub, 3, 5, SMALL);
-        scene.end(hub, "TERM");
-    };
     // A record takes seconds.
-    assert_kept("checkpoint", &find(play, 4 * PER_RECORD, None));
+    Scenario { per_record: 4 * PER_RECORD, ..Scenario::new("checkpoint", &checkpoint) }.assert_kept();
 }
 
 #[test]
-#[ignore = "a garbled first page of the file is `not a tabcast journal`, also where the WAL has the page"]
 fn while_old_messages_are_dropped() {
-    let play = |scene: &mut Scene| {
-        scene.retention = 20;
-        make(scene);
-        for _ in 0..2 {
-            let hub = scene.start();
-            publish(scene, &hub, 3, 30, SMALL);
-            scene.end(hub, "TERM");
-        }
-    };
-    assert_kept("sweep", &find(play, PER_RECORD, None));
+    Scenario::new("sweep", &sweep).assert_kept();
 }
 
 #[test]
-#[ignore = "a hub shows what one that was killed has left in the page cache, without an fsync"]
 fn after_a_hub_was_killed_and_another_has_shown_what_it_left() {
-    let play = |scene: &mut Scene| {
-        let hub = scene.start();
-        publish(scene, &hub, 3, 5, SMALL);
-        scene.end(hub, "KILL");
-        let number = scene.rng.usize(5..20);
-        let refused = publish_until_it_ends(scene, &[&kill_at(number)], SMALL);
-        scene.cuts_from_here();
-        go_on(scene, refused);
-    };
-    assert_kept("killed", &find(play, PER_RECORD, None));
+    Scenario::new("killed", &killed).assert_kept();
 }
 
 #[test]
-#[ignore = "a sweep in synchronous=NORMAL is lost with a failed fsync, and the file is damaged"]
 fn after_an_fsync_has_failed_and_another_hub_has_started() {
-    let play = |scene: &mut Scene| {
-        scene.retention = 20;
-        let hub = scene.start();
-        publish(scene, &hub, 3, 10, PAGES);
-        // The next hub's WAL is then empty: it deletes rows of pages that are in the file only.
-        scene.end(hub, "TERM");
-        scene.cuts_from_here();
-        let number = scene.rng.usize(3..9);
-        // So slow that there is time to delete old messages after each.
-        let faults = [&*fail_at(number), "accept4:delay_exit=60000"];
-        let refused = publish_until_it_ends(scene, &faults, PAGES);
-        go_on(scene, refused);
-    };
-    assert_kept("failed fsync", &find(play, PER_RECORD, None));
+    Scenario::new("failed fsync", &failed_fsync).assert_kept();
 }
 
 #[test]
-#[ignore = "SQLite passes over a failed fsync of the folder after it has made the WAL"]
 fn after_an_fsync_of_the_folder_has_failed() {
-    let play = |scene: &mut Scene| {
-        make(scene);
-        // The folder's is one of the first, and the second in most cases.
-        let number = [2, 1, 3, 4][scene.number % 4];
-        let refused = publish_until_it_ends(scene, &[&fail_at(number)], SMALL);
-        go_on(scene, refused);
-    };
-    assert_kept("failed fsync of the folder", &find(play, PER_RECORD, None));
+    Scenario::new("failed fsync of the folder", &failed_fsync_of_the_folder).assert_kept();
 }
 
 #[test]
-#[ignore = "there is one version of the file"]
-fn while_a_file_of_an_older_version_is_migrated() {
-    let older = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/version-1.db");
-    let older = std::fs::read(older).unwrap();
-    let play = |scene: &mut Scene| {
-        let hub = scene.start();
-        publish(scene, &hub, 2, 3, SMALL);
-        scene.end(hub, "TERM");
+fn after_another_power_cut() {
+    let hub = Path::new(env!("CARGO_BIN_EXE_tabcast"));
+    let left = |rng: &mut Rng| {
+        let mut scene = Scene::new(hub, Left::default(), 0, rng.fork());
+        load(&mut scene);
+        let record = scene.record();
+        (0..).find_map(|_| record.cut(rng.usize(..), rng)).unwrap().0
     };
-    assert_kept("migration", &find(play, PER_RECORD, Some(&older)));
+    Scenario { left: &left, ..Scenario::new("two cuts", &few) }.assert_kept();
+}
+
+#[test]
+fn while_a_file_of_version_1_is_migrated_with_what_its_hub_left_in_the_wal() {
+    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/version-1.db");
+    let file = |suffix| (format!("{JOURNAL}{suffix}"), std::fs::read(format!("{fixture}{suffix}")).unwrap());
+    let marks = (3..=12).map(|number| (format!("nri7xzbz-{number}"), format!("message {number}")));
+    let marks: BTreeMap<_, _> = marks.collect();
+    let known: BTreeSet<_> = marks.keys().cloned().collect();
+    let left = Left { files: ["", "-wal"].map(file).into(), marks, known };
+    Scenario { left: &|_| left.clone(), ..Scenario::new("migration", &few) }.assert_kept();
+}
+
+#[test]
+fn no_call_on_the_folder_is_left_out_of_the_record() {
+    let hub = Path::new(env!("CARGO_BIN_EXE_tabcast"));
+    let mut scene = Scene::new(hub, Left::default(), 0, Rng::with_seed(seed()));
+    // What is traced is parsed, and the parser knows each call on the folder.
+    scene.filter = "trace=all".to_owned();
+    checkpoint(&mut scene);
+    let refused = publish_until_it_ends(&mut scene, &[&fail_at(3)], SMALL);
+    go_on(&mut scene, refused);
+    scene.record();
+}
+
+/// In the images of this scenario, it shows that a hub has the bug.
+fn assert_noticed(bug: &str, scenario: &Scenario<'_>) {
+    let violations = scenario.violations(&bugs::hub(bug), 40);
+    let counts: Vec<_> = violations.iter().map(|(kind, (count, _))| format!("{kind}: {count}")).collect();
+    println!("{bug}: {}", counts.join(", "));
+    assert!(violations.contains_key("lost"), "{bug} is not noticed");
+}
+
+#[test]
+fn it_is_noticed_if_nothing_is_put_on_the_disk() {
+    assert_noticed("no-fsync", &Scenario::new("load", &load));
+}
+
+#[test]
+fn it_is_noticed_if_names_are_not_put_on_the_disk() {
+    assert_noticed("name-not-synced", &Scenario::new("folder", &failed_fsync_of_the_folder));
+}
+
+#[test]
+fn it_is_noticed_if_a_start_does_not_make_last_what_it_finds() {
+    assert_noticed("settle-left-out", &Scenario::new("killed", &killed));
 }

@@ -1,7 +1,8 @@
 //! A model of a disk: what may be on it after a power cut, by the calls that were made before.
 //!
 //! - What was written to a file since its last fsync may be there or not: each write by itself, in any order,
-//!   torn at sectors, or with a sector that is neither old nor new.
+//!   torn at sectors, or with a sector that is neither old nor new. A sector that is written with the bytes
+//!   that it has keeps them: the kernel writes whole pages, so each commit does that to the one before.
 //! - An fsync makes a file's bytes and its size durable, but not its name. That of the folder makes names
 //!   durable. Until then a name may be there, or gone, or not.
 //! - A failed fsync makes nothing durable. The pages may be dropped although the processes go on to see them:
@@ -43,11 +44,20 @@ struct Done {
 
 #[derive(Debug)]
 enum Change {
-    Write { file: usize, offset: usize, bytes: Vec<u8> },
-    Resize { file: usize, length: usize },
-    Add { name: String, file: usize },
-    Rename { from: String, to: String },
-    Remove { name: String },
+    Write {
+        file: usize,
+        at: usize,
+        bytes: Vec<u8>,
+    },
+    Resize {
+        file: usize,
+        length: usize,
+    },
+    /// Gives a name to a file, or takes it away.
+    Name {
+        name: String,
+        file: Option<usize>,
+    },
 }
 
 const NEVER: usize = usize::MAX;
@@ -60,7 +70,7 @@ pub enum Cut {
     AllButFailed,
     /// The earliest.
     Prefix,
-    /// The latest: what was written later is there, what was written earlier is not.
+    /// The latest: what was done later is there, what was done earlier is not.
     Suffix,
     Subset,
     /// Of each write some sectors.
@@ -80,19 +90,23 @@ enum Fate {
     Garbled(usize),
 }
 
-const OF_BYTES: [Cut; 8] =
-    [Cut::None, Cut::All, Cut::AllButFailed, Cut::Prefix, Cut::Suffix, Cut::Subset, Cut::Torn, Cut::Garbled];
-const OF_NAMES: [Cut; 5] = [Cut::None, Cut::All, Cut::All, Cut::Prefix, Cut::Subset];
-const SECTORS: [usize; 2] = [512, 4096];
+const CUTS: [Cut; 8] = {
+    use Cut::{All, AllButFailed, Garbled, None, Prefix, Subset, Suffix, Torn};
+    [None, All, AllButFailed, Prefix, Suffix, Subset, Torn, Garbled]
+};
+
+/// A random cut of bytes, and of names.
+pub fn cut(rng: &mut Rng) -> (Cut, Cut) {
+    (CUTS[rng.usize(..CUTS.len())], CUTS[rng.usize(..CUTS.len())])
+}
 
 impl Disk {
     /// A disk whose folder had these files, and all that these calls have done.
     pub fn new<'a>(folder: &str, start: &Image, calls: impl IntoIterator<Item = &'a Call>) -> Disk {
         let mut disk = Disk { folder: folder.to_owned(), names: BTreeMap::new(), files: 0, done: Vec::new() };
         for (name, bytes) in start {
-            disk.add(name.clone(), (0, 0));
-            let file = disk.names[name];
-            disk.push(Change::Write { file, offset: 0, bytes: bytes.clone() }, (0, 0));
+            let file = disk.create(name.clone(), (0, 0));
+            disk.push(Change::Write { file, at: 0, bytes: bytes.clone() }, (0, 0));
         }
         disk.done.iter_mut().for_each(|done| done.synced = 0);
         calls.into_iter().for_each(|call| disk.apply(call));
@@ -103,59 +117,59 @@ impl Disk {
         let lines = (call.began, call.ended);
         match &*call.name {
             "openat" if call.has_flag("O_CREAT") || call.has_flag("O_TRUNC") => {
-                let Some(name) = self.name(&call.paths()[0]) else { return };
-                if !self.names.contains_key(&name) {
-                    self.add(name, lines);
-                } else if call.has_flag("O_TRUNC") {
-                    self.push(Change::Resize { file: self.names[&name], length: 0 }, lines);
+                let name = self.name(&call.path(0));
+                match self.names.get(&name) {
+                    None => drop(self.create(name, lines)),
+                    Some(file) if call.has_flag("O_TRUNC") => {
+                        self.push(Change::Resize { file: *file, length: 0 }, lines);
+                    }
+                    Some(_) => {}
                 }
             }
-            "pwrite64" | "pwritev" => {
-                let Some(file) = self.file(call) else { return };
-                let (offset, bytes) = (call.last_number(), call.bytes());
-                self.push(Change::Write { file, offset, bytes }, lines);
+            "pwrite64" => {
+                let (file, at, bytes) = (self.file(call), call.last_number(), call.bytes());
+                self.push(Change::Write { file, at, bytes }, lines);
             }
             "ftruncate" => {
-                let Some(file) = self.file(call) else { return };
-                self.push(Change::Resize { file, length: call.last_number() }, lines);
+                let (file, length) = (self.file(call), call.last_number());
+                self.push(Change::Resize { file, length }, lines);
             }
-            "link" | "linkat" | "rename" | "renameat" | "renameat2" => {
-                let [Some(from), Some(to)] = [0, 1].map(|at| self.name(&call.paths()[at])) else { return };
-                let file = self.names[&from];
-                self.names.insert(to.clone(), file);
-                if call.name.starts_with("link") {
-                    self.push(Change::Add { name: to, file }, lines);
-                } else {
-                    self.names.remove(&from);
-                    self.push(Change::Rename { from, to }, lines);
-                }
+            "linkat" => {
+                let file = self.file_at(&call.path(0));
+                self.give_name(self.name(&call.path(1)), file, lines);
             }
-            "unlink" | "unlinkat" => {
-                let Some(name) = self.name(&call.paths()[0]) else { return };
+            "unlink" => {
+                let name = self.name(&call.path(0));
                 self.names.remove(&name).expect("what is removed was there");
-                self.push(Change::Remove { name }, lines);
+                self.push(Change::Name { name, file: None }, lines);
             }
             "fsync" | "fdatasync" => self.sync(call),
             _ => {}
         }
     }
 
-    /// The name in the folder. `None` of the WAL's index: it is made anew after a crash.
-    fn name(&self, path: &str) -> Option<String> {
+    fn name(&self, path: &str) -> String {
         let name = path.strip_prefix(&self.folder).and_then(|rest| rest.strip_prefix('/'));
-        let name = name.expect("a path in the folder");
-        (!name.ends_with("-shm")).then(|| name.to_owned())
+        name.expect("a path in the folder").to_owned()
     }
 
-    fn file(&self, call: &Call) -> Option<usize> {
-        let name = self.name(call.descriptor())?;
-        Some(*self.names.get(&name).unwrap_or_else(|| panic!("a file without a name: {}", call.summary())))
+    fn file_at(&self, path: &str) -> usize {
+        *self.names.get(&self.name(path)).unwrap_or_else(|| panic!("a file without a name: {path}"))
     }
 
-    fn add(&mut self, name: String, lines: (usize, usize)) {
-        self.names.insert(name.clone(), self.files);
-        self.push(Change::Add { name, file: self.files }, lines);
+    fn file(&self, call: &Call) -> usize {
+        self.file_at(call.descriptor())
+    }
+
+    fn create(&mut self, name: String, lines: (usize, usize)) -> usize {
         self.files += 1;
+        self.give_name(name, self.files - 1, lines);
+        self.files - 1
+    }
+
+    fn give_name(&mut self, name: String, file: usize, lines: (usize, usize)) {
+        self.names.insert(name.clone(), file);
+        self.push(Change::Name { name, file: Some(file) }, lines);
     }
 
     fn push(&mut self, change: Change, (began, ended): (usize, usize)) {
@@ -163,7 +177,7 @@ impl Disk {
     }
 
     fn sync(&mut self, call: &Call) {
-        let file = if call.descriptor() == self.folder { None } else { self.file(call) };
+        let file = (call.descriptor() != self.folder).then(|| self.file(call));
         let is_its = |done: &&mut Done| done.change.file() == file && done.ended < call.began;
         for done in self.done.iter_mut().filter(is_its) {
             if call.result != Some(0) && file.is_some() {
@@ -187,17 +201,10 @@ impl Disk {
         for (done, fate) in done.iter().zip(fates(done, line, cut, rng)) {
             match (&done.change, fate) {
                 (_, Fate::Lost) => {}
-                (Change::Write { file, offset, bytes }, fate) => {
-                    write(&mut files[*file], *offset, bytes, fate, rng);
-                }
+                (Change::Write { file, at, bytes }, fate) => write(&mut files[*file], *at, bytes, fate, rng),
                 (Change::Resize { file, length }, _) => files[*file].resize(*length, 0),
-                (Change::Add { name, file }, _) => drop(names.insert(name, *file)),
-                (Change::Rename { from, to }, _) => {
-                    if let Some(file) = names.remove(from) {
-                        names.insert(to, file);
-                    }
-                }
-                (Change::Remove { name }, _) => drop(names.remove(name)),
+                (Change::Name { name, file: Some(file) }, _) => drop(names.insert(name, *file)),
+                (Change::Name { name, file: None }, _) => drop(names.remove(name)),
             }
         }
         names.into_iter().map(|(name, file)| (name.clone(), files[file].clone())).collect()
@@ -220,27 +227,28 @@ fn fates(done: &[Done], line: usize, (of_bytes, of_names): (Cut, Cut), rng: &mut
                 Cut::Suffix => place >= bound,
                 Cut::Subset | Cut::Torn => rng.bool(),
             };
-            fates[*at] = if is_kept { Fate::Kept } else { Fate::Lost };
-            if matches!(cut, Cut::Torn) {
-                fates[*at] = Fate::Torn(SECTORS[rng.usize(..2)]);
-            }
+            let is_write = matches!(done[*at].change, Change::Write { .. });
+            fates[*at] = match cut {
+                Cut::Torn if is_write => Fate::Torn(sector(rng)),
+                _ if is_kept => Fate::Kept,
+                _ => Fate::Lost,
+            };
         }
         if matches!(cut, Cut::Garbled) {
             // Often a file's first page, on which most depends.
-            let is_first = |at: &&usize| matches!(done[**at].change, Change::Write { offset: 0, .. });
-            let firsts: Vec<_> = open.iter().filter(is_first).copied().collect();
+            let is_first = |at: &usize| matches!(done[*at].change, Change::Write { at: 0, .. });
+            let firsts: Vec<_> = open.iter().copied().filter(is_first).collect();
             let among = if rng.bool() && !firsts.is_empty() { firsts } else { open };
             if let Some(at) = rng.choice(among) {
-                fates[at] = Fate::Garbled(SECTORS[rng.usize(..2)]);
+                fates[at] = Fate::Garbled(sector(rng));
             }
         }
     }
     fates
 }
 
-/// A random cut of bytes, and of names.
-pub fn cut(rng: &mut Rng) -> (Cut, Cut) {
-    (OF_BYTES[rng.usize(..OF_BYTES.len())], OF_NAMES[rng.usize(..OF_NAMES.len())])
+fn sector(rng: &mut Rng) -> usize {
+    if rng.bool() { 512 } else { 4096 }
 }
 
 impl Change {
@@ -248,31 +256,31 @@ impl Change {
     fn file(&self) -> Option<usize> {
         match self {
             Change::Write { file, .. } | Change::Resize { file, .. } => Some(*file),
-            Change::Add { .. } | Change::Rename { .. } | Change::Remove { .. } => None,
+            Change::Name { .. } => None,
         }
     }
 }
 
-fn write(file: &mut Vec<u8>, offset: usize, bytes: &[u8], fate: Fate, rng: &mut Rng) {
+fn write(file: &mut Vec<u8>, at: usize, bytes: &[u8], fate: Fate, rng: &mut Rng) {
+    let end = at + bytes.len();
     let sector = match fate {
         Fate::Torn(sector) | Fate::Garbled(sector) => sector,
-        Fate::Kept | Fate::Lost => usize::MAX,
+        Fate::Kept | Fate::Lost => end.max(1),
     };
-    let end = offset + bytes.len();
-    let mut start = offset;
-    let garbled = rng.usize(offset / sector..=end.saturating_sub(1).max(offset) / sector);
-    while start < end {
-        let stop = (start / sector).saturating_add(1).saturating_mul(sector).min(end);
-        let part = &bytes[start - offset..stop - offset];
+    let sectors = at / sector..end.div_ceil(sector);
+    let garbled = rng.choice(sectors.clone());
+    for number in sectors {
+        let start = (number * sector).max(at);
+        let part = &bytes[start - at..((number + 1) * sector).min(end) - at];
         match fate {
             Fate::Torn(_) if rng.bool() => {}
-            Fate::Garbled(_) if start / sector == garbled => {
-                let garbage: Vec<u8> = part.iter().map(|_| rng.u8(..)).collect();
-                put(file, start, &garbage);
+            Fate::Garbled(_)
+                if garbled == Some(number) && file.get(start..start + part.len()) != Some(part) =>
+            {
+                put(file, start, &part.iter().map(|_| rng.u8(..)).collect::<Vec<_>>());
             }
             _ => put(file, start, part),
         }
-        start = stop;
     }
     // The size may be there without the bytes.
     if matches!(fate, Fate::Torn(_)) && file.len() < end && rng.bool() {
@@ -280,13 +288,9 @@ fn write(file: &mut Vec<u8>, offset: usize, bytes: &[u8], fate: Fate, rng: &mut 
     }
 }
 
-fn put(file: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
-    if file.len() < offset {
-        file.resize(offset, 0);
-    }
-    let within = bytes.len().min(file.len() - offset);
-    file[offset..offset + within].copy_from_slice(&bytes[..within]);
-    file.extend_from_slice(&bytes[within..]);
+fn put(file: &mut Vec<u8>, at: usize, bytes: &[u8]) {
+    file.resize(file.len().max(at + bytes.len()), 0);
+    file[at..at + bytes.len()].copy_from_slice(bytes);
 }
 
 #[cfg(test)]
@@ -338,7 +342,6 @@ mod tests {
         assert_eq!(images(&[CREATE, FOLDER]), set(&["old "]));
         let link = "linkat(AT_FDCWD, \"/f/a\", AT_FDCWD, \"/f/b\", 0) = 0";
         assert_eq!(images(&[link, "unlink(\"/f/a\") = 0"]), set(&["old -", "old old", "- -", "- old"]));
-        assert_eq!(images(&["rename(\"/f/a\", \"/f/b\") = 0"]), set(&["old -", "- old"]));
         assert_eq!(images(&["ftruncate(3</f/a>, 1) = 0"]), set(&["old -", "o -"]));
     }
 
@@ -352,8 +355,7 @@ mod tests {
     fn an_fsync_covers_what_had_ended_before_it_began() {
         let begins = "pwrite64(3</f/a>, \"new\", 3, 0 <unfinished ...>";
         let trace = format!("7 {begins}\n8 {SYNC}\n7 <... pwrite64 resumed>) = 3\n");
-        let disk = disk(&trace);
-        let image = disk.image(100, (Cut::None, Cut::None), &mut Rng::with_seed(1));
+        let image = disk(&trace).image(100, (Cut::None, Cut::None), &mut Rng::with_seed(1));
         assert_eq!(image["a"], b"old");
     }
 }

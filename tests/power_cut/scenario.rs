@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufReader, Write};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -12,42 +14,57 @@ use fastrand::Rng;
 use memchr::memmem;
 
 use crate::common::{Folder, Hub, PATIENCE, Response, connect, has_data, parse_event, request};
-use crate::disk::{Cut, Disk, Image};
+use crate::disk::{self, Cut, Disk, Image};
 use crate::trace::{self, Call};
 
 /// The name of the journal's file.
 pub const JOURNAL: &str = "tabcast.db";
 
+/// What is in the folder, and what was known of it.
+#[derive(Clone, Default)]
+pub struct Left {
+    pub files: Image,
+    /// The marks of all messages that ever were acknowledged or shown, by their ids.
+    pub marks: BTreeMap<String, String>,
+    /// The ids of messages that were acknowledged or shown by now, and of positions to resume from.
+    pub known: BTreeSet<String>,
+}
+
 /// Hubs on one folder, and what is known of them so far.
-pub struct Scene {
+pub struct Scene<'a> {
     pub rng: Rng,
     /// How many scenes there were before this one.
     pub number: usize,
     /// How many messages the hubs keep.
     pub retention: usize,
+    /// What strace is to trace.
+    pub filter: String,
+    /// The program that the hubs run.
+    hub: &'a Path,
     folder: Folder,
-    record: Record,
+    /// What was there at first, with the marks of all messages so far.
+    left: Left,
+    /// In the order in which they began.
+    calls: Vec<Call>,
+    /// The first line of each hub.
+    starts: Vec<usize>,
+    /// The first line after which the power may be cut.
+    from: usize,
     /// How many lines the traces had so far.
     lines: usize,
     /// How many messages there are so far.
     count: usize,
 }
 
-/// What was done to a folder, and what was sent.
+/// All that was done to a folder, and all that was sent.
 pub struct Record {
-    pub folder: String,
-    /// The folder's files before the first call.
-    pub start: Image,
-    /// In the order in which they began.
-    pub calls: Vec<Call>,
-    /// The mark of each message that was acknowledged or shown, by its id.
-    pub marks: BTreeMap<String, String>,
-    /// The ids of the messages that were there before the first call.
-    pub kept: BTreeSet<String>,
-    /// The first line of each hub.
-    pub starts: Vec<usize>,
-    /// The first line after which the power may be cut.
-    pub from: usize,
+    left: Left,
+    calls: Vec<Call>,
+    disk: Disk,
+    /// What was sent, and on which line.
+    sightings: Vec<(usize, String)>,
+    /// Lines after which the power may be cut, of several kinds.
+    moments: Vec<Vec<usize>>,
 }
 
 /// A hub that strace watches, and that has a subscriber.
@@ -65,9 +82,14 @@ impl Drop for Running {
 }
 
 /// A message's text. It begins with its mark, `{key}/{size}`. It was published with that key if the mark
-/// begins with `k`.
+/// begins with `k`. Another mark is a text by itself.
 pub fn text(mark: &str) -> String {
-    format!("{mark} {}", "x".repeat(mark.split_once('/').unwrap().1.parse().unwrap()))
+    let size = mark.split_once('/').map(|(_, size)| size.parse().unwrap());
+    size.map_or_else(|| mark.to_owned(), |size| format!("{mark} {}", "x".repeat(size)))
+}
+
+fn mark_of(text: &str) -> String {
+    text.trim_end_matches('x').trim_end().to_owned()
 }
 
 /// The idempotency key that the message with this mark is published with.
@@ -80,46 +102,49 @@ pub fn publish(hub: SocketAddr, mark: &str) -> Option<String> {
     let key = key(mark).map(|key| format!("Idempotency-Key: {key}"));
     let headers: Vec<_> = ["Content-Type: text/plain"].into_iter().chain(key.as_deref()).collect();
     let mut connection = connect(hub).ok()?;
-    connection
-        .write_all(&request("POST /messages HTTP/1.1", hub, &headers, Some(text(mark).as_bytes())))
-        .ok()?;
+    let request = request("POST /messages HTTP/1.1", hub, &headers, Some(text(mark).as_bytes()));
+    connection.write_all(&request).ok()?;
     let response = Response::try_read(&mut BufReader::new(connection)).ok()?;
     (response.status == 201).then(|| response.json()["id"].as_str().unwrap().to_owned())
 }
 
-impl Scene {
-    /// An empty folder, or one with this journal.
-    pub fn new(rng: Rng, number: usize, journal: Option<Vec<u8>>) -> Scene {
-        let folder = Folder::new();
-        let mut record = Record {
-            folder: folder.path.to_str().unwrap().to_owned(),
-            start: Image::new(),
-            calls: Vec::new(),
-            marks: BTreeMap::new(),
-            kept: BTreeSet::new(),
-            starts: Vec::new(),
-            from: 0,
-        };
-        if let Some(journal) = journal {
-            std::fs::write(folder.file(JOURNAL), &journal).unwrap();
-            record.start.insert(JOURNAL.to_owned(), journal);
-            let db = rusqlite::Connection::open(folder.file(JOURNAL)).unwrap();
-            let mut select = db.prepare("SELECT id, data ->> '$' FROM messages").unwrap();
-            let rows = select.query_map([], |row| Ok((row.get(0)?, mark_of(&row.get::<_, String>(1)?))));
-            record.marks = rows.unwrap().map(Result::unwrap).collect();
-            record.kept = record.marks.keys().cloned().collect();
-        }
-        Scene { rng, number, retention: 100_000, folder, record, lines: 0, count: 0 }
-    }
+/// A new folder in memory, where there is such: then it does not matter how fast the disk is.
+pub fn new_folder() -> Folder {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let name = format!("tabcast-cut-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+    let path = Path::new("/dev/shm").join(name);
+    std::fs::create_dir(&path).map_or_else(|_| Folder::new(), |()| Folder { path })
+}
 
-    /// The path of the journal's file.
-    pub fn journal(&self) -> String {
-        self.folder.file(JOURNAL)
+impl Scene<'_> {
+    /// A folder where this is left, for hubs that run this program.
+    pub fn new(hub: &Path, left: Left, number: usize, rng: Rng) -> Scene<'_> {
+        let folder = new_folder();
+        for (name, bytes) in &left.files {
+            std::fs::write(folder.path.join(name), bytes).unwrap();
+        }
+        let (calls, starts, filter) = (Vec::new(), Vec::new(), trace::filter());
+        // Its marks are not those of the messages that are left.
+        let count = left.marks.len() * 100;
+        Scene {
+            rng,
+            number,
+            retention: 100_000,
+            filter,
+            hub,
+            folder,
+            left,
+            calls,
+            starts,
+            from: 0,
+            lines: 0,
+            count,
+        }
     }
 
     /// From now on the power may be cut.
     pub fn cuts_from_here(&mut self) {
-        self.record.from = self.lines;
+        self.from = self.lines;
     }
 
     /// The next hub, with a subscriber to all that is kept. `None` if it ended before it listened.
@@ -127,22 +152,23 @@ impl Scene {
         self.start_with(&[]).expect("the hub listens")
     }
 
-    /// The same with these options of strace's.
-    pub fn start_with(&mut self, options: &[&str]) -> Option<Running> {
+    /// The same with these faults, as strace(1) injects them.
+    pub fn start_with(&mut self, faults: &[&str]) -> Option<Running> {
         let installed = Command::new("strace").arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
         assert!(installed.is_ok_and(|status| status.success()), "this test needs strace");
-        self.record.starts.push(self.lines);
+        self.starts.push(self.lines);
         let trace = format!("{}.trace-{}", self.folder.path.display(), self.lines);
-        let mut command = Command::new("strace");
         // The hub is this process's child: with `-D` strace watches it from the side, and ends when it does.
-        // Everything but reads, which change nothing.
-        let calls = "trace=!read,pread64,recvfrom";
-        command
-            .args(["-D", "-f", "-q", "-y", "-s", "2000000", "-o", &trace, "-e", calls])
-            .args(options)
-            .arg("--");
-        command.args([env!("CARGO_BIN_EXE_tabcast"), "--listen", "127.0.0.1:0", "--hide-data", "--journal"]);
-        command.args([&self.journal(), "--retention-messages", &self.retention.to_string()]);
+        let mut command = Command::new("strace");
+        command.args(["-D", "-f", "-q", "-y", "-s", "2000000", "-o", &trace]);
+        // Faster, but then no signal is injected.
+        if !faults.iter().any(|fault| fault.contains(":signal=")) {
+            command.arg("--seccomp-bpf");
+        }
+        command.args(["-e", &self.filter]);
+        command.args(faults.iter().flat_map(|fault| ["-e".to_owned(), format!("inject={fault}")]));
+        command.arg("--").arg(self.hub).args(["--listen", "127.0.0.1:0", "--hide-data", "--journal"]);
+        command.args([&self.folder.file(JOURNAL), "--retention-messages", &self.retention.to_string()]);
         let mut hub = Hub::spawn(&mut command);
         let (sender, received) = channel();
         let listens = hub.listens();
@@ -184,25 +210,27 @@ impl Scene {
     fn publish_these(&mut self, on: &Running, marks: Vec<Vec<String>>) -> Vec<String> {
         let address = on.hub.address;
         let one = |marks: Vec<String>| {
-            let (mut ids, mut refused) = (Vec::new(), None);
+            let mut ids = Vec::new();
             for mark in marks {
                 match publish(address, &mark) {
                     Some(id) => ids.push((id, mark)),
-                    None => {
-                        refused = Some(mark);
-                        break;
-                    }
+                    None => return (ids, Some(mark)),
                 }
             }
-            (ids, refused)
+            (ids, None)
         };
         let published: Vec<_> = std::thread::scope(|scope| {
             let threads: Vec<_> = marks.into_iter().map(|marks| scope.spawn(|| one(marks))).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         let (ids, refused): (Vec<_>, Vec<_>) = published.into_iter().unzip();
-        ids.into_iter().flatten().for_each(|(id, mark)| self.record.note(id, mark));
+        ids.into_iter().flatten().for_each(|(id, mark)| self.note(id, mark));
         refused.into_iter().flatten().collect()
+    }
+
+    fn note(&mut self, id: String, mark: String) {
+        let before = self.left.marks.insert(id.clone(), mark.clone());
+        assert!(before.is_none_or(|before| before == mark), "{id} is two messages without any power cut");
     }
 
     /// Waits until the subscriber has got the last message.
@@ -232,21 +260,19 @@ impl Scene {
             assert!(Instant::now() < deadline, "the trace does not end");
             std::thread::sleep(Duration::from_millis(5));
         };
-        let calls = trace::parse(&trace, self.lines, &self.record.folder);
+        let calls = trace::parse(&trace, self.lines, self.folder.path.to_str().unwrap());
         self.lines += trace.lines().count();
-        let sightings = calls.iter().flat_map(sightings);
-        for sighting in sightings {
-            if let Sighting::Message { id, mark: Some(mark) } = sighting {
-                self.record.note(id, mark);
-            }
+        for (id, mark) in calls.iter().flat_map(sightings) {
+            mark.into_iter().for_each(|mark| self.note(id.clone(), mark));
         }
-        self.record.calls.extend(calls);
+        self.calls.extend(calls);
     }
 
     /// The record, once all hubs have ended.
     pub fn record(self) -> Record {
+        let disk = Disk::new(self.folder.path.to_str().unwrap(), &self.left.files, &self.calls);
         // Nothing is missing: by its calls, the folder is what it is.
-        let image = self.record.disk().image(self.lines, (Cut::All, Cut::All), &mut Rng::new());
+        let image = disk.image(self.lines, (Cut::All, Cut::All), &mut Rng::new());
         let files = std::fs::read_dir(&self.folder.path).unwrap().map(|entry| entry.unwrap());
         let files = files
             .map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap()));
@@ -254,58 +280,70 @@ impl Scene {
         let differs = |name: &&String| image.get(*name) != files.get(*name);
         let differing: Vec<_> = image.keys().chain(files.keys()).filter(differs).collect();
         assert!(differing.is_empty(), "{differing:?} are not what the calls have made of them");
-        self.record
+
+        let moments = self.moments(&disk);
+        let Scene { left, calls, .. } = self;
+        let sightings = calls
+            .iter()
+            .flat_map(|call| sightings(call).into_iter().map(|(id, _)| (call.began, id)))
+            .collect();
+        Record { left, calls, disk, sightings, moments }
+    }
+
+    /// Any lines on which a call began or ended; those on which something was sent while something else was
+    /// not durable; those of a hub that has not sent anything yet; and those between an fsync that failed and
+    /// the start of the next hub.
+    fn moments(&self, disk: &Disk) -> Vec<Vec<usize>> {
+        let lines = self.calls.iter().flat_map(|call| [call.began, call.ended]);
+        let any: Vec<_> = lines.filter(|line| (self.from..usize::MAX).contains(line)).collect();
+        let between = |from, until| any.iter().copied().filter(move |line| (from..until).contains(line));
+        let sends: Vec<_> = self.calls.iter().filter(|call| call.is_send()).map(|call| call.began).collect();
+        let next = |lines: &[usize], from| lines.iter().copied().find(|line| *line > from);
+        let until = |lines, from| between(from, next(lines, from).unwrap_or(usize::MAX));
+        let failed = self.calls.iter().filter(|call| call.is_sync() && call.result != Some(0));
+        let starting = self.starts.iter().flat_map(|start| until(&sends, *start)).collect();
+        let after_failure = failed.flat_map(|call| until(&self.starts, call.ended)).collect();
+        let sent = sends.iter().copied().filter(|line| *line >= self.from && !disk.is_clean(*line)).collect();
+        vec![any, sent, starting, after_failure]
     }
 }
 
 impl Record {
-    fn note(&mut self, id: String, mark: String) {
-        let before = self.marks.insert(id.clone(), mark.clone());
-        assert!(before.is_none_or(|before| before == mark), "{id} is two messages without any power cut");
-    }
-
-    /// The disk with all that the calls have done.
-    pub fn disk(&self) -> Disk {
-        Disk::new(&self.folder, &self.start, &self.calls)
+    /// What a power cut at a moment of this kind leaves, and a line on how it came about. `None` if there is
+    /// no such moment.
+    pub fn cut(&self, kind: usize, rng: &mut Rng) -> Option<(Left, String)> {
+        let kinds = self.moments.len();
+        let line = rng.choice(&self.moments[kind % kinds]).copied()?;
+        let cut = disk::cut(rng);
+        let mut left = Left { files: self.disk.image(line, cut, rng), ..self.left.clone() };
+        let seen = self.sightings.iter().filter(|(at, _)| *at <= line).map(|(_, id)| id.clone());
+        left.known.extend(seen);
+        let before: Vec<_> = self.calls.iter().filter(|call| call.began <= line).collect();
+        let last = before.iter().skip(before.len().saturating_sub(6));
+        let last: String = last.map(|call| format!("\n    {}", call.summary())).collect();
+        let files: Vec<_> = left.files.iter().map(|(name, bytes)| (name, bytes.len())).collect();
+        let how = format!("{cut:?}: {files:?}\n  call {} of {}:{last}", before.len(), self.calls.len());
+        Some((left, how))
     }
 }
 
-/// What somebody is sent of the journal.
-pub enum Sighting {
-    /// A message, acknowledged or shown. Only an event says its mark.
-    Message { id: String, mark: Option<String> },
-    /// A position to resume from.
-    Position { id: String },
-}
-
-/// What is in the bytes that the call sends.
-pub fn sightings(call: &Call) -> Vec<Sighting> {
-    let mut found = Vec::new();
+/// The ids of messages and positions in the bytes that the call sends, with the mark of a message that is
+/// shown.
+fn sightings(call: &Call) -> Vec<(String, Option<String>)> {
     if !call.is_send() {
-        return found;
+        return Vec::new();
     }
-    let bytes = call.strings().concat();
+    let bytes = call.bytes();
     let after = |mark: &'static [u8]| {
-        let bytes = &bytes;
-        memmem::find_iter(bytes, mark)
-            .map(move |at| String::from_utf8_lossy(&bytes[at + mark.len()..]).into_owned())
+        memmem::find_iter(&bytes, mark).map(|at| String::from_utf8_lossy(&bytes[at + mark.len()..]))
     };
-    let until = |text: &str, end: char| text.split(end).next().unwrap().to_owned();
-    found.extend(after(b"\"id\":\"").map(|rest| Sighting::Message { id: until(&rest, '"'), mark: None }));
+    let until = |text: &str, end: &str| text.split(end).next().unwrap().to_owned();
+    let mut found: Vec<_> = after(b"\"id\":\"").map(|rest| (until(&rest, "\""), None)).collect();
     found.extend(after(b"\nid: ").map(|rest| {
-        let block = rest.split("\n\n").next().unwrap();
-        let id = until(block, '\n');
-        match block.split_once("\ndata: ") {
-            // The hub's own events, such as that of a gap, have the id of a position.
-            Some((head, data)) if !head.contains("\nevent: tabcast:") => {
-                Sighting::Message { id, mark: Some(mark_of(data)) }
-            }
-            _ => Sighting::Position { id },
-        }
+        let block = until(&rest, "\n\n");
+        // The hub's own events, such as that of a gap, have the id of a position.
+        let shown = block.split_once("\ndata: ").filter(|(head, _)| !head.contains("\nevent: tabcast:"));
+        (until(&block, "\n"), shown.map(|(_, data)| mark_of(data)))
     }));
     found
-}
-
-fn mark_of(text: &str) -> String {
-    text.split(' ').next().unwrap().to_owned()
 }
