@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::process::Command;
 
-use tabcast::journal::{Append, Appended, Channels, Journal, Key, PageLimit, Place};
+use tabcast::journal::{Append, Appended, Channels, Journal, JournalError, Key, PageLimit, Place};
 use tabcast::limits::{Budget, Network};
 use tabcast::message::{ChannelName, Data, Draft, EventName, IdempotencyKey};
 
@@ -48,14 +48,12 @@ pub fn judge(left: &Left, retention: usize, by: By) -> Vec<Violation> {
         std::fs::write(folder.path.join(name), bytes).unwrap();
     }
     let journal = folder.file(JOURNAL);
-    let with_key = left.known.iter().filter_map(|id| left.marks.get_key_value(id));
-    let with_key: Vec<_> = with_key.filter(|(_, mark)| key(mark).is_some()).collect();
     let answers = match by {
-        By::Library => by_library(&journal, retention, left, &with_key),
-        By::Binary => by_binary(&journal, retention, &with_key),
+        By::Library => by_library(&journal, retention, left),
+        By::Binary => by_binary(&journal, retention, left),
     };
     let mut violations = match answers {
-        Ok(answers) => check(&answers, left, retention, &with_key),
+        Ok(answers) => check(&answers, left, retention),
         Err(error) => vec![("refused", error)],
     };
     for entry in std::fs::read_dir(&folder.path).unwrap() {
@@ -76,12 +74,13 @@ fn sequence(id: &str) -> usize {
     id.split_once('-').expect("an id has two parts").1.parse().unwrap()
 }
 
-fn check(
-    answers: &Answers,
-    left: &Left,
-    retention: usize,
-    with_key: &[(&String, &String)],
-) -> Vec<Violation> {
+/// The id and the mark of each known message that has a key.
+fn with_key(left: &Left) -> impl Iterator<Item = (&String, &String)> {
+    let messages = left.known.iter().filter_map(|id| left.marks.get_key_value(id));
+    messages.filter(|(_, mark)| key(mark).is_some())
+}
+
+fn check(answers: &Answers, left: &Left, retention: usize) -> Vec<Violation> {
     let Answers { messages, gone, retried, new } = answers;
     let mut violations = Vec::new();
     if let Some(pair) = messages.windows(2).find(|pair| sequence(&pair[0].0) >= sequence(&pair[1].0)) {
@@ -107,7 +106,7 @@ fn check(
     for id in gone.iter().filter(|id| !is_dropped(id)) {
         violations.push(("not resumed from", format!("{id}, the newest is {head}")));
     }
-    for ((id, mark), retried) in with_key.iter().zip(retried).filter(|((id, _), retried)| id != retried) {
+    for ((id, mark), retried) in with_key(left).zip(retried).filter(|((id, _), retried)| id != retried) {
         violations.push(("key forgotten", format!("{mark} was {id}, its retry is {retried}")));
     }
     // Nor does it come before what was seen.
@@ -117,29 +116,20 @@ fn check(
     violations
 }
 
-fn by_library(
-    path: &str,
-    retention: usize,
-    left: &Left,
-    with_key: &[(&String, &String)],
-) -> Result<Answers, String> {
+fn by_library(path: &str, retention: usize, left: &Left) -> Result<Answers, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let mut options = tabcast::Options::default().journal;
     options.journal = Place::File(path.into());
     options.retention_messages = retention;
     let (journal, _committed) = options.open(&Budget::unlimited()).map_err(|error| error.to_string())?;
-    let is_gone = |id: &&String| journal.position(id.parse().expect("an id")).is_none();
-    let gone = left.known.iter().filter(is_gone).cloned().collect();
-    let answers = runtime.block_on(ask(&journal, with_key));
+    let answers = runtime.block_on(ask(&journal, left));
     let failure = || journal.failure().borrow().as_ref().map(ToString::to_string);
-    let answers = answers.map_err(|error| format!("{error}: {:?}", failure()))?;
-    Ok(Answers { gone, ..answers })
+    answers.map_err(|error| format!("{error}: {:?}", failure()))
 }
 
-async fn ask(
-    journal: &Journal,
-    with_key: &[(&String, &String)],
-) -> Result<Answers, tabcast::journal::JournalError> {
+async fn ask(journal: &Journal, left: &Left) -> Result<Answers, JournalError> {
+    let is_gone = |id: &&String| journal.position(id.parse().expect("an id")).is_none();
+    let gone = left.known.iter().filter(is_gone).cloned().collect();
     let limit = PageLimit { messages: 1_000, bytes: usize::MAX };
     let channels = Channels::new(CHANNELS.map(|channel| ChannelName::parse(channel, 9).unwrap()));
     let (mut messages, mut position) = (Vec::new(), 0);
@@ -165,7 +155,7 @@ async fn ask(
             text: IdempotencyKey::parse(key).unwrap(),
         }),
     };
-    let marks = with_key.iter().map(|(_, mark)| mark.as_str()).chain([NEW]);
+    let marks = with_key(left).map(|(_, mark)| mark.as_str()).chain([NEW]);
     let appended = journal.append(marks.map(append).collect()).await?;
     let id = |appended| match appended {
         Appended::New(receipt) | Appended::Repeated(receipt) => receipt.id.to_string(),
@@ -173,10 +163,10 @@ async fn ask(
     };
     let mut retried: Vec<_> = appended.into_iter().map(id).collect();
     let new = retried.pop().unwrap();
-    Ok(Answers { messages, gone: Vec::new(), retried, new })
+    Ok(Answers { messages, gone, retried, new })
 }
 
-fn by_binary(path: &str, retention: usize, with_key: &[(&String, &String)]) -> Result<Answers, String> {
+fn by_binary(path: &str, retention: usize, left: &Left) -> Result<Answers, String> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tabcast"));
     command.args(["--listen", "127.0.0.1:0", "--hide-data", "--journal", path, "--retention-messages"]);
     let mut hub = Hub::spawn(command.arg(retention.to_string()));
@@ -187,7 +177,7 @@ fn by_binary(path: &str, retention: usize, with_key: &[(&String, &String)]) -> R
     let messages = hub.history(&format!("?channel={}", CHANNELS.join("&channel=")));
     let messages = messages.iter().map(|message| (text(&message["id"]), text(&message["data"]))).collect();
     let publish = |mark: &str| publish(hub.address, mark).ok_or_else(|| hub.log().join("\n"));
-    let retried = with_key.iter().map(|(_, mark)| publish(mark)).collect::<Result<_, _>>()?;
+    let retried = with_key(left).map(|(_, mark)| publish(mark)).collect::<Result<_, _>>()?;
     let new = publish(NEW)?;
     hub.end("TERM");
     Ok(Answers { messages, gone: Vec::new(), retried, new })
