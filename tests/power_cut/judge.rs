@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::process::Command;
 
-use tabcast::journal::{Append, Appended, Channels, Journal, JournalError, Key, PageLimit, Place};
+use tabcast::journal::{Append, Appended, Channels, Journal, JournalError, Key, OpenError, PageLimit, Place};
 use tabcast::limits::{Budget, Network};
 use tabcast::message::{ChannelName, Data, Draft, EventName, IdempotencyKey};
 
@@ -121,7 +121,13 @@ fn by_library(path: &str, retention: usize, left: &Left) -> Result<Answers, Stri
     let mut options = tabcast::Options::default().journal;
     options.journal = Place::File(path.into());
     options.retention_messages = retention;
-    let (journal, _committed) = options.open(&Budget::unlimited()).map_err(|error| error.to_string())?;
+    let open = || options.open(&Budget::unlimited());
+    let mut opened = open();
+    // A process that another thread starts has the descriptor of a lock until it is executed.
+    while matches!(opened, Err(OpenError::InUse)) {
+        opened = open();
+    }
+    let (journal, _committed) = opened.map_err(|error| error.to_string())?;
     let answers = runtime.block_on(ask(&journal, left));
     let failure = || journal.failure().borrow().as_ref().map(ToString::to_string);
     answers.map_err(|error| format!("{error}: {:?}", failure()))
