@@ -328,6 +328,8 @@ pub(super) fn create(
         sync_folder(path).map_err(OpenError::Io)
     });
     remove_copy(path);
+    // A process that is being forked keeps the descriptor for a moment.
+    let _ = file.unlock();
     result
 }
 

@@ -2,7 +2,7 @@
 //!
 //! What is first written to a WAL that begins anew is a new mark, beside the mark before it, which the file
 //! has by then, as it has all messages up to there. So a file belongs to a WAL if it has one of the WAL's two
-//! marks, and those messages.
+//! marks, and those messages. If it has not those, what the two are together decides.
 
 use std::path::Path;
 
@@ -53,8 +53,9 @@ impl Alone {
             Ok((marks, row.get::<_, u64>(2)?, row.get::<_, i64>(3)?))
         });
         let (marks, head, schema) = link?;
-        let belongs = marks.contains(&self.mark) && self.head >= head;
-        Ok(belongs && (self.schema == schema || is_whole(db)))
+        // While the WAL is copied to the file, the file may seem to have less.
+        let is_sure = self.head >= head && self.schema == schema;
+        Ok(marks.contains(&self.mark) && (is_sure || is_whole(db)))
     }
 }
 
