@@ -99,7 +99,7 @@ impl Readers {
             // Moved in here: the query goes on even if the caller stops waiting.
             let _turn = turn;
             let _inside = readers.shared.gate().enter();
-            // There is one for each turn, until the journal is closed.
+            // There is one for each turn, unless another program keeps the file from being opened anew.
             let db = readers.idle().pop().ok_or(None)?;
             let result = query(&readers, &db).map_err(|error| Some(Fault::from(error)));
             readers.idle().push(db);
@@ -107,7 +107,7 @@ impl Readers {
         });
         match result.await {
             Ok(Ok(value)) => Ok(value),
-            Ok(Err(None)) => Err(JournalError::Failed),
+            Ok(Err(None)) => Err(UNAVAILABLE),
             Ok(Err(Some(fault))) if fault.is_busy() => {
                 tracing::error!(error = %fault, "another program keeps the journal from being read");
                 Err(UNAVAILABLE)

@@ -33,7 +33,7 @@ const MOST_PAGES: i64 = 8_000;
 
 /// How long publishers wait then. Lower: the log grows further under long queries. Higher: of no use, as no
 /// query takes longer.
-pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(10);
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 /// How long publishers wait for the hub's own queries before that. Lower: most queries need longer. Higher:
 /// publishers notice.

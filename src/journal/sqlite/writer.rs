@@ -16,7 +16,7 @@ use super::place::Place;
 use super::reader::Readers;
 use super::row;
 use super::shared::{Shared, UNAVAILABLE};
-use super::wal::{BUSY_TIMEOUT, LONGEST_WAIT, Wal};
+use super::wal::{BUSY_TIMEOUT, Wal};
 use crate::journal::clock::Clock;
 use crate::journal::committed::Announcer;
 use crate::journal::entry::{Append, Appended, Batch, Entry, JournalError};
@@ -68,6 +68,8 @@ pub(super) struct Writer {
     pub(super) wal: Wal,
     /// The most bytes that were written since the pages were counted and the WAL's length was looked at.
     pub(super) unchecked: u64,
+    /// Whether `db` is the file, and there are connections to read it.
+    is_open: bool,
     /// Since when a lock is taken that the writer needs. An append that succeeds ends it.
     locked_since: Option<Instant>,
 }
@@ -108,6 +110,7 @@ impl Writer {
             pages,
             wal,
             unchecked: 0,
+            is_open: true,
             locked_since: None,
         };
         writer.limit_count();
@@ -147,7 +150,7 @@ impl Writer {
             is_sweeping = self.maintain_until_failure().ok()?;
         }
         // Copies the WAL to the file, so that one file is left. If that fails, the two files are the journal.
-        self.shared.failure().borrow().is_none().then(|| {
+        (self.is_open && self.shared.failure().borrow().is_none()).then(|| {
             let _ = Wal::remove(&self.db);
             self.db
         })
@@ -157,8 +160,11 @@ impl Writer {
     fn maintain_until_failure(&mut self) -> Result<bool, JournalError> {
         self.check_place()?;
         let since = self.locked_since.into_iter().chain(self.wal.locked_since()).min();
-        if since.is_some_and(|since| since.elapsed() >= LOCK_PATIENCE) {
+        if !self.is_open || since.is_some_and(|since| since.elapsed() >= LOCK_PATIENCE) {
             self.open_anew()?;
+        }
+        if !self.is_open {
+            return Ok(false);
         }
         let begun = Instant::now();
         let result = self.maintain();
@@ -174,22 +180,31 @@ impl Writer {
     }
 
     /// Opens all connections anew, once no query runs. A lock that SQLite could not release counts as taken
-    /// until the process has closed its last connection.
+    /// until the process has closed its last connection. If it is another program's after all, there are no
+    /// connections until it is gone.
     fn open_anew(&mut self) -> Result<(), JournalError> {
         let shared = Arc::clone(&self.shared);
-        let Some(_closed) = shared.gate().close(LONGEST_WAIT) else { return Ok(()) };
-        tracing::warn!("a lock on the journal has been taken for long; opening the journal anew");
+        let Some(_closed) = shared.gate().close(BUSY_TIMEOUT) else { return Ok(()) };
+        if self.is_open {
+            tracing::warn!("a lock on the journal has been taken for long; opening the journal anew");
+        }
+        self.is_open = false;
         let opened = self.readers.open_anew(&self.path, || {
             self.db = Connection::open_in_memory()?;
             self.db = file::connect_writer(&self.path)?;
             self.wal = Wal::of(&self.db)?;
             Ok(())
         });
-        self.locked_since = None;
-        opened.map_err(Fault::from).map_err(|fault| {
-            shared
-                .fail(format!("can't open the journal anew, after a lock on it was taken for long: {fault}"))
-        })
+        match opened.map_err(Fault::from) {
+            Ok(()) => {
+                (self.is_open, self.locked_since) = (true, None);
+                Ok(())
+            }
+            Err(fault) if fault.is_passing() => Ok(()),
+            Err(fault) => Err(shared.fail(format!(
+                "can't open the journal anew, after a lock on it was taken for long: {fault}"
+            ))),
+        }
     }
 
     /// Fails if the file or its WAL was deleted, moved or replaced: what would be written to it could not be
@@ -204,6 +219,9 @@ impl Writer {
 
     /// Commits the batch, and announces its new messages. They are on the disk once this returns `Ok`.
     fn append(&mut self, batch: Vec<Append>) -> Result<Vec<Appended>, JournalError> {
+        if !self.is_open {
+            return Err(UNAVAILABLE);
+        }
         // Who comes later does not wait for the same lock as long.
         let is_locked_out = self.locked_since.is_some();
         let _ = self.db.busy_timeout(if is_locked_out { Duration::ZERO } else { BUSY_TIMEOUT });
