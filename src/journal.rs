@@ -6,6 +6,7 @@ mod clock;
 mod committed;
 mod entry;
 mod epochs;
+mod index;
 mod keys;
 mod memory;
 mod page;

@@ -30,9 +30,12 @@ fn greatest_sizes(site: &Site, work: impl FnOnce()) -> (u64, u64, u64) {
             }
             greatest
         });
-        work();
+        let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        // The watch has to end if the work fails.
         done.store(true, Ordering::Relaxed);
-        watch.join().unwrap()
+        let greatest = watch.join().unwrap();
+        worked.unwrap();
+        greatest
     })
 }
 

@@ -3,7 +3,6 @@
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use tokio::sync::watch;
-use tokio::task::yield_now;
 
 use super::clock::{Clock, Moment};
 use super::committed::Announcer;
@@ -37,7 +36,7 @@ impl Memory {
     /// An empty journal with a new epoch. `retention.age` is ignored.
     pub(super) fn new(retention: Retention, keys: KeyLimits, announcer: Announcer) -> Self {
         let limit = RecentLimit { messages: retention.messages, bytes: retention.bytes };
-        let stored = RwLock::new(Stored { recent: Recent::new(limit, 0), keys: Keys::new(keys) });
+        let stored = RwLock::new(Stored { recent: Recent::new(limit, 0, false), keys: Keys::new(keys) });
         // Half of the runtime's threads: the others go on publishing and sending.
         let at_once = std::thread::available_parallelism().map_or(1, |threads| threads.get().div_ceil(2));
         let (turns, failure) = (Turns::new(at_once), watch::Sender::new(None));
@@ -106,15 +105,9 @@ impl Memory {
         channels: &Channels,
         reader: Option<Network>,
     ) -> Result<u64, JournalError> {
-        let mut newest = self.stored().recent.newest(count);
-        loop {
-            let turn = self.turns.take(reader).await;
-            let is_over = !self.stored().recent.search(&mut newest, channels);
-            drop(turn);
-            if is_over {
-                return Ok(newest.position);
-            }
-            yield_now().await;
-        }
+        let _turn = self.turns.take(reader).await;
+        let stored = self.stored();
+        let first = stored.recent.index().first_of_newest(count, stored.recent.earliest(), channels);
+        Ok(first.map_or(stored.recent.head(), |(first, _)| first - 1))
     }
 }

@@ -62,50 +62,41 @@ impl Page {
     }
 }
 
-/// The most messages looked at in one step. Higher: a read of a quiet channel holds a lock, or a thread,
-/// longer, while it skips messages of other channels. Lower: such a read needs more steps.
-pub(super) const SCAN: usize = 4096;
-
 /// A page that is built message by message.
 #[derive(Debug)]
 pub(super) struct PageBuilder {
     limit: PageLimit,
     entries: Vec<Arc<Entry>>,
     bytes: usize,
-    seen: usize,
     through: u64,
 }
 
 impl PageBuilder {
     pub(super) fn new(position: u64, limit: PageLimit) -> Self {
-        PageBuilder { limit, entries: Vec::new(), bytes: 0, seen: 0, through: position }
+        PageBuilder { limit, entries: Vec::new(), bytes: 0, through: position }
     }
 
-    /// Whether the page can take one more message of this weight, 0 if it is on another channel. The first
-    /// message is taken whatever its weight.
+    /// Whether the page can take one more message of this weight. The first message is taken whatever its
+    /// weight.
     pub(super) fn can_take(&self, weight: usize) -> bool {
         let is_full =
             self.entries.len() == self.limit.messages || self.bytes.saturating_add(weight) > self.limit.bytes;
-        self.seen < SCAN && (weight == 0 || !is_full || self.entries.is_empty())
+        !is_full || self.entries.is_empty()
     }
 
-    /// Adds the message at `sequence`, which the page can take. `entry` is `None` if the message is on
-    /// another channel.
-    pub(super) fn add(&mut self, sequence: u64, entry: Option<Arc<Entry>>) {
-        if let Some(entry) = entry {
-            self.bytes += entry.weight();
-            self.entries.push(entry);
-        }
-        self.seen += 1;
+    /// Adds the message at `sequence`, which the page can take.
+    pub(super) fn add(&mut self, sequence: u64, entry: Arc<Entry>) {
+        self.bytes += entry.weight();
+        self.entries.push(entry);
         self.through = sequence;
     }
 
-    /// Whether no message on the channels was added yet.
+    /// Whether no message was added yet.
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Records that every message up to `head` was added.
+    /// Records that every message on the channels up to `head` was added.
     pub(super) fn reached(&mut self, head: u64) {
         self.through = self.through.max(head);
     }

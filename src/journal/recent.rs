@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::entry::Entry;
-use super::page::{Channels, Page, PageBuilder, PageLimit, SCAN};
+use super::index::Index;
+use super::page::{Channels, Page, PageBuilder, PageLimit};
 use crate::message::Time;
 
 /// The limits of the messages a journal keeps. The oldest are dropped to stay within each limit.
@@ -27,6 +28,9 @@ pub(super) struct Recent {
     entries: VecDeque<Arc<Entry>>,
     bytes: usize,
     head: u64,
+    index: Index,
+    /// Whether messages are kept elsewhere once they are no longer held, and so stay in the index.
+    are_kept: bool,
 }
 
 /// The limits of [`Recent`].
@@ -38,21 +42,11 @@ pub(super) struct RecentLimit {
     pub(super) bytes: usize,
 }
 
-/// A search for the newest messages on some channels, from the head down.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Newest {
-    /// How many more messages are looked for.
-    pub(super) left: usize,
-    /// The position before the messages found so far.
-    pub(super) position: u64,
-    /// Every message after this sequence was looked at.
-    searched: u64,
-}
-
 impl Recent {
-    /// No messages yet. The first one pushed must have the sequence `head + 1`.
-    pub(super) fn new(limit: RecentLimit, head: u64) -> Self {
-        Recent { limit, entries: VecDeque::new(), bytes: 0, head }
+    /// No messages yet. The first one pushed must have the sequence `head + 1`. `are_kept`: messages that are
+    /// no longer held are kept elsewhere, and stay in the index.
+    pub(super) fn new(limit: RecentLimit, head: u64, are_kept: bool) -> Self {
+        Recent { limit, entries: VecDeque::new(), bytes: 0, head, index: Index::new(head + 1), are_kept }
     }
 
     /// The sequence of the last message pushed, or the `head` given to `new`.
@@ -75,6 +69,7 @@ impl Recent {
         debug_assert_eq!(entry.message.id.sequence, self.head + 1, "a hole");
         self.head += 1;
         self.bytes += entry.weight();
+        self.index.push(&entry.message.channel, self.head);
         self.entries.push_back(entry);
         // The newest message stays whatever its weight: it was accepted, and subscribers have yet to read it.
         while self.entries.len() > 1
@@ -94,6 +89,9 @@ impl Recent {
     fn pop(&mut self) {
         if let Some(entry) = self.entries.pop_front() {
             self.bytes -= entry.weight();
+            if !self.are_kept {
+                self.index.remove(&entry.message.channel, entry.message.id.sequence);
+            }
         }
     }
 
@@ -103,37 +101,25 @@ impl Recent {
         let (head, earliest) = (self.head, self.earliest());
         let start = position.max(earliest - 1);
         let mut page = PageBuilder::new(start, limit);
-        let read = usize::try_from(start + 1 - earliest).unwrap_or(usize::MAX).min(self.entries.len());
-        for entry in self.entries.range(read..) {
-            let wanted = channels.contains(&entry.message.channel);
-            if !page.can_take(if wanted { entry.weight() } else { 0 }) {
-                break;
+        for sequence in self.index.after(start, channels) {
+            let place = usize::try_from(sequence - earliest).unwrap_or(usize::MAX);
+            let Some(entry) = self.entries.get(place) else { break };
+            if !page.can_take(entry.weight()) {
+                return page.finish(head, earliest);
             }
-            page.add(entry.message.id.sequence, wanted.then(|| Arc::clone(entry)));
+            page.add(sequence, Arc::clone(entry));
         }
+        page.reached(head);
         page.finish(head, earliest)
     }
 
-    /// A search for the newest `count` messages on some channels.
-    pub(super) fn newest(&self, count: usize) -> Newest {
-        Newest { left: count, position: self.head, searched: self.head }
+    /// Which messages are on which channel, of those held and maybe of earlier ones.
+    pub(super) fn index(&self) -> &Index {
+        &self.index
     }
 
-    /// Goes on with the search, for at most [`SCAN`] messages. Returns whether there are more messages to
-    /// look at.
-    pub(super) fn search(&self, newest: &mut Newest, channels: &Channels) -> bool {
-        let end =
-            usize::try_from((newest.searched + 1).saturating_sub(self.earliest())).unwrap_or(usize::MAX);
-        for entry in self.entries.range(..end.min(self.entries.len())).rev().take(SCAN) {
-            if newest.left == 0 {
-                break;
-            }
-            newest.searched = entry.message.id.sequence - 1;
-            if channels.contains(&entry.message.channel) {
-                newest.left -= 1;
-                newest.position = newest.searched;
-            }
-        }
-        newest.left > 0 && newest.searched >= self.earliest()
+    /// The same, for a journal that keeps messages which are no longer held.
+    pub(super) fn index_mut(&mut self) -> &mut Index {
+        &mut self.index
     }
 }

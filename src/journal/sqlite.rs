@@ -38,7 +38,7 @@ use super::keys::KeyLimits;
 use super::page::{Channels, Page, PageLimit};
 use super::recent::{Recent, RecentLimit, Retention};
 use crate::limits::{Budget, Network};
-use reader::Readers;
+use reader::{Readers, Wanted};
 use shared::Shared;
 use writer::{Job, Writer};
 
@@ -73,7 +73,7 @@ impl Sqlite {
         let (head, earliest) = (opened.state.head, opened.state.earliest);
         let epochs = Arc::new(Epochs::begin(std::mem::take(&mut opened.state.epochs), head));
         let limit = RecentLimit { messages: RECENT.messages.min(retention.messages), ..RECENT };
-        let shared = Arc::new(Shared::new(Recent::new(limit, head), earliest));
+        let shared = Arc::new(Shared::new(Recent::new(limit, head, true), earliest));
         let readers =
             Readers::open(&opened.path, Arc::clone(&epochs), Arc::clone(&shared), lock, budget.clone())?;
         let readers = Arc::new(readers);
@@ -112,31 +112,47 @@ impl Sqlite {
         limit: PageLimit,
         reader: Option<Network>,
     ) -> Result<Page, JournalError> {
-        {
-            let recent = self.shared.recent();
-            if position + 1 >= recent.earliest() {
-                let page = recent.read(position, channels, limit);
-                return Ok(Page { earliest: self.shared.earliest(), ..page });
+        loop {
+            let wanted = {
+                let recent = self.shared.recent();
+                let earliest = self.shared.earliest();
+                let start = position.max(earliest - 1);
+                let first = recent.index().after(start, channels).next();
+                let covers = recent.index().from() <= start + 1;
+                if start + 1 >= recent.earliest()
+                    || covers && first.is_none_or(|first| first >= recent.earliest())
+                {
+                    let page = recent.read(position, channels, limit);
+                    return Ok(Page { earliest, ..page });
+                }
+                let sequences = || recent.index().after(start, channels).take(limit.messages).collect();
+                covers.then(|| Wanted { position, sequences: sequences(), head: recent.head() })
+            };
+            match wanted {
+                Some(wanted) => return self.readers.page(wanted, limit, reader).await,
+                None => self.readers.complete_index().await?,
             }
         }
-        self.readers.page(position, channels, limit, reader).await
     }
 
     pub(super) async fn position_before_newest(
         &self,
         count: usize,
         channels: &Channels,
-        reader: Option<Network>,
+        _reader: Option<Network>,
     ) -> Result<u64, JournalError> {
-        {
-            let recent = self.shared.recent();
-            let mut newest = recent.newest(count);
-            while recent.search(&mut newest, channels) {}
-            if newest.left == 0 || recent.earliest() <= self.shared.earliest() {
-                return Ok(newest.position);
+        loop {
+            {
+                let recent = self.shared.recent();
+                let earliest = self.shared.earliest();
+                let first = recent.index().first_of_newest(count, earliest, channels);
+                let found = first.map_or(0, |(_, found)| found);
+                if found == count || recent.index().from() <= earliest {
+                    return Ok(first.map_or(recent.head(), |(first, _)| first - 1));
+                }
             }
+            self.readers.complete_index().await?;
         }
-        self.readers.position_before_newest(count, channels, reader).await
     }
 }
 

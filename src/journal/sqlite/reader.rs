@@ -12,12 +12,22 @@ use super::row::{self, channel};
 use super::shared::{Shared, UNAVAILABLE};
 use crate::journal::entry::{Entry, JournalError};
 use crate::journal::epochs::Epochs;
-use crate::journal::page::{Channels, Page, PageBuilder, PageLimit};
+use crate::journal::index::Index;
+use crate::journal::page::{Page, PageBuilder, PageLimit};
 use crate::limits::{Budget, Lease, Network, Turns};
 
 /// The most reads of the file at once. Higher: more pages in memory, and the disk is no faster. Lower: reads
 /// wait for each other.
 const READERS: usize = 4;
+
+/// Messages to be read: those after `position` on some channels, or the first of them.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub(super) position: u64,
+    pub(super) sequences: Vec<u64>,
+    /// The sequence of the last message appended when they were looked up.
+    pub(super) head: u64,
+}
 
 /// The result of one query for a page.
 enum Read {
@@ -34,6 +44,8 @@ pub(super) struct Readers {
     /// The connections not in use: one for each turn that is free.
     idle: Mutex<Vec<Connection>>,
     turns: Turns,
+    /// Held while the index is completed.
+    completing: tokio::sync::Mutex<()>,
     /// The memory of what is read.
     budget: Budget,
     /// The lock on the file. It must be dropped after all connections, so it is the last field: when a
@@ -51,23 +63,23 @@ impl Readers {
         budget: Budget,
     ) -> rusqlite::Result<Self> {
         let (idle, turns) = (Mutex::new(connections(path)?), Turns::new(READERS));
-        Ok(Readers { epochs, shared, idle, turns, budget, _lock: lock })
+        let completing = tokio::sync::Mutex::new(());
+        Ok(Readers { epochs, shared, idle, turns, completing, budget, _lock: lock })
     }
 
-    /// See [`Journal::read`](crate::journal::Journal::read).
+    /// Reads as many of the wanted messages as `limit` allows, once it is the reader's turn.
     pub(super) async fn page(
         self: &Arc<Self>,
-        position: u64,
-        channels: &Channels,
+        wanted: Wanted,
         limit: PageLimit,
         reader: Option<Network>,
     ) -> Result<Page, JournalError> {
+        let wanted = Arc::new(wanted);
         let mut lease = None;
         loop {
-            let channels = channels.clone();
-            let query = move |readers: &Readers, db: &Connection| {
-                readers.read_page(db, position, &channels, limit, lease)
-            };
+            let wanted = Arc::clone(&wanted);
+            let query =
+                move |readers: &Readers, db: &Connection| readers.read_page(db, &wanted, limit, lease);
             match self.query(reader, query).await? {
                 Read::Page(page) => return Ok(page),
                 Read::Needs(bytes) => lease = Some(self.budget.lease(bytes).await),
@@ -75,15 +87,17 @@ impl Readers {
         }
     }
 
-    /// See [`Journal::position_before_newest`](crate::journal::Journal::position_before_newest).
-    pub(super) async fn position_before_newest(
-        self: &Arc<Self>,
-        count: usize,
-        channels: &Channels,
-        reader: Option<Network>,
-    ) -> Result<u64, JournalError> {
-        let channels = channels.clone();
-        self.query(reader, move |readers, db| readers.read_position(db, count, &channels)).await
+    /// Reads which messages are on which channel, of those that the index lacks: once, when somebody first
+    /// falls behind the newest messages.
+    pub(super) async fn complete_index(self: &Arc<Self>) -> Result<(), JournalError> {
+        let _completing = self.completing.lock().await;
+        let (from, earliest) = (self.shared.recent().index().from(), self.shared.earliest());
+        if from <= earliest {
+            return Ok(());
+        }
+        let earlier = self.query(None, move |_, db| read_index(db, earliest, from)).await?;
+        self.shared.recent_mut().index_mut().prepend(earlier);
+        Ok(())
     }
 
     /// Runs `query` on a blocking thread, with a connection of its own, once it is the reader's turn. If the
@@ -146,47 +160,32 @@ impl Readers {
     fn read_page(
         &self,
         db: &Connection,
-        position: u64,
-        channels: &Channels,
+        wanted: &Wanted,
         limit: PageLimit,
         mut first: Option<Lease>,
     ) -> rusqlite::Result<Read> {
-        // Loaded before the query, so that the query sees every message up to `head`. Messages after `head`
-        // are left out: they may be committed, but are not acknowledged yet.
-        let head = self.shared.recent().head();
-        let mut page = PageBuilder::new(position, limit);
+        let mut page = PageBuilder::new(wanted.position, limit);
         let mut select = db.prepare_cached(
             "SELECT sequence, channel, event, data, time_ms, \"except\", octet_length(data) FROM entries
-             WHERE sequence > ?1 AND sequence >= ?2 AND sequence <= ?3 AND data IS NOT NULL
-             ORDER BY sequence",
+             WHERE sequence = ?1 AND data IS NOT NULL",
         )?;
-        let mut rows = select.query([position, self.shared.earliest(), head])?;
-        let mut last = None;
-        let complete = loop {
+        let mut is_complete = wanted.sequences.len() < limit.messages;
+        for sequence in &wanted.sequences {
+            let mut rows = select.query([sequence])?;
             let Some(row) = rows.next()? else {
-                // The last message is always kept.
-                if last.is_some_and(|last| last != head) {
-                    return Err(row::out_of_order());
+                // Loaded after the row was looked for: retention raises it before it deletes.
+                if *sequence < self.shared.earliest() {
+                    continue;
                 }
-                break true;
-            };
-            let id = self.epochs.id(row.get(0)?);
-            if last.replace(id.sequence).is_some_and(|last| last + 1 != id.sequence) {
                 return Err(row::out_of_order());
-            }
-            let channel = channel(row, 1)?;
-            if !channels.contains(&channel) {
-                if !page.can_take(0) {
-                    break false;
-                }
-                page.add(id.sequence, None);
-                continue;
-            }
+            };
             // The data is read only once there is memory for it.
+            let channel = channel(row, 1)?;
             let names = channel.as_str().len() + row.get_ref(2)?.as_str()?.len();
             let data: usize = row.get(6)?;
             if !page.can_take(Entry::least_weight(names, data)) {
-                break false;
+                is_complete = false;
+                break;
             }
             // Half of the budget always comes back soon; the other half may be kept for long.
             let most = Entry::most_weight(names, data).min(self.budget.total() / 2);
@@ -195,43 +194,40 @@ impl Readers {
                 if page.is_empty() {
                     return Ok(Read::Needs(most));
                 }
-                break false;
+                is_complete = false;
+                break;
             };
-            page.add(id.sequence, Some(Arc::new(row::entry(row, id, channel)?.leased(lease))));
-        };
-        if complete {
-            page.reached(head);
+            let id = self.epochs.id(*sequence);
+            page.add(*sequence, Arc::new(row::entry(row, id, channel)?.leased(lease)));
+        }
+        if is_complete {
+            page.reached(wanted.head);
         }
         // `earliest` is loaded after the rows: retention may have deleted some of them during the query.
-        Ok(Read::Page(page.finish(head, self.shared.earliest())))
-    }
-
-    fn read_position(&self, db: &Connection, count: usize, channels: &Channels) -> rusqlite::Result<u64> {
-        // As in `read_page`, later messages are left out.
-        let head = self.shared.recent().head();
-        let mut position = head;
-        let mut select = db.prepare_cached(
-            "SELECT sequence, channel FROM entries
-             WHERE sequence >= ?1 AND sequence <= ?2 AND data IS NOT NULL ORDER BY sequence DESC",
-        )?;
-        let mut rows = select.query([self.shared.earliest(), head])?;
-        let (mut left, mut last) = (count, head + 1);
-        while left > 0
-            && let Some(row) = rows.next()?
-        {
-            if row.get::<_, u64>(0)? + 1 != last {
-                return Err(row::out_of_order());
-            }
-            last -= 1;
-            if channels.contains(&channel(row, 1)?) {
-                position = last - 1;
-                left -= 1;
-            }
-        }
-        Ok(position)
+        Ok(Read::Page(page.finish(wanted.head, self.shared.earliest())))
     }
 }
 
 fn connections(path: &Path) -> rusqlite::Result<Vec<Connection>> {
     (0..READERS).map(|_| file::connect(path)).collect()
+}
+
+/// Reads which messages are on which channel, from one sequence on and up to another.
+fn read_index(db: &Connection, from: u64, until: u64) -> rusqlite::Result<Index> {
+    let mut index = Index::new(from);
+    let mut select = db.prepare_cached(
+        "SELECT sequence, channel FROM entries
+         WHERE sequence >= ?1 AND sequence < ?2 AND data IS NOT NULL ORDER BY sequence",
+    )?;
+    let mut rows = select.query([from, until])?;
+    let mut last = None;
+    while let Some(row) = rows.next()? {
+        let sequence: u64 = row.get(0)?;
+        if last.replace(sequence).is_some_and(|last| last + 1 != sequence) {
+            return Err(row::out_of_order());
+        }
+        index.push(&channel(row, 1)?, sequence);
+    }
+    // The first ones may have been dropped meanwhile, the last one not without all others.
+    if last.is_some_and(|last| last + 1 != until) { Err(row::out_of_order()) } else { Ok(index) }
 }

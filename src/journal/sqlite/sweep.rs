@@ -9,7 +9,7 @@ use super::fault::Fault;
 use super::row;
 use super::writer::Writer;
 use crate::journal::entry::Append;
-use crate::message::Time;
+use crate::message::{ChannelName, Time};
 
 /// The shortest time between two checks of retention while messages come in. Higher: the journal is over
 /// its limits for longer. Lower: appends are held up by more checks.
@@ -183,6 +183,7 @@ impl Writer {
         let Old { before, opened, until } = self.ages.old(self.keys.window);
         // -1: before the time of any message.
         let until = until.map_or(-1, |until| until.as_ms().try_into().unwrap_or(i64::MAX));
+        let swept = self.channels_of_step(to)?;
         self.wal.begin(&self.db, self.head)?;
         let transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         transaction
@@ -209,7 +210,20 @@ impl Writer {
         transaction.commit()?;
         self.key_rows = rows.saturating_sub(forgotten);
         self.swept = to;
+        let mut recent = self.shared.recent_mut();
+        swept.iter().for_each(|(channel, sequence)| recent.index_mut().remove(channel, *sequence));
         Ok(())
+    }
+
+    /// The messages of this step that are in the index, with their channels.
+    fn channels_of_step(&self, to: u64) -> Result<Vec<(ChannelName, u64)>, Fault> {
+        let from = self.swept.max(self.shared.recent().index().from());
+        let mut select = self.db.prepare_cached(
+            "SELECT sequence, channel FROM entries
+             WHERE sequence >= ?1 AND sequence < ?2 AND data IS NOT NULL ORDER BY sequence",
+        )?;
+        let rows = select.query_map([from, to], |row| Ok((row::channel(row, 1)?, row.get(0)?)))?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
     /// The sequence before which the next step deletes: of at most [`STEP`] messages, and at most
