@@ -121,7 +121,7 @@ impl fmt::Display for Place {
 #[derive(Debug)]
 pub enum Journal {
     /// A journal in memory.
-    Memory(Memory),
+    Memory(Box<Memory>),
     /// A journal in a file.
     Sqlite(Sqlite),
 }
@@ -150,7 +150,7 @@ impl Journal {
     ) -> Result<(Self, Committed), OpenError> {
         let (announcer, committed) = committed::announcements();
         let journal = match place {
-            Place::Memory => Journal::Memory(Memory::new(retention, keys, announcer)),
+            Place::Memory => Journal::Memory(Box::new(Memory::new(retention, keys, announcer))),
             Place::File(path) => Journal::Sqlite(Sqlite::open(path, retention, keys, announcer, budget)?),
         };
         Ok((journal, committed))

@@ -67,6 +67,7 @@ const ORDER: &[&str] = &[
     "journal/sqlite/gate",
     "journal/committed",
     "journal/recent",
+    "journal/index",
     "journal/page",
     "journal/entry",
     "journal/keys",

@@ -29,6 +29,16 @@ pub(super) struct Wanted {
     pub(super) head: u64,
 }
 
+impl Wanted {
+    /// The ranges of sequences to read: one, if at least half of what is in it is wanted.
+    fn ranges(&self) -> Vec<[u64; 2]> {
+        match self.sequences[..] {
+            [first, .., last] if last - first < 2 * self.sequences.len() as u64 => vec![[first, last]],
+            _ => self.sequences.iter().map(|sequence| [*sequence; 2]).collect(),
+        }
+    }
+}
+
 /// The result of one query for a page.
 enum Read {
     Page(Page),
@@ -167,38 +177,46 @@ impl Readers {
         let mut page = PageBuilder::new(wanted.position, limit);
         let mut select = db.prepare_cached(
             "SELECT sequence, channel, event, data, time_ms, \"except\", octet_length(data) FROM entries
-             WHERE sequence = ?1 AND data IS NOT NULL",
+             WHERE sequence BETWEEN ?1 AND ?2 AND data IS NOT NULL ORDER BY sequence",
         )?;
         let mut is_complete = wanted.sequences.len() < limit.messages;
-        for sequence in &wanted.sequences {
-            let mut rows = select.query([sequence])?;
-            let Some(row) = rows.next()? else {
-                // Loaded after the row was looked for: retention raises it before it deletes.
-                if *sequence < self.shared.earliest() {
-                    continue;
+        let mut left = wanted.sequences.iter().copied().peekable();
+        'ranges: for range in wanted.ranges() {
+            let mut rows = select.query(range)?;
+            while let Some(row) = rows.next()? {
+                let sequence: u64 = row.get(0)?;
+                // Retention raises `earliest` before it deletes a row, and it is loaded after the rows.
+                while left.next_if(|next| *next < sequence && *next < self.shared.earliest()).is_some() {}
+                match left.peek() {
+                    Some(next) if *next < sequence => return Err(row::out_of_order()),
+                    Some(next) if *next == sequence => {}
+                    _ => continue,
                 }
-                return Err(row::out_of_order());
-            };
-            // The data is read only once there is memory for it.
-            let channel = channel(row, 1)?;
-            let names = channel.as_str().len() + row.get_ref(2)?.as_str()?.len();
-            let data: usize = row.get(6)?;
-            if !page.can_take(Entry::least_weight(names, data)) {
-                is_complete = false;
-                break;
+                // The data is read only once there is memory for it.
+                let channel = channel(row, 1)?;
+                let names = channel.as_str().len() + row.get_ref(2)?.as_str()?.len();
+                let data: usize = row.get(6)?;
+                if !page.can_take(Entry::least_weight(names, data)) {
+                    is_complete = false;
+                    break 'ranges;
+                }
+                // Half of the budget always comes back soon; the other half may be kept for long.
+                let most = Entry::most_weight(names, data).min(self.budget.total() / 2);
+                let enough = first.take().filter(|lease| lease.bytes() >= most);
+                let Some(lease) = enough.or_else(|| self.budget.try_lease(most)) else {
+                    if page.is_empty() {
+                        return Ok(Read::Needs(most));
+                    }
+                    is_complete = false;
+                    break 'ranges;
+                };
+                left.next();
+                let id = self.epochs.id(sequence);
+                page.add(sequence, Arc::new(row::entry(row, id, channel)?.leased(lease)));
             }
-            // Half of the budget always comes back soon; the other half may be kept for long.
-            let most = Entry::most_weight(names, data).min(self.budget.total() / 2);
-            let enough = first.take().filter(|lease| lease.bytes() >= most);
-            let Some(lease) = enough.or_else(|| self.budget.try_lease(most)) else {
-                if page.is_empty() {
-                    return Ok(Read::Needs(most));
-                }
-                is_complete = false;
-                break;
-            };
-            let id = self.epochs.id(*sequence);
-            page.add(*sequence, Arc::new(row::entry(row, id, channel)?.leased(lease)));
+        }
+        if is_complete && left.any(|next| next >= self.shared.earliest()) {
+            return Err(row::out_of_order());
         }
         if is_complete {
             page.reached(wanted.head);
