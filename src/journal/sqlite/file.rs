@@ -285,10 +285,11 @@ fn write_again(path: &Path) -> io::Result<()> {
     let file = File::options().read(true).write(true).open(path)?;
     let (mut piece, mut at) = (vec![0; 1 << 20], 0);
     loop {
-        let count = file.read_at(&mut piece, at)?;
-        if count == 0 {
-            return file.sync_all();
-        }
+        let count = match file.read_at(&mut piece, at) {
+            Ok(0) => return file.sync_all(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            count => count?,
+        };
         file.write_all_at(&piece[..count], at)?;
         at += count as u64;
     }

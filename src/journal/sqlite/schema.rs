@@ -90,8 +90,10 @@ pub(super) fn create(db: &Connection) -> rusqlite::Result<()> {
     // Before the first table, or it has no effect.
     db.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     db.pragma_update(None, "application_id", APPLICATION_ID)?;
-    db.execute_batch(TABLES)?;
-    beside(db, Epoch::draw())
+    let transaction = db.unchecked_transaction()?;
+    transaction.execute_batch(TABLES)?;
+    beside(&transaction, Epoch::draw())?;
+    transaction.commit()
 }
 
 /// Makes what version 2 has beside the messages, in a journal that was made with this epoch.
