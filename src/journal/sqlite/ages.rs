@@ -66,6 +66,8 @@ struct Passed {
     age: Duration,
     /// At each instant, the sequence of the next message. Oldest first, and only the first is of that age.
     stored: VecDeque<(Instant, u64)>,
+    /// The same after the last message.
+    last: Option<(Instant, u64)>,
 }
 
 /// The earliest that the clock has been, for a while, as compared with the time that passed.
@@ -95,7 +97,7 @@ impl Ages {
         let [longest, shortest] = [ages[0].max(ages[1]), ages[0].min(ages[1])];
         let trust = TRUST.min(shortest / 10);
         let certain = Certain { trust, opened: instant, began: instant, present: i128::MAX, before: None };
-        let passed = ages.map(|age| Passed { age, stored: VecDeque::new() }).into();
+        let passed = ages.map(|age| Passed { age, stored: VecDeque::new(), last: None }).into();
         let step = (longest / PARTS).max(SHORTEST);
         let stored_by = Vec::new();
         let is_recorded = true;
@@ -175,6 +177,7 @@ impl Passed {
         while self.stored.get(1).is_some_and(|(second, _)| now.duration_since(*second) >= self.age) {
             self.stored.pop_front();
         }
+        self.last = Some((now, sequence + 1));
     }
 
     /// The sequence before which all messages have the age, 0 if none has.
@@ -182,8 +185,9 @@ impl Passed {
         if self.age.is_zero() {
             return u64::MAX;
         }
-        let old = self.stored.partition_point(|(at, _)| now.duration_since(*at) >= self.age);
-        old.checked_sub(1).map_or(0, |last| self.stored[last].1)
+        let is_old = |(at, _): &(Instant, u64)| now.duration_since(*at) >= self.age;
+        let old = self.stored.partition_point(is_old).checked_sub(1).map(|last| self.stored[last].1);
+        self.last.filter(is_old).map(|(_, next)| next).or(old).unwrap_or(0)
     }
 }
 
@@ -272,6 +276,11 @@ mod tests {
         assert_eq!(old(&mut ages, &messages), NONE);
         watch.pass(WEEK - 2 * SECOND);
         assert_eq!(old(&mut ages, &messages), [1, 2, 3]);
+        let last = (6, ages.store(6));
+        watch.pass(WEEK - SECOND);
+        assert_eq!(old(&mut ages, &[last]), NONE);
+        watch.pass(SECOND);
+        assert_eq!(old(&mut ages, &[last]), [6]);
     }
 
     #[test]
