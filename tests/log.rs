@@ -95,16 +95,18 @@ fn the_hub_ends_on_a_signal() {
 
 #[test]
 fn it_is_in_colour_on_a_terminal_unless_no_color_is_set() {
-    // script(1) runs the hub on a terminal of its own, and closes that when it ends.
+    // script(1) runs the hub on a terminal of its own, and timeout(1) ends it there: it would outlive
+    // script(1).
     let says = |no_color: &str| {
-        let command = format!("{} --listen 127.0.0.1:0 --journal memory", env!("CARGO_BIN_EXE_tabcast"));
+        let hub = env!("CARGO_BIN_EXE_tabcast");
+        let command = format!("timeout --foreground 5 {hub} --listen 127.0.0.1:0 --journal memory");
         let mut script = Command::new("script");
         script.args(["-qec", &command, "/dev/null"]).env("NO_COLOR", no_color).stdin(Stdio::null());
         let mut script = script.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(script.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let _ = script.kill();
-        script.wait().unwrap();
+        // Also of what script(1) still has to read: it ends once the hub has.
+        let _ = script.wait();
         line
     };
     assert!(says("").contains("\x1b[32m INFO\x1b[0m listening on"));
