@@ -4,13 +4,14 @@
 mod common;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Instant;
 
 use common::{
-    Folder, Hub, PATIENCE, Response, Site, assert_refused_and_unchanged, folder_of, refused, request, sqlite3,
+    Folder, Hub, Locks, PATIENCE, Response, Site, assert_refused_and_unchanged, folder_of, refused, request,
+    sqlite3,
 };
 
 #[test]
@@ -424,37 +425,6 @@ fn an_event_of_the_hubs_own_in_a_row_is_a_message_like_any_other() {
     assert_eq!(replayed.id, id.replace("-1", "-2"));
     assert!(second.publish("after").ends_with("-3"));
     assert_eq!(stream.data(), "after");
-}
-
-/// A process that has the locks of all readers, until it is dropped: bytes 123 to 127 of the WAL's index
-/// (SQLite's file format, "WAL-index format").
-struct Locks(Child);
-
-impl Locks {
-    fn take(journal: &str) -> Locks {
-        let script = "import fcntl, sys\n\
-                      file = open(sys.argv[1], 'r+b')\n\
-                      fcntl.lockf(file, fcntl.LOCK_EX, 5, 123)\n\
-                      print('locked', flush=True)\n\
-                      sys.stdin.readline()\n";
-        let mut child = Command::new("python3")
-            .args(["-c", script, &format!("{journal}-shm")])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "locked\n");
-        Locks(child)
-    }
-}
-
-impl Drop for Locks {
-    fn drop(&mut self) {
-        let _ = self.0.stdin.take().unwrap().write_all(b"\n");
-        self.0.wait().unwrap();
-    }
 }
 
 #[test]

@@ -18,6 +18,7 @@ mod judge;
 mod scenario;
 #[path = "power_cut/trace.rs"]
 mod trace;
+mod traced;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

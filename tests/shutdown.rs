@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 
-use common::{Hub, Response, Site, on_each_path, request};
+use common::{Hub, Locks, Response, Site, on_each_path, request};
 
 fn tabcast(flags: &[&str]) -> (Option<i32>, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_tabcast")).args(flags).output().unwrap();
@@ -47,35 +47,6 @@ on_each_path!(a_thousand_streams_are_ended_and_a_stalled_one_is_cut, {
     assert_eq!(hub.wait().code(), Some(0));
     hub.wait_for_logs(&["subscriber disconnected"], 1_001);
 });
-
-/// A process that keeps the file from being read, until it is dropped: it has the locks of all readers, bytes
-/// 123 to 127 of the WAL's index (SQLite's file format, "WAL-index format").
-struct Locks(Child);
-
-impl Locks {
-    fn take(journal: &str) -> Locks {
-        let script = "import fcntl, sys\n\
-                      file = open(sys.argv[1], 'r+b')\n\
-                      fcntl.lockf(file, fcntl.LOCK_EX, 5, 123)\n\
-                      print('locked', flush=True)\n\
-                      sys.stdin.readline()\n";
-        let mut command = Command::new("python3");
-        command.args(["-c", script, &format!("{journal}-shm")]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "locked\n");
-        Locks(child)
-    }
-}
-
-impl Drop for Locks {
-    fn drop(&mut self) {
-        // The script ends with its stdin.
-        drop(self.0.stdin.take());
-        self.0.wait().unwrap();
-    }
-}
 
 #[test]
 fn streams_that_wait_to_read_the_journal_end_with_their_last_chunk() {

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 /// What a hub prints that can't start with this file.
 pub fn refused(journal: &str) -> String {
@@ -48,5 +49,36 @@ pub fn assert_refused_and_unchanged(file: &str, reason: &str) {
     assert_eq!(after.keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>());
     for (name, content) in before {
         assert!(after[&name] == content, "{name} is changed");
+    }
+}
+
+/// A process that keeps the journal's file from being read, until it is dropped: it has the locks of all
+/// readers, bytes 123 to 127 of the WAL's index (SQLite's file format, "WAL-index format").
+pub struct Locks(Child);
+
+impl Locks {
+    pub fn take(journal: &str) -> Locks {
+        let script = "import fcntl, sys\n\
+                      file = open(sys.argv[1], 'r+b')\n\
+                      fcntl.lockf(file, fcntl.LOCK_EX, 5, 123)\n\
+                      print('locked', flush=True)\n\
+                      sys.stdin.readline()\n";
+        let mut child = Command::new("python3")
+            .args(["-c", script, &format!("{journal}-shm")])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "locked\n");
+        Locks(child)
+    }
+}
+
+impl Drop for Locks {
+    fn drop(&mut self) {
+        let _ = self.0.stdin.take().unwrap().write_all(b"\n");
+        self.0.wait().unwrap();
     }
 }

@@ -12,7 +12,7 @@ mod site;
 
 use std::time::Duration;
 
-pub use files::{assert_refused_and_unchanged, folder_of, refused, sqlite3};
+pub use files::{Locks, assert_refused_and_unchanged, folder_of, refused, sqlite3};
 pub use http::{Event, Response, Stream, connect, connect_from, has_data, parse_event, post_text, request};
 pub use hub::Hub;
 pub use path::Path;

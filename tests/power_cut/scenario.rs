@@ -5,17 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufReader, Write};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use memchr::memmem;
 
-use crate::common::{Folder, Hub, PATIENCE, Response, connect, has_data, parse_event, request};
+use crate::common::{Folder, PATIENCE, Response, connect, has_data, parse_event, request};
 use crate::disk::{self, Cut, Disk, Image};
 use crate::trace::{self, Call};
+use crate::traced::Traced;
 
 /// The name of the journal's file.
 pub const JOURNAL: &str = "tabcast.db";
@@ -69,16 +69,9 @@ pub struct Record {
 
 /// A hub that strace watches, and that has a subscriber.
 pub struct Running {
-    hub: Hub,
-    trace: String,
+    traced: Traced,
     /// The ids that the subscriber got.
     received: Receiver<String>,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.trace);
-    }
 }
 
 /// A message's text. It begins with its mark, `{key}/{size}`. It was published with that key if the mark
@@ -154,26 +147,21 @@ impl Scene<'_> {
 
     /// The same with these faults, as strace(1) injects them.
     pub fn start_with(&mut self, faults: &[&str]) -> Option<Running> {
-        let installed = Command::new("strace").arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
-        assert!(installed.is_ok_and(|status| status.success()), "this test needs strace");
         self.starts.push(self.lines);
-        let trace = format!("{}.trace-{}", self.folder.path.display(), self.lines);
-        // The hub is this process's child: with `-D` strace watches it from the side, and ends when it does.
-        let mut command = Command::new("strace");
-        command.args(["-D", "-f", "-q", "-y", "-s", "2000000", "-o", &trace]);
-        // Faster, but then no signal is injected.
-        if !faults.iter().any(|fault| fault.contains(":signal=")) {
-            command.arg("--seccomp-bpf");
-        }
-        command.args(["-e", &self.filter]);
-        command.args(faults.iter().flat_map(|fault| ["-e".to_owned(), format!("inject={fault}")]));
-        command.arg("--").arg(self.hub).args(["--listen", "127.0.0.1:0", "--hide-data", "--journal"]);
-        command.args([&self.folder.file(JOURNAL), "--retention-messages", &self.retention.to_string()]);
-        let mut hub = Hub::spawn(&mut command);
+        let faults: Vec<_> = faults.iter().map(|fault| format!("inject={fault}")).collect();
+        let mut options = vec!["-s", "2000000", "-e", &self.filter];
+        faults.iter().for_each(|fault| options.extend(["-e", fault]));
+        let mut traced = Traced::spawn(&options, |words| {
+            let mut command = Command::new(words[0]);
+            command.args(&words[1..]).arg(self.hub).args(["--listen", "127.0.0.1:0", "--hide-data"]);
+            command.args(["--journal", &self.folder.file(JOURNAL)]);
+            command.args(["--retention-messages", &self.retention.to_string()]);
+            command
+        });
         let (sender, received) = channel();
-        let listens = hub.listens();
+        let listens = traced.hub.listens();
         if listens {
-            let mut stream = hub.open("/events?last=1000000000", &[]);
+            let mut stream = traced.hub.open("/events?last=1000000000", &[]);
             std::thread::spawn(move || {
                 while let Ok(Some(block)) = stream.try_block() {
                     if has_data(&block) && sender.send(parse_event(&block).id).is_err() {
@@ -182,7 +170,7 @@ impl Scene<'_> {
                 }
             });
         }
-        let running = Running { hub, trace, received };
+        let running = Running { traced, received };
         if listens {
             return Some(running);
         }
@@ -208,7 +196,7 @@ impl Scene<'_> {
     }
 
     fn publish_these(&mut self, on: &Running, marks: Vec<Vec<String>>) -> Vec<String> {
-        let address = on.hub.address;
+        let address = on.traced.hub.address;
         let one = |marks: Vec<String>| {
             let mut ids = Vec::new();
             for mark in marks {
@@ -235,31 +223,21 @@ impl Scene<'_> {
 
     /// Waits until the subscriber has got the last message.
     pub fn wait_until_shown(&self, on: &Running) {
-        let newest = on.hub.newest()["id"].as_str().unwrap().to_owned();
+        let newest = on.traced.hub.newest()["id"].as_str().unwrap().to_owned();
         while on.received.recv_timeout(PATIENCE).expect("the subscriber gets the newest message") != newest {}
     }
 
     /// Ends the hub by this signal.
     pub fn end(&mut self, on: Running, signal: &str) {
-        on.hub.signal(signal);
+        on.traced.hub.signal(signal);
         self.ended(on);
     }
 
     /// Waits for the end of the hub, and adds its calls to the record.
     pub fn ended(&mut self, mut on: Running) {
-        on.hub.wait();
-        let last = format!("{} ", on.hub.pid());
-        let is_end = |line: &[u8]| line.starts_with(last.as_bytes()) && line.ends_with(b" +++");
-        let deadline = Instant::now() + PATIENCE;
-        // There is no event for the end of strace but what it writes at last.
-        let trace = loop {
-            let trace = std::fs::read(&on.trace).unwrap();
-            if trace.rsplit(|byte| *byte == b'\n').take(30).any(is_end) {
-                break String::from_utf8(trace).unwrap();
-            }
-            assert!(Instant::now() < deadline, "the trace does not end");
-            std::thread::sleep(Duration::from_millis(5));
-        };
+        on.traced.hub.wait();
+        on.traced.wait_for_trace();
+        let trace = on.traced.text();
         let calls = trace::parse(&trace, self.lines, self.folder.path.to_str().unwrap());
         self.lines += trace.lines().count();
         for (id, mark) in calls.iter().flat_map(sightings) {

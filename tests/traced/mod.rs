@@ -74,7 +74,7 @@ impl Traced {
         let is_end = |line: &str| line.split_whitespace().next() == Some(&pid) && line.ends_with(" +++");
         let deadline = Instant::now() + PATIENCE;
         // There is no event for the end of strace but what it writes at last.
-        while !self.text().lines().any(is_end) {
+        while !self.text().lines().rev().take(30).any(is_end) {
             assert!(Instant::now() < deadline, "the trace does not end");
             std::thread::sleep(Duration::from_millis(5));
         }
