@@ -57,6 +57,8 @@ const ORDER: &[&str] = &[
     "journal/sqlite/row",
     "journal/sqlite/shared",
     "journal/sqlite/pages",
+    "journal/sqlite/open",
+    "journal/sqlite/check",
     "journal/sqlite/file",
     "journal/sqlite/place",
     "journal/sqlite/wal",

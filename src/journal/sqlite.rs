@@ -5,11 +5,13 @@
 //! newest messages are also in memory, so that a subscriber only a little behind reads no file.
 
 mod ages;
+mod check;
 mod copy;
 mod fault;
 mod file;
 mod gate;
 mod link;
+mod open;
 mod pages;
 mod place;
 mod reader;
@@ -69,7 +71,7 @@ impl Sqlite {
         announcer: Announcer,
         budget: &Budget,
     ) -> Result<Self, OpenError> {
-        let (mut opened, lock) = file::open(path)?;
+        let (mut opened, lock) = open::open(path)?;
         let (head, earliest) = (opened.state.head, opened.state.earliest);
         let epochs = Arc::new(Epochs::begin(std::mem::take(&mut opened.state.epochs), head));
         let limit = RecentLimit { messages: RECENT.messages.min(retention.messages), ..RECENT };
@@ -117,20 +119,19 @@ impl Sqlite {
                 let recent = self.shared.recent();
                 let earliest = self.shared.earliest();
                 let start = position.max(earliest - 1);
+                let is_indexed = recent.index().from() <= start + 1;
                 let first = recent.index().after(start, channels).next();
-                let covers = recent.index().from() <= start + 1;
-                if start + 1 >= recent.earliest()
-                    || covers && first.is_none_or(|first| first >= recent.earliest())
-                {
-                    let page = recent.read(position, channels, limit);
-                    return Ok(Page { earliest, ..page });
+                let is_held = start + 1 >= recent.earliest()
+                    || is_indexed && first.is_none_or(|first| first >= recent.earliest());
+                if is_held {
+                    return Ok(Page { earliest, ..recent.read(position, channels, limit) });
                 }
                 let sequences = || recent.index().after(start, channels).take(limit.messages).collect();
-                covers.then(|| Wanted { position, sequences: sequences(), head: recent.head() })
+                is_indexed.then(|| Wanted { position, sequences: sequences(), head: recent.head() })
             };
             match wanted {
                 Some(wanted) => return self.readers.page(wanted, limit, reader).await,
-                None => self.readers.complete_index().await?,
+                None => self.readers.complete_index(reader).await?,
             }
         }
     }
@@ -139,7 +140,7 @@ impl Sqlite {
         &self,
         count: usize,
         channels: &Channels,
-        _reader: Option<Network>,
+        reader: Option<Network>,
     ) -> Result<u64, JournalError> {
         loop {
             {
@@ -151,7 +152,7 @@ impl Sqlite {
                     return Ok(first.map_or(recent.head(), |(first, _)| first - 1));
                 }
             }
-            self.readers.complete_index().await?;
+            self.readers.complete_index(reader).await?;
         }
     }
 }

@@ -110,10 +110,15 @@ impl Ages {
         ages
     }
 
-    /// Records that the message at this sequence, and those after it, are stored from now on. Returns their
-    /// time: never one before that of an earlier message.
-    pub(super) fn store(&mut self, sequence: u64) -> Time {
-        let Moment { time, instant } = self.clock.now();
+    /// What the clock says.
+    pub(super) fn now(&self) -> Moment {
+        self.clock.now()
+    }
+
+    /// Records that the message at this sequence is stored `now`. Returns its time: never one before that of
+    /// an earlier message.
+    pub(super) fn store(&mut self, sequence: u64, now: Moment) -> Time {
+        let Moment { time, instant } = now;
         for passed in &mut self.passed {
             passed.store(instant, sequence);
         }
@@ -144,9 +149,8 @@ impl Ages {
         self.is_recorded = true;
     }
 
-    /// The messages that have this age, one of those given to [`new`](Self::new).
-    pub(super) fn old(&mut self, age: Duration) -> Old {
-        let now = self.clock.now();
+    /// The messages that have this age `now`. It is one of those given to [`new`](Self::new).
+    pub(super) fn old(&mut self, age: Duration, now: Moment) -> Old {
         let until = self.certain.now(now).and_then(|time| {
             let time = time.checked_sub(i128::try_from(age.as_millis()).ok()?)?;
             u64::try_from(time).ok().map(Time::from_ms)
@@ -243,9 +247,13 @@ mod tests {
         }
     }
 
+    fn store(ages: &mut Ages, sequence: u64) -> Time {
+        ages.store(sequence, ages.now())
+    }
+
     /// The sequences of these messages that are at least a week old.
     fn old(ages: &mut Ages, messages: &[(u64, Time)]) -> Vec<u64> {
-        let old = ages.old(WEEK);
+        let old = ages.old(WEEK, ages.now());
         messages.iter().filter(|(sequence, time)| old.contains(*sequence, *time)).map(|(s, _)| *s).collect()
     }
 
@@ -253,12 +261,12 @@ mod tests {
     fn a_message_of_this_run_is_as_old_as_the_time_that_has_passed_wherever_the_clock_is_set() {
         let (watch, clock) = Watch::new();
         let mut ages = Ages::new(clock, 0, day(0), vec![], [WEEK, DAY]);
-        let first = (1, ages.store(1));
+        let first = (1, store(&mut ages, 1));
         watch.set(day(BEGIN + 8));
-        let second = (2, ages.store(2));
+        let second = (2, store(&mut ages, 2));
         watch.pass(SECOND);
         watch.set(day(BEGIN - 1));
-        let third = (3, ages.store(3));
+        let third = (3, store(&mut ages, 3));
         assert!(first.1 < second.1 && second.1 <= third.1, "no time before an earlier message's");
         let messages = [first, second, third];
         for set in [BEGIN - 3, BEGIN, BEGIN + 8] {
@@ -270,13 +278,13 @@ mod tests {
         // The second follows so closely that it is not known from the first, and is kept for as long as the
         // third.
         watch.pass(WEEK / PARTS);
-        ages.store(4);
+        store(&mut ages, 4);
         watch.pass(2 * SECOND);
-        ages.store(5);
+        store(&mut ages, 5);
         assert_eq!(old(&mut ages, &messages), NONE);
         watch.pass(WEEK - 2 * SECOND);
         assert_eq!(old(&mut ages, &messages), [1, 2, 3]);
-        let last = (6, ages.store(6));
+        let last = (6, store(&mut ages, 6));
         watch.pass(WEEK - SECOND);
         assert_eq!(old(&mut ages, &[last]), NONE);
         watch.pass(SECOND);
@@ -287,8 +295,11 @@ mod tests {
     fn every_message_is_as_old_as_no_time() {
         let (_, clock) = Watch::new();
         let mut ages = Ages::new(clock, 0, day(0), vec![], [WEEK, Duration::ZERO]);
-        let time = ages.store(1);
-        assert!(ages.old(Duration::ZERO).contains(1, time) && !ages.old(WEEK).contains(1, time));
+        let time = store(&mut ages, 1);
+        assert!(
+            ages.old(Duration::ZERO, ages.now()).contains(1, time)
+                && !ages.old(WEEK, ages.now()).contains(1, time)
+        );
     }
 
     #[test]
@@ -313,7 +324,7 @@ mod tests {
         watch.set(day(BEGIN + 8));
         for _ in 0..=2 * TRUST.as_secs() {
             watch.pass(SECOND);
-            ages.old(WEEK);
+            ages.old(WEEK, ages.now());
         }
         assert_eq!(old(&mut ages, &messages), [1, 2]);
     }
@@ -339,9 +350,9 @@ mod tests {
         let (watch, clock) = Watch::new();
         let mut ages = Ages::new(clock.clone(), 0, day(0), vec![], [WEEK, DAY]);
         watch.set(day(BEGIN + 100));
-        let ahead = ages.store(1);
+        let ahead = store(&mut ages, 1);
         watch.set(day(BEGIN));
-        let after = ages.store(2);
+        let after = store(&mut ages, 2);
         assert_eq!((ahead, after), (day(BEGIN + 100), day(BEGIN + 100)));
         let recorded = ages.unrecorded().unwrap().to_vec();
         assert_eq!(recorded, [StoredBy { sequence: 1, time: day(BEGIN) }]);

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
-use super::file::{self, OpenError, Reading};
+use super::file::{self, OpenError};
 use super::link;
+use super::open::Reading;
 use super::schema::VERSION;
 use super::verify::{Report, verify};
 
@@ -38,8 +39,9 @@ pub enum CopyError {
     },
 }
 
-/// Copies the journal at `from`, also one that a hub has open, with what is in its write-ahead log, to a new
-/// file at `to`. Returns what the copy is, which is sound, and on the disk.
+/// Copies the journal at `from`, also one that a hub of another process has, with what is in its write-ahead
+/// log, to a new file at `to`. Returns what the copy is, which is sound, and on the disk. Not for a file that
+/// this process has open, as of [`verify`].
 ///
 /// # Errors
 /// [`CopyError`]; there is no file at `to` then that was not there before.

@@ -99,13 +99,16 @@ impl Readers {
 
     /// Reads which messages are on which channel, of those that the index lacks: once, when somebody first
     /// falls behind the newest messages.
-    pub(super) async fn complete_index(self: &Arc<Self>) -> Result<(), JournalError> {
+    pub(super) async fn complete_index(
+        self: &Arc<Self>,
+        reader: Option<Network>,
+    ) -> Result<(), JournalError> {
         let _completing = self.completing.lock().await;
         let (from, earliest) = (self.shared.recent().index().from(), self.shared.earliest());
         if from <= earliest {
             return Ok(());
         }
-        let earlier = self.query(None, move |_, db| read_index(db, earliest, from)).await?;
+        let earlier = self.query(reader, move |_, db| read_index(db, earliest, from)).await?;
         self.shared.recent_mut().index_mut().prepend(earlier);
         Ok(())
     }

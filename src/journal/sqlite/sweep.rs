@@ -147,7 +147,7 @@ impl Writer {
     }
 
     fn limit_age(&mut self) -> Result<(), Fault> {
-        let old = self.ages.old(self.retention.age);
+        let old = self.ages.old(self.retention.age, self.ages.now());
         self.drop_before(self.after(|_, row| Ok(old.contains(row.get(0)?, Time::from_ms(row.get(1)?))))?);
         Ok(())
     }
@@ -180,7 +180,7 @@ impl Writer {
     /// data.
     fn sweep(&mut self) -> Result<(), Fault> {
         let to = self.end_of_step()?;
-        let Old { before, opened, until } = self.ages.old(self.keys.window);
+        let Old { before, opened, until } = self.ages.old(self.keys.window, self.ages.now());
         // -1: before the time of any message.
         let until = until.map_or(-1, |until| until.as_ms().try_into().unwrap_or(i64::MAX));
         let swept = self.channels_of_step(to)?;

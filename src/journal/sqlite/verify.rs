@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
-use super::file::{self, OpenError, Reading};
+use super::file::{self, OpenError};
+use super::open::Reading;
 use super::row;
 use super::schema::{self, State};
 use crate::journal::epochs::{Begun, Epochs};
@@ -33,7 +34,8 @@ pub struct Report {
     faults: Vec<String>,
 }
 
-/// Reads all of the file, also while a hub has it. The file stays as it is.
+/// Reads all of the file, also while a hub of another process has it. The file stays as it is. Not for a file
+/// that this process has open: closing it here would drop the locks that SQLite holds on it.
 ///
 /// # Errors
 /// [`OpenError`] if the file can't be opened as a journal.

@@ -10,7 +10,8 @@ use tokio::sync::oneshot;
 
 use super::ages::{Ages, StoredBy};
 use super::fault::Fault;
-use super::file::{self, Opened};
+use super::file;
+use super::open::Opened;
 use super::pages::Pages;
 use super::place::Place;
 use super::reader::Readers;
@@ -144,7 +145,8 @@ impl Writer {
                         return None;
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => {}
+                // After an append, this was checked before the answer.
+                Err(RecvTimeoutError::Timeout) => self.check_place().ok()?,
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             is_sweeping = self.maintain_until_failure().ok()?;
@@ -158,7 +160,6 @@ impl Writer {
 
     /// Maintains the file. Returns whether there may be more to do.
     fn maintain_until_failure(&mut self) -> Result<bool, JournalError> {
-        self.check_place()?;
         let since = self.locked_since.into_iter().chain(self.wal.locked_since()).min();
         if !self.is_open || since.is_some_and(|since| since.elapsed() >= LOCK_PATIENCE) {
             self.open_anew()?;
@@ -284,7 +285,8 @@ impl Writer {
             "INSERT INTO entries (sequence, channel, event, data, time_ms, \"except\", key, request)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
         )?;
-        let forgotten = self.ages.old(self.keys.window);
+        let now = self.ages.now();
+        let forgotten = self.ages.old(self.keys.window, now);
         for Append { draft, key } in batch {
             let is_remembered = self.keys.count > 0;
             let key = key.filter(|_| is_remembered);
@@ -302,7 +304,8 @@ impl Writer {
                 }
             }
             let sequence = self.head + 1 + committed.len() as u64;
-            let entry = Entry::new(draft.into_message(self.epochs.id(sequence), self.ages.store(sequence)));
+            let time = self.ages.store(sequence, now);
+            let entry = Entry::new(draft.into_message(self.epochs.id(sequence), time));
             let message = &entry.message;
             insert.execute(params![
                 sequence,
