@@ -185,7 +185,7 @@ mod tests {
 
     use super::*;
     use crate::journal::{Channels, Entry, KeyLimits, Place, Retention};
-    use crate::message::{ChannelName, Data, EventName};
+    use crate::message::{ChannelName, Data, EventName, Pattern};
     use live::FEED_CAPACITY;
 
     fn hub() -> Hub {
@@ -208,7 +208,7 @@ mod tests {
     }
 
     fn channels(names: &[&str]) -> Channels {
-        Channels::new(names.iter().map(|name| ChannelName::parse(name, 9).unwrap()))
+        Channels::new(names.iter().map(|name| Pattern::parse(name, 9).unwrap()))
     }
 
     async fn subscribe(hub: &Hub, names: &[&str]) -> (Subscriber, Subscription) {

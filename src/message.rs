@@ -6,6 +6,7 @@
 mod data;
 mod id;
 mod name;
+mod pattern;
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -20,6 +21,7 @@ pub use name::{
     ChannelName, DEFAULT_CHANNEL, DEFAULT_EVENT, EventName, IdempotencyKey, InvalidName, RESERVED_PREFIX,
     SubscriberId,
 };
+pub use pattern::{Pattern, Token};
 
 /// One published message.
 #[derive(Debug)]

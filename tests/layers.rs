@@ -88,6 +88,7 @@ const ORDER: &[&str] = &[
     "message",
     "message/data",
     "message/id",
+    "message/pattern",
     "message/name",
     "value",
 ];

@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use super::options::Options;
 use super::problem::Problem;
 use crate::journal::Channels;
-use crate::message::{ChannelName, Data, InvalidData, SubscriberId};
+use crate::message::{ChannelName, Data, InvalidData, Pattern, SubscriberId};
 
 /// The fields that are not taken yet.
 #[derive(Debug, Default)]
@@ -144,7 +144,7 @@ impl Fields {
     /// Takes the channels in the fields `channel`, the default channel if there are none.
     ///
     /// # Errors
-    /// 422 if there are more than `--max-channels`, or one is no channel name.
+    /// 422 if there are more than `--max-channels`, or one is no pattern.
     pub(super) fn channels(&mut self, options: &Options) -> Result<Channels, Problem> {
         let names = self.all("channel")?;
         let limit = options.max_channels;
@@ -152,8 +152,11 @@ impl Fields {
             let what = format_args!("is there {} times, the limit is {limit}", names.len());
             return Err(Problem::invalid("channel", what).limit(limit));
         }
-        let names: Vec<_> = names.iter().map(|name| channel_name(name, options)).collect::<Result<_, _>>()?;
-        Ok(Channels::new(names))
+        let pattern = |text: &String| {
+            Pattern::parse(text, options.max_channel_name)
+                .map_err(|error| Problem::invalid_name("channel", error))
+        };
+        Ok(Channels::new(names.iter().map(pattern).collect::<Result<Vec<_>, _>>()?))
     }
 
     /// Checks that every field was taken. `hint` says which fields are known.

@@ -8,7 +8,7 @@ use tokio::sync::broadcast;
 use tokio_stream::wrappers::BroadcastStream;
 
 use crate::journal::{Channels, Entry};
-use crate::message::ChannelName;
+use crate::message::{ChannelName, Pattern};
 
 /// The announcements that a feed holds for its readers. Higher: more memory, as a feed allocates all of
 /// them at once, some 40 bytes each, and one host can open many feeds. Lower: a reader misses announcements
@@ -28,7 +28,7 @@ pub(super) struct Live {
 #[derive(Debug)]
 pub(super) struct Feeds {
     /// One for each channel that has a subscriber: made for its first, removed after its last.
-    by_channel: HashMap<ChannelName, Feed>,
+    by_channel: HashMap<Pattern, Feed>,
     /// The sequence of the last message announced.
     pub(super) announced: u64,
 }
@@ -73,7 +73,7 @@ impl Live {
         let mut feeds = self.feeds_mut();
         for entry in entries {
             feeds.announced = entry.message.id.sequence;
-            if let Some(feed) = feeds.by_channel.get(&entry.message.channel) {
+            if let Some(feed) = feeds.by_channel.get(&Pattern::from(entry.message.channel.clone())) {
                 let announcement = Announcement { sequence: feeds.announced, entry: Arc::downgrade(entry) };
                 // Fails only if the feed has no reader.
                 let _ = feed.announcements.send(announcement);
@@ -129,10 +129,10 @@ impl Live {
 impl Feeds {
     /// How many subscribers this channel has.
     pub(super) fn subscribers(&self, channel: &ChannelName) -> usize {
-        self.by_channel.get(channel).map_or(0, |feed| feed.subscribers)
+        self.by_channel.get(&Pattern::from(channel.clone())).map_or(0, |feed| feed.subscribers)
     }
 
-    fn feed(&mut self, channel: &ChannelName) -> &mut Feed {
+    fn feed(&mut self, channel: &Pattern) -> &mut Feed {
         self.by_channel
             .entry(channel.clone())
             .or_insert_with(|| Feed { announcements: broadcast::Sender::new(FEED_CAPACITY), subscribers: 0 })

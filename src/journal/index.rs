@@ -2,6 +2,7 @@
 //! has, and not what others have.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 
 use super::page::Channels;
 use crate::message::ChannelName;
@@ -71,8 +72,8 @@ impl Index {
 
     /// The sequences of the messages after `position` on these channels, in order.
     pub(super) fn after(&self, position: u64, channels: &Channels) -> impl Iterator<Item = u64> {
-        let places = channels.iter().filter_map(|channel| self.channels.get(channel));
-        let mut lists: Vec<_> = places.map(|places| places.iter_from(position + 1).peekable()).collect();
+        let mut lists: Vec<_> =
+            self.of(channels).map(|places| places.iter_from(position + 1).peekable()).collect();
         std::iter::from_fn(move || {
             let next = lists.iter_mut().filter_map(|list| Some((*list.peek()?, list)));
             next.min_by_key(|(sequence, _)| *sequence)?.1.next()
@@ -92,11 +93,31 @@ impl Index {
 
     /// The sequences of the messages from `earliest` on, on these channels, the newest first.
     fn newest(&self, earliest: u64, channels: &Channels) -> impl Iterator<Item = u64> {
-        let places = channels.iter().filter_map(|channel| self.channels.get(channel));
-        let mut lists: Vec<_> = places.map(|places| places.iter_from(earliest).rev().peekable()).collect();
+        let mut lists: Vec<_> =
+            self.of(channels).map(|places| places.iter_from(earliest).rev().peekable()).collect();
         std::iter::from_fn(move || {
             let next = lists.iter_mut().filter_map(|list| Some((*list.peek()?, list)));
             next.max_by_key(|(sequence, _)| *sequence)?.1.next()
+        })
+    }
+}
+
+impl Index {
+    /// The messages of each of these channels, once for each channel.
+    fn of(&self, channels: &Channels) -> impl Iterator<Item = &Places> {
+        channels.iter().enumerate().flat_map(move |(nth, pattern)| {
+            let is_new =
+                move |name: &ChannelName| !channels.iter().take(nth).any(|other| other.matches(name));
+            let (one, many) = match pattern.name() {
+                Some(name) => (self.channels.get(&name).filter(|_| is_new(&name)), None),
+                None => {
+                    let from =
+                        self.channels.range::<str, _>((Bound::Included(pattern.prefix()), Bound::Unbounded));
+                    let begin = from.take_while(|(name, _)| name.as_str().starts_with(pattern.prefix()));
+                    (None, Some(begin.filter(move |(name, _)| pattern.matches(name) && is_new(name))))
+                }
+            };
+            one.into_iter().chain(many.into_iter().flatten().map(|(_, places)| places))
         })
     }
 }
@@ -125,6 +146,7 @@ impl Places {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::Pattern;
 
     fn name(text: &str) -> ChannelName {
         ChannelName::stored(text).unwrap()
@@ -144,13 +166,14 @@ mod tests {
         index.prepend(earlier);
         assert_eq!(index.from(), 1);
         let after = |index: &Index, position, channels: &[&str]| {
-            let channels = Channels::new(channels.iter().map(|text| name(text)));
+            let channels = Channels::new(channels.iter().map(|text| Pattern::parse(text, 9).unwrap()));
             index.after(position, &channels).collect::<Vec<_>>()
         };
         assert_eq!(after(&index, 0, &["a"]), [2, 4, 5, 8, 9]);
         assert_eq!(after(&index, 4, &["b", "a", "nobody"]), [5, 6, 8, 9, 10]);
+        assert_eq!(after(&index, 7, &["*", ">", "a", "a.*"]), [8, 9, 10, 11]);
         let newest = |count, earliest, channels: &[&str]| {
-            let channels = Channels::new(channels.iter().map(|text| name(text)));
+            let channels = Channels::new(channels.iter().map(|text| Pattern::parse(text, 9).unwrap()));
             index.first_of_newest(count, earliest, &channels)
         };
         assert_eq!(newest(3, 1, &["a", "b"]), Some((8, 3)));

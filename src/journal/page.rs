@@ -4,30 +4,30 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::entry::Entry;
-use crate::message::ChannelName;
+use crate::message::{ChannelName, Pattern};
 
-/// The channels of a request: at least one, none twice. Clones share one allocation.
+/// The channels of a request: at least one pattern, none twice. Clones share one allocation.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Channels(Arc<[ChannelName]>);
+pub struct Channels(Arc<[Pattern]>);
 
 impl Channels {
-    /// The channels with these names, or the default channel if there are no names.
-    pub fn new(names: impl IntoIterator<Item = ChannelName>) -> Self {
+    /// The channels that match these patterns, or the default channel if there are no patterns.
+    pub fn new(patterns: impl IntoIterator<Item = Pattern>) -> Self {
         // Sorted, so that equal sets are equal lists.
-        let mut channels = BTreeSet::from_iter(names);
+        let mut channels = BTreeSet::from_iter(patterns);
         if channels.is_empty() {
-            channels.insert(ChannelName::default());
+            channels.insert(ChannelName::default().into());
         }
         Channels(channels.into_iter().collect())
     }
 
     /// Whether `name` is one of the channels.
     pub fn contains(&self, name: &ChannelName) -> bool {
-        self.0.contains(name)
+        self.0.iter().any(|pattern| pattern.matches(name))
     }
 
-    /// Each channel, once.
-    pub fn iter(&self) -> impl Iterator<Item = &ChannelName> {
+    /// Each pattern, once.
+    pub fn iter(&self) -> impl Iterator<Item = &Pattern> {
         self.0.iter()
     }
 }

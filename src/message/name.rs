@@ -1,5 +1,6 @@
 //! Names of channels, events, subscribers and retries, each with its limit of length and its alphabet.
 
+use std::borrow::Borrow;
 use std::sync::{Arc, LazyLock};
 
 use serde::Serialize;
@@ -14,7 +15,8 @@ pub const DEFAULT_EVENT: &str = "message";
 /// The channel of a request that names none.
 pub const DEFAULT_CHANNEL: &str = "main";
 
-/// A channel's name: dot-separated tokens of `[A-Za-z0-9_-]`, so that it is a valid NATS subject.
+/// A channel's name: dot-separated tokens of printable characters, none of them white space, `*` or `>`. So
+/// it is a valid NATS subject. Names are compared byte by byte.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct ChannelName(Arc<str>);
 
@@ -25,11 +27,11 @@ impl ChannelName {
     /// [`InvalidName`] if `text` is empty, longer than `limit` bytes, or not made of such tokens.
     pub fn parse(text: &str, limit: usize) -> Result<Self, InvalidName> {
         check_length(text, limit)?;
-        let token = |token: &str| {
-            !token.is_empty()
-                && token.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
-        };
-        if text.split('.').all(token) { Ok(ChannelName(text.into())) } else { Err(InvalidName::NotTokens) }
+        if text.split('.').all(is_channel_token) {
+            Ok(ChannelName(text.into()))
+        } else {
+            Err(InvalidName::NotTokens)
+        }
     }
 
     /// Parses the channel name of a stored message. Any length is accepted: the limit is a setting, and may
@@ -43,6 +45,22 @@ impl ChannelName {
 
     /// The name's text.
     pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The name whose text is that of a pattern without wildcards.
+    pub(super) fn from_pattern(text: Arc<str>) -> Self {
+        ChannelName(text)
+    }
+
+    pub(super) fn into_text(self) -> Arc<str> {
+        self.0
+    }
+}
+
+/// A name is found by its text.
+impl Borrow<str> for ChannelName {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }
@@ -145,8 +163,11 @@ pub enum InvalidName {
         limit: usize,
     },
     /// A channel name with another character, or with an empty token.
-    #[error("must be dot-separated tokens of A-Z, a-z, 0-9, _ and -")]
+    #[error("must be tokens separated by dots, of printable characters but white space, * and >")]
     NotTokens,
+    /// A pattern that is no channel name with wildcards.
+    #[error("must be a channel's name, in which * may stand for a token, and a last > for all that follow")]
+    NotPattern,
     /// An event name with a control, formatting or line-breaking character.
     #[error("has a character that is not printable")]
     NotPrintable,
@@ -158,12 +179,18 @@ pub enum InvalidName {
     Reserved,
 }
 
-fn check_length(text: &str, limit: usize) -> Result<(), InvalidName> {
+pub(super) fn check_length(text: &str, limit: usize) -> Result<(), InvalidName> {
     match text.len() {
         0 => Err(InvalidName::Empty),
         length if length > limit => Err(InvalidName::TooLong { length, limit }),
         _ => Ok(()),
     }
+}
+
+/// Whether the text is a token of a channel's name.
+pub(super) fn is_channel_token(text: &str) -> bool {
+    let is_allowed = |c| is_printable(c) && !matches!(c, ' ' | '*' | '>' | '.');
+    !text.is_empty() && text.chars().all(is_allowed)
 }
 
 /// Whether `c` is safe to show: no control character, no line break, and no formatting character that
@@ -193,10 +220,12 @@ mod tests {
 
     #[test]
     fn a_channel_is_dot_separated_tokens() {
-        for good in ["main", "a", "build.42", "A_b-C.d"] {
+        for good in
+            ["main", "a", "build.42", "A_b-C.d", "chat:42", "https://example.org/books/1", "été", "🎉"]
+        {
             assert!(ChannelName::parse(good, 32).is_ok(), "{good}");
         }
-        for bad in ["a..b", ".a", "a.", "a b", "a/b", "ü", "a*", ">", "a\n"] {
+        for bad in ["a..b", ".a", "a.", "a b", "a\u{a0}b", "a\u{202e}", "a*", ">", "a\n", "*", "a.>"] {
             assert_eq!(ChannelName::parse(bad, 32), Err(InvalidName::NotTokens), "{bad:?}");
         }
         assert_eq!(ChannelName::parse("", 32), Err(InvalidName::Empty));

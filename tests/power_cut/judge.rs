@@ -6,7 +6,7 @@ use std::process::Command;
 
 use tabcast::journal::{Append, Appended, Channels, Journal, JournalError, Key, OpenError, PageLimit, Place};
 use tabcast::limits::{Budget, Network};
-use tabcast::message::{ChannelName, Data, Draft, EventName, IdempotencyKey};
+use tabcast::message::{ChannelName, Data, Draft, EventName, IdempotencyKey, Pattern};
 
 use crate::common::Hub;
 use crate::scenario::{JOURNAL, Left, key, new_folder, publish, text};
@@ -137,7 +137,7 @@ async fn ask(journal: &Journal, left: &Left) -> Result<Answers, JournalError> {
     let is_gone = |id: &&String| journal.position(id.parse().expect("an id")).is_none();
     let gone = left.known.iter().filter(is_gone).cloned().collect();
     let limit = PageLimit { messages: 1_000, bytes: usize::MAX };
-    let channels = Channels::new(CHANNELS.map(|channel| ChannelName::parse(channel, 9).unwrap()));
+    let channels = Channels::new(CHANNELS.map(|channel| Pattern::parse(channel, 9).unwrap()));
     let (mut messages, mut position) = (Vec::new(), 0);
     loop {
         let page = journal.read(position, &channels, limit, None).await?;
