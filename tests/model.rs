@@ -101,7 +101,7 @@ async fn announced(committed: &mut Committed, count: usize) -> Vec<u64> {
 }
 
 async fn read_all(journal: &Journal, position: u64, channels: &[usize], page: usize) -> Vec<Kept> {
-    let names = Channels::new(channels.iter().map(|number| channel(*number)));
+    let names = Channels::new(channels.iter().map(|number| channel(*number).into()));
     let limit = PageLimit { messages: page, bytes: 20_000 };
     let (mut position, mut read) = (position, Vec::new());
     loop {
@@ -184,7 +184,7 @@ async fn run(path: Option<&Path>, retention: usize, steps: Vec<Step>) {
                 );
             }
             Step::Newest(count, channels) => {
-                let names = Channels::new(channels.iter().map(|number| channel(*number)));
+                let names = Channels::new(channels.iter().map(|number| channel(*number).into()));
                 let position = journal.position_before_newest(count, &names, None).await.unwrap();
                 let all = model.after(0, &channels);
                 let newest = &all[all.len().saturating_sub(count)..];
