@@ -3,29 +3,26 @@
 //! Subscribers that were sent the same messages share a [`group`], and so one position in the journal. A
 //! member whose socket is full is removed from its group, with its position in the journal. Like a new
 //! subscriber, it catches up by itself ([`catch_up`]), and then joins a group. So a member costs little more
-//! than its socket, and a slow subscriber holds up no other.
+//! than its socket, and a slow subscriber holds up no other. The groups of one thread are a [`shard`].
 
 mod catch_up;
 mod chunks;
 mod group;
+mod shard;
 mod socket;
 mod stream;
 
-use std::collections::{HashMap, hash_map};
-use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::SendError};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::frame::Format;
-use crate::journal::Channels;
+use crate::hub::{Feed, Reason};
 use catch_up::CatchUp;
 use chunks::{Chunks, Unsent};
-use group::Group;
+use shard::{Event, Shard};
 
 pub(crate) use chunks::Framing;
 pub(crate) use socket::{Place, Socket, reason};
@@ -35,11 +32,8 @@ pub(crate) use stream::Options;
 /// All groups, and the tasks that send.
 #[derive(Debug)]
 pub(crate) struct Groups {
-    /// The queue of subscribers that join each group.
-    joining: Mutex<HashMap<Key, Join>>,
-    /// How many groups may have the same channels, format and framing: one for each thread of the runtime.
-    /// With only one, one thread would do all the writing.
-    shards: usize,
+    /// One for each thread of the runtime. With only one, one thread would do all the writing.
+    shards: Vec<mpsc::UnboundedSender<Event>>,
     /// How many times a subscriber joined a group. Each join goes to the next shard.
     joined: AtomicUsize,
     tasks: TaskTracker,
@@ -47,23 +41,24 @@ pub(crate) struct Groups {
     overdue: CancellationToken,
 }
 
-type Join = mpsc::UnboundedSender<Box<CatchUp>>;
-
-/// Identifies a group: its members have the same channels, format and framing.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Key {
-    channels: Channels,
-    format: Format,
-    framing: Framing,
-    shard: usize,
-}
-
 impl Groups {
-    /// No groups yet. `tasks` tracks their tasks, which end once `stopping` is cancelled, and at once when
-    /// `overdue` is.
-    pub(crate) fn new(tasks: TaskTracker, stopping: CancellationToken, overdue: CancellationToken) -> Self {
-        let shards = Handle::current().metrics().num_workers();
-        Groups { joining: Mutex::default(), shards, joined: AtomicUsize::new(0), tasks, stopping, overdue }
+    /// No groups yet, with a shard for each feed. `tasks` tracks their tasks, which end once every
+    /// subscription ends and `stopping` is cancelled, and at once when `overdue` is.
+    pub(crate) fn new(
+        feeds: Vec<Feed>,
+        tasks: TaskTracker,
+        stopping: CancellationToken,
+        overdue: CancellationToken,
+    ) -> Arc<Self> {
+        let shards = feeds.into_iter().map(|feed| Shard::new(feed, tasks.clone()));
+        let (shards, senders): (Vec<_>, _) = shards.unzip();
+        let groups = Groups { shards: senders, joined: AtomicUsize::new(0), tasks, stopping, overdue };
+        let groups = Arc::new(groups);
+        for shard in shards {
+            let owner = Arc::clone(&groups);
+            groups.tasks.spawn(shard.run(move |catch_up| owner.resume(catch_up)));
+        }
+        groups
     }
 
     /// Sends the delivery over this socket, from its opening on.
@@ -89,59 +84,14 @@ impl Groups {
         });
     }
 
-    fn joining(&self) -> MutexGuard<'_, HashMap<Key, Join>> {
-        self.joining.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn join(self: &Arc<Self>, caught_up: CatchUp) {
-        let stream = &caught_up.delivery.stream;
-        let shard = self.joined.fetch_add(1, Ordering::Relaxed) % self.shards;
-        let (channels, format) = (stream.subscription.channels().clone(), stream.format);
-        let key = Key { channels, format, framing: caught_up.socket.framing, shard };
-        match self.joining().entry(key) {
-            hash_map::Entry::Occupied(group) => {
-                // Never fails: a group is closed under the lock that is held here.
-                let _ = group.get().send(Box::new(caught_up));
-            }
-            hash_map::Entry::Vacant(vacant) => {
-                let (sender, joining) = mpsc::unbounded_channel();
-                let (key, group) = (vacant.key().clone(), Group::new(caught_up));
-                vacant.insert(sender);
-                self.tasks.spawn(Arc::clone(self).run(key, group, joining));
-            }
+        let shard = self.joined.fetch_add(1, Ordering::Relaxed) % self.shards.len();
+        // Fails once every subscription ends.
+        if let Err(SendError(Event::Join(joining))) =
+            self.shards[shard].send(Event::Join(Box::new(caught_up)))
+            && let Some(unsent) = joining.end(Reason::Shutdown)
+        {
+            self.resume(unsent);
         }
-    }
-
-    /// Runs the group until it has no members.
-    async fn run(
-        self: Arc<Self>,
-        key: Key,
-        mut group: Group,
-        mut joining: mpsc::UnboundedReceiver<Box<CatchUp>>,
-    ) {
-        while !(group.is_empty() && self.close(&key, &joining)) {
-            tokio::select! {
-                event = group.next() => {
-                    if let ControlFlow::Break(reason) = group.handle(event).await {
-                        self.joining().remove(&key);
-                        let waiting = std::iter::from_fn(|| joining.try_recv().ok());
-                        group.end(reason, waiting.map(|caught_up| *caught_up));
-                        return group.take_removed().into_iter().for_each(|removed| self.resume(removed));
-                    }
-                }
-                Some(caught_up) = joining.recv() => group.admit(*caught_up).await,
-            }
-            group.take_removed().into_iter().for_each(|removed| self.resume(removed));
-        }
-    }
-
-    /// Closes the group, unless a subscriber waits to join. Returns whether it is closed.
-    fn close(&self, key: &Key, joining: &mpsc::UnboundedReceiver<Box<CatchUp>>) -> bool {
-        let mut groups = self.joining();
-        let closes = joining.is_empty();
-        if closes {
-            groups.remove(key);
-        }
-        closes
     }
 }

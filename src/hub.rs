@@ -1,11 +1,13 @@
 //! The hub: publish, subscribe, history.
 //!
 //! **A subscriber is a position in the journal.** There is no queue per subscriber. To publish is to append
-//! to the journal. A committed message is announced on its channel's live feed. To subscribe is to take the
-//! live feeds first, to read the journal from the position, and then to follow the feeds
-//! ([`Subscription`]). HTTP is unknown here.
+//! to the journal. A committed message is announced to those who listen to its channel ([`Feed`]). To
+//! subscribe is to read the journal from the position ([`Subscription`]), and then to listen. HTTP is unknown
+//! here.
 
+mod audience;
 mod core;
+mod feed;
 mod live;
 mod publish;
 mod subscriber;
@@ -26,9 +28,10 @@ use crate::value::at_least_one;
 use publish::{INBOX, Publish};
 
 pub use crate::limits::Full;
+pub use feed::{Feed, Heard};
 pub use publish::{PublishError, Published};
 pub use subscriber::{Reason, Subscriber};
-pub use subscription::{Next, Request, Start, Subscription};
+pub use subscription::{Next, NotHeld, Request, Start, Subscription};
 
 /// The hub's settings: the limits of subscribers, and of one read of the journal.
 #[derive(Clone, Debug, clap::Args)]
@@ -140,12 +143,12 @@ impl Hub {
         let core = &self.core;
         let share = core.subscribers.take(Network::from(address.ip()))?;
         let mut subscription = Subscription::at_start(Arc::clone(core), address, &request).await?;
-        // The feeds are taken before the journal is read. A message committed in between is then on both, and
-        // is skipped on the feed by its sequence. In the other order it would be on neither.
-        // Nothing is awaited from here on: only dropping a `Subscriber` undoes the count of `join`.
+        // Nothing is awaited from here on: only dropping a `Subscriber` undoes the count.
         let Request { channels, start, subscriber } = request;
-        let (feeds, announced) = core.live.join(&channels);
-        subscription.follow_from(feeds, matches!(start, Start::Live).then_some(announced));
+        let announced = core.live.count(&channels);
+        if matches!(start, Start::Live) {
+            subscription.begin_live(announced);
+        }
         let position = subscription.position();
         let core = Arc::clone(core);
         let subscriber = Subscriber::new(core, share, address, channels, subscriber, position);
@@ -166,6 +169,12 @@ impl Hub {
         let core = &self.core;
         let share = core.readers.take(Network::from(address.ip()))?;
         Ok(Subscription::history(Arc::clone(core), address, request, share).await?)
+    }
+
+    /// The feeds, on which what is announced can be heard: one for each thread of the runtime. Each feed is
+    /// for one owner, so this is called once.
+    pub fn feeds(&self) -> Vec<Feed> {
+        (0..self.core.live.feeds()).map(|number| Feed::new(Arc::clone(&self.core), number)).collect()
     }
 
     /// The journal's failure: see [`Journal::failure`].
@@ -227,30 +236,28 @@ mod tests {
         Arc::clone(&page.entries[0])
     }
 
-    /// Asserts that the subscription gives each message from the journal's first to `through` once, in order.
-    async fn assert_delivers(subscription: &mut Subscription, through: u64) {
-        let mut next = 1;
-        while next <= through {
-            let Some(Next::Messages(entries)) = subscription.next().await.unwrap() else { panic!("a gap") };
-            for entry in entries {
-                assert_eq!(entry.message.id.sequence, next);
-                next += 1;
-            }
-        }
+    /// What came on the feed: who wants the message of which sequence.
+    fn heard(feed: &Feed) -> Vec<(u32, u64)> {
+        let Heard { messages, wanted, has_lagged, .. } = feed.take();
+        assert!(!has_lagged);
+        let sequence = |place: u32| messages[place as usize].as_ref().unwrap().message.id.sequence;
+        wanted.into_iter().map(|(listener, place)| (listener, sequence(place))).collect()
     }
 
     #[tokio::test]
-    async fn a_live_feed_is_made_with_the_first_subscriber_of_its_channel_and_gone_with_the_last() {
+    async fn nothing_is_left_of_the_subscribers_and_listeners_that_are_gone() {
         let hub = hub();
-        let feeds = || hub.core.live.feeds().len();
-        publish(&hub, "a", "nobody listens").await;
-        assert_eq!(feeds(), 0);
-        let (first, second) = (subscribe(&hub, &["a", "b"]).await, subscribe(&hub, &["b"]).await);
-        assert_eq!(feeds(), 2);
-        drop(first);
-        assert_eq!(feeds(), 1);
-        drop(second);
-        assert_eq!(feeds(), 0);
+        let feeds = hub.feeds();
+        let (first, second) = (subscribe(&hub, &["a", "b.*"]).await, subscribe(&hub, &["b.*"]).await);
+        let announced = feeds[0].listen(&channels(&["a", "b.*"]), 7);
+        assert_eq!(announced, hub.core.journal.head());
+        drop((first, second));
+        assert!(!hub.core.live.state().is_quiet());
+        publish(&hub, "a", "x").await;
+        feeds[0].leave(&channels(&["a", "b.*"]), 7);
+        assert!(hub.core.live.state().is_quiet());
+        // Another listener may have the number: it does not get what the first was to get.
+        assert_eq!(heard(&feeds[0]), []);
     }
 
     #[tokio::test]
@@ -295,7 +302,8 @@ mod tests {
     #[tokio::test]
     async fn an_unread_feed_keeps_no_message() {
         let hub = hub();
-        let _stalled = subscribe(&hub, &["a"]).await;
+        let feeds = hub.feeds();
+        feeds[0].listen(&channels(&["a"]), 0);
         let message = publish(&hub, "a", "dropped by retention").await;
         let announced = Arc::downgrade(&message);
         drop(message);
@@ -303,67 +311,52 @@ mod tests {
             publish(&hub, "a", &"x".repeat(1 << 18)).await;
         }
         assert!(announced.upgrade().is_none());
+        let Heard { messages, wanted, has_lagged, .. } = feeds[0].take();
+        assert!(messages[0].is_none() && messages[5].is_some());
+        assert!(wanted.iter().map(|(_, place)| *place).eq(0..6) && !has_lagged);
     }
 
     #[tokio::test]
-    async fn a_subscriber_that_lags_behind_its_feed_reads_on_from_the_journal() {
+    async fn a_listener_hears_each_message_of_its_channels_once_and_in_order() {
         let hub = hub();
-        let (_subscriber, mut subscription) = subscribe(&hub, &["a"]).await;
+        let feeds = hub.feeds();
+        feeds[0].listen(&channels(&["a", "*", "b.*", "b.>"]), 1);
+        feeds[0].listen(&channels(&["b.c"]), 0);
+        for channel in ["a", "b.c", "c", "c.d", "b.c", "b.d.e"] {
+            publish(&hub, channel, "x").await;
+        }
+        assert_eq!(heard(&feeds[0]), [(0, 2), (0, 5), (1, 1), (1, 2), (1, 3), (1, 5), (1, 6)]);
+        assert_eq!(heard(&feeds[0]), []);
+    }
+
+    #[tokio::test]
+    async fn a_feed_that_is_not_taken_for_long_says_so() {
+        let hub = hub();
+        let feeds = hub.feeds();
+        feeds[0].listen(&channels(&["a"]), 0);
         let count = FEED_CAPACITY as u64 + 50;
         for _ in 0..count {
             publish(&hub, "a", "x").await;
         }
-        assert_delivers(&mut subscription, count).await;
-    }
-
-    #[tokio::test]
-    async fn no_feed_is_left_half_read_where_messages_were_gathered_before() {
-        let hub = hub();
-        let (_subscriber, mut subscription) = subscribe(&hub, &["a", "b"]).await;
+        let Heard { announced, wanted, has_lagged, .. } = feeds[0].take();
+        assert!(announced == count && has_lagged && wanted.is_empty());
         publish(&hub, "a", "x").await;
-        assert!(tokio::time::timeout(Duration::ZERO, subscription.gathered(FEED_CAPACITY)).await.is_err());
-        for channel in ["b", "a"] {
-            for _ in 0..FEED_CAPACITY {
-                publish(&hub, channel, "x").await;
-            }
-        }
-        subscription.gathered(FEED_CAPACITY).await;
-        assert_delivers(&mut subscription, 1 + 2 * FEED_CAPACITY as u64).await;
+        assert_eq!(heard(&feeds[0]), [(0, count + 1)]);
     }
 
     #[tokio::test]
-    async fn messages_gathered_on_several_channels_come_in_order_and_at_most_one_feed_is_awaited() {
-        let hub = hub();
-        let (_subscriber, mut subscription) = subscribe(&hub, &["a", "b"]).await;
-        for channel in ["b", "a", "b"] {
-            assert!(tokio::time::timeout(Duration::ZERO, subscription.gathered(3)).await.is_err());
-            publish(&hub, channel, "x").await;
-        }
-        subscription.gathered(3).await;
-        let Some(Next::Messages(entries)) = subscription.next().await.unwrap() else { panic!("a gap") };
-        assert_eq!(entries.iter().map(|entry| entry.message.id.sequence).collect::<Vec<_>>(), [1, 2, 3]);
-
-        for _ in 0..FEED_CAPACITY {
-            publish(&hub, "a", "x").await;
-        }
-        subscription.gathered(1_000).await;
-    }
-
-    #[tokio::test]
-    async fn no_message_is_lost_by_dropping_the_future_of_next() {
+    async fn a_subscription_that_has_fallen_behind_reads_each_message_once_also_if_its_future_is_dropped() {
         let hub = hub();
         let (_subscriber, mut subscription) = subscribe(&hub, &["a", "b"]).await;
         for number in 0..100 {
             publish(&hub, ["a", "b"][number % 2], "x").await;
+            assert!(subscription.next().await.unwrap().is_none(), "it does not know that it is behind");
+            subscription.fall_behind();
             // The future is polled once, and dropped whether it was ready or not.
             let polled = tokio::time::timeout(Duration::ZERO, subscription.next()).await;
-            if let Ok(Ok(Some(Next::Messages(entries)))) = polled {
-                assert_eq!(entries[0].message.id.sequence, number as u64 + 1);
-                assert_eq!(entries.len(), 1);
-            } else {
-                panic!("it was there");
-            }
-            assert!(tokio::time::timeout(Duration::ZERO, subscription.next()).await.is_err());
+            let Ok(Ok(Some(Next::Messages(entries)))) = polled else { panic!("it was there") };
+            assert_eq!(entries[0].message.id.sequence, number as u64 + 1);
+            assert_eq!((entries.len(), subscription.is_behind()), (1, false));
         }
     }
 }

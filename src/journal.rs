@@ -195,6 +195,11 @@ impl Journal {
         either!(self, journal => journal.read(position, channels, limit, reader).await)
     }
 
+    /// What [`read`](Self::read) returns, at once, if memory has the page.
+    pub fn read_held(&self, position: u64, channels: &Channels, limit: PageLimit) -> Option<Page> {
+        either!(self, journal => journal.read_held(position, channels, limit))
+    }
+
     /// The position from which a read gives the newest `count` kept messages on `channels`, or all if there
     /// are fewer. `reader` has the turn; `None` is the hub itself.
     ///

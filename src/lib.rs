@@ -116,7 +116,7 @@ impl Server {
             opened.map_err(|error| ServeError::Open { place: journal.journal.clone(), error })?;
         let replay_page = hub.replay_page;
         let (hub, publishing) = hub::Hub::new(journal, committed, &hub, reads);
-        let mut failure = hub.failure();
+        let (mut failure, feeds) = (hub.failure(), hub.feeds());
         for address in &listening {
             tracing::info!(version = env!("CARGO_PKG_VERSION"), "listening on http://{address}");
         }
@@ -129,7 +129,7 @@ impl Server {
                 _ = failure.wait_for(Option::is_some) => {}
             }
         };
-        net::serve(listeners, api, net, connections, stop).await;
+        net::serve(listeners, api, feeds, net, connections, stop).await;
         // The end of the hub's task closes the journal. A panic of the task was reported when it happened.
         let _ = publishing.await;
         // The journal may have failed since `stop`, while publishes in flight were finished.

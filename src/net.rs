@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::api::Api;
 use crate::delivery::{Groups, Place, Socket};
+use crate::hub::Feed;
 use crate::limits::{Budget, Full, Network, Proxies, Share, Shares};
 use crate::value::{at_least_one, duration};
 
@@ -60,17 +61,19 @@ pub(crate) struct Limits {
 /// two seconds promised. Lower: more subscribers are cut in the middle of a message.
 const GRACE: Duration = Duration::from_millis(1_500);
 
-/// Accepts connections on all listeners until `shutdown` is ready, then ends all connections.
+/// Accepts connections on all listeners until `shutdown` is ready, then ends all connections. Subscribers
+/// hear on `feeds`.
 pub(crate) async fn serve(
     listeners: Vec<TcpListener>,
     api: Api,
+    feeds: Vec<Feed>,
     options: Options,
     limits: Limits,
     shutdown: impl Future<Output = ()>,
 ) {
     let permits = Arc::new(Semaphore::new(options.max_connections.min(Semaphore::MAX_PERMITS)));
     let (open, stopping, overdue) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
-    let groups = Arc::new(Groups::new(open.clone(), stopping.clone(), overdue.clone()));
+    let groups = Groups::new(feeds, open.clone(), stopping.clone(), overdue.clone());
     let Limits { per_address, trusted, heads } = limits;
     let shares = Shares::new("connections", usize::MAX, per_address);
     let net = Net { api, options, permits, shares, trusted, heads, groups, open, stopping, overdue };

@@ -31,7 +31,17 @@ impl CatchUp {
 
     /// Whether the subscriber can join a group: nothing is unsent, and its subscription is not behind.
     pub(super) fn has_caught_up(&self) -> bool {
-        self.unsent.is_nothing() && !self.delivery.stream.subscription.is_behind()
+        self.unsent.is_nothing() && !self.delivery.subscription.is_behind()
+    }
+
+    /// Ends the stream with the last chunk. Returns itself if the socket has not taken it, to be
+    /// [run](Self::run).
+    pub(super) fn end(mut self, reason: Reason) -> Option<Self> {
+        self.delivery.subscriber.end(reason);
+        let last = Chunks::last(self.socket.framing);
+        let sent = self.socket.send(&last, 0).ok().filter(|sent| *sent < last.len())?;
+        self.unsent = Unsent::Last(sent);
+        Some(self)
     }
 
     /// Sends the subscriber its stream until it has caught up. `None` if the subscriber is gone, or its
@@ -75,7 +85,7 @@ async fn catch_up(
     stopping: &CancellationToken,
 ) -> Result<bool, Reason> {
     let mut sent = loop {
-        if unsent.is_nothing() && !delivery.stream.subscription.is_behind() {
+        if unsent.is_nothing() && !delivery.subscription.is_behind() {
             return Ok(true);
         }
         socket.writable().await?;
@@ -85,21 +95,24 @@ async fn catch_up(
                     biased;
                     next = delivery.next(socket.framing) => next,
                     // The journal is not waited for: thousands may wait to read it, one after the other.
-                    () = stopping.cancelled() => {
-                        delivery.subscriber.end(Reason::Shutdown);
-                        None
-                    }
+                    () = stopping.cancelled() => Err(Reason::Shutdown),
                 };
-                let Some(chunks) = next else { break 0 };
-                (chunks, 0)
+                match next {
+                    Ok(Some(chunks)) => (chunks, 0),
+                    Ok(None) => continue,
+                    Err(reason) => {
+                        delivery.subscriber.end(reason);
+                        break 0;
+                    }
+                }
             }
             Unsent::Bytes(bytes) => (Chunks::from(bytes), 0),
             Unsent::Message(Partial { sequence, sent, kept }) => {
                 let entry = match kept {
                     Some(kept) => kept.entry,
-                    None => delivery.stream.reread(sequence).await?,
+                    None => delivery.reread(sequence).await?,
                 };
-                (Chunks::begun(entry, delivery.stream.format, socket.framing), sent)
+                (Chunks::begun(entry, delivery.format, socket.framing), sent)
             }
             Unsent::Last(sent) => break sent,
         };

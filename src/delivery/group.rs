@@ -1,42 +1,37 @@
 //! A group: subscribers that listen to the same channels in the same format and framing, and were sent the
-//! same messages. They share one subscription. A batch of messages wakes it once, is encoded once, and is
-//! written to one socket after the other.
+//! same messages. They share one subscription. A group is data: its [`Shard`](super::shard::Shard) hears for
+//! it, and has it send a few writes at a time.
 
-use std::mem;
-use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Wake, Waker};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use slab::Slab;
-use tokio::sync::Notify;
-use tokio::task::yield_now;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::catch_up::CatchUp;
 use super::chunks::{Chunks, Framing, Unsent};
 use super::socket::Socket;
-use super::stream::{Delivery, Step, Stream};
-use crate::frame;
-use crate::hub::{Next, Reason, Subscriber};
+use super::stream::{self, Delivery};
+use crate::frame::{self, Format};
+use crate::hub::{Next, NotHeld, Reason, Subscriber, Subscription};
 use crate::journal::Entry;
 
-/// The writes before other tasks have their turn, of some 5 µs each. Higher: publishers and new connections
-/// wait longer. Lower: a round is interrupted more often.
-const TURN: usize = 64;
-
-/// The members of a group, and their stream.
+/// The members of a group, and what they are sent.
 #[derive(Debug)]
 pub(super) struct Group {
-    /// The stream that all members are sent.
-    stream: Stream,
-    framing: Framing,
+    /// Where all members are.
+    pub(super) subscription: Subscription,
+    pub(super) format: Format,
+    pub(super) framing: Framing,
+    /// Whether the shard will have the group go on without any event.
+    pub(super) is_queued: bool,
     members: Slab<Member>,
-    /// Subscribers that are no longer members, and must catch up by themselves.
-    removed: Vec<CatchUp>,
-    readiness: Arc<Readiness>,
-    /// How many writes there were, in all rounds.
-    written: usize,
+    state: State,
+    /// When the last messages or keep-alives were sent.
+    active: Instant,
+    /// When the group is to be asked for a keep-alive.
+    pub(super) due: Instant,
 }
 
 /// A subscriber in a group.
@@ -48,248 +43,343 @@ struct Member {
     position: u64,
 }
 
-/// An event that a group has to handle.
+/// What a group does.
 #[derive(Debug)]
-pub(super) enum Event {
-    /// The next step of the stream.
-    Step(Step),
-    /// The sockets of the members with these keys can be read from.
-    Readable(Vec<usize>),
+enum State {
+    /// It waits for messages, or is to read what is in memory.
+    Idle,
+    Sending(Box<Round>),
+    /// It waits for more messages after a long round.
+    Paused(Box<Pause>),
+    /// The journal's file is read.
+    Reading,
+}
+
+/// One round: bytes are written to one member's socket after the other.
+#[derive(Debug)]
+struct Round {
+    what: What,
+    /// What most members are sent.
+    all: Arc<Chunks>,
+    /// The key of the next member.
+    next: usize,
+    /// The key after that of the last member.
+    end: usize,
+    began: Instant,
+}
+
+#[derive(Debug)]
+enum What {
+    Messages {
+        entries: Arc<[Arc<Entry>]>,
+        first: u64,
+        /// Whether every subscriber gets each of them.
+        is_for_all: bool,
+    },
+    /// A gap, after which this is the position.
+    Gap(u64),
+    /// A keep-alive, if the group `was_idle`, with the id of `position` for members that were not sent it.
+    KeepAlive { was_idle: bool, position: u64 },
+}
+
+#[derive(Debug)]
+struct Pause {
+    until: Instant,
+    /// How many messages end the pause.
+    missing: usize,
+}
+
+/// Messages with their chunks: groups that are sent the same share them.
+#[derive(Debug)]
+pub(super) struct Encoded {
+    entries: Arc<[Arc<Entry>]>,
+    chunks: Arc<Chunks>,
+    key: (Format, Framing),
+}
+
+/// What a group is to do next.
+#[derive(Debug)]
+pub(super) enum Turn {
+    /// Nothing, until there is an event.
+    Wait,
+    /// To go on.
+    GoOn,
+    /// To wait until then.
+    Pause(Instant),
+    /// To read the journal.
+    Read,
 }
 
 impl Group {
-    /// A group with its first member, whose stream becomes the group's.
-    pub(super) fn new(first: CatchUp) -> Self {
-        let CatchUp { socket, delivery: Delivery { subscriber, mut stream, .. }, .. } = first;
-        stream.subscription.read_for_group();
-        let (position, framing) = (stream.subscription.position(), socket.framing);
-        let (members, removed) = (Slab::new(), Vec::new());
-        let mut group = Group { stream, framing, members, removed, readiness: Arc::default(), written: 0 };
-        group.insert(Member { socket, subscriber, position });
-        group
+    /// The longest time for which a timer is set.
+    pub(super) const FAR: Duration = Duration::from_hours(24 * 365);
+
+    /// A group with no members, at the position of this delivery.
+    pub(super) fn new(first: &Delivery, framing: Framing) -> Self {
+        let subscription = first.subscription.fork(first.subscription.position(), None);
+        let (members, state, active) = (Slab::new(), State::Idle, Instant::now());
+        let format = first.format;
+        Group { subscription, format, framing, is_queued: false, members, state, active, due: active }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.members.is_empty()
+    /// Whether the group can be forgotten.
+    pub(super) fn is_over(&self) -> bool {
+        self.members.is_empty() && !matches!(self.state, State::Reading)
     }
 
-    /// Waits for the next event. Dropping the future loses nothing.
-    pub(super) async fn next(&mut self) -> Event {
-        tokio::select! {
-            step = self.stream.next() => Event::Step(step),
-            keys = self.readiness.wait() => Event::Readable(keys),
-        }
-    }
-
-    /// Handles the event. Breaks at the end of the group's stream.
-    pub(super) async fn handle(&mut self, event: Event) -> ControlFlow<Reason> {
-        match event {
-            Event::Step(Step::Next(Next::Messages(entries))) => self.broadcast(entries).await,
-            Event::Step(Step::Next(gap)) => self.send_gap(&gap).await,
-            Event::Step(Step::Tick { idle }) => self.keep_alive(idle).await,
-            Event::Step(Step::End(reason)) => return ControlFlow::Break(reason),
-            Event::Readable(keys) => keys.into_iter().for_each(|key| self.check(key)),
-        }
-        ControlFlow::Continue(())
-    }
-
-    /// Takes the subscribers that were removed since the last call, and must catch up by themselves.
-    pub(super) fn take_removed(&mut self) -> Vec<CatchUp> {
-        mem::take(&mut self.removed)
-    }
-
-    fn position(&self) -> u64 {
-        self.stream.subscription.position()
-    }
-
-    /// Makes the subscriber a member, after sending it the messages that only the group was sent. Removes it
-    /// at once if its socket is full, or if it has to read the journal.
-    pub(super) async fn admit(&mut self, mut joining: CatchUp) {
-        loop {
-            let delivery = &mut joining.delivery;
-            let before = delivery.stream.subscription.position();
-            if before >= self.position() {
-                break;
-            }
-            let Some(next) = delivery.stream.subscription.announced().await else {
-                if delivery.stream.subscription.position() > before {
-                    continue;
-                }
-                // The group has read messages that are not announced yet: `joining` must read them in the
-                // journal too.
-                delivery.stream.subscription.fall_behind();
-                return self.removed.push(joining);
-            };
-            let Some(chunks) = delivery.encode(next, self.framing) else { continue };
-            match joining.send(&chunks) {
-                Ok(()) if joining.has_caught_up() => {}
-                Ok(()) => return self.removed.push(joining),
-                Err(reason) => return joining.delivery.subscriber.end(reason),
-            }
-        }
-        let CatchUp { socket, delivery: Delivery { subscriber, stream, .. }, .. } = joining;
-        self.insert(Member { socket, subscriber, position: stream.subscription.position() });
-    }
-
-    fn insert(&mut self, mut member: Member) {
-        member.subscriber.share_channels(self.stream.subscription.channels());
+    /// Makes the subscriber a member. All that the group was sent was sent to the subscriber, and maybe more.
+    pub(super) fn insert(&mut self, joining: CatchUp) -> usize {
+        let CatchUp { socket, delivery: Delivery { mut subscriber, subscription, .. }, .. } = joining;
+        subscriber.share_channels(self.subscription.channels());
         if self.members.len() == self.members.capacity() {
             // Otherwise the slab would double its capacity, and half of it could be empty.
             self.members.reserve_exact(self.members.len() / 8 + 1);
         }
-        let key = self.members.insert(member);
-        self.check(key);
+        self.members.insert(Member { socket, subscriber, position: subscription.position() })
     }
 
-    /// Removes the member if it is gone. If not, its socket is watched, and the next [`Event::Readable`]
-    /// leads here again.
-    fn check(&mut self, key: usize) {
+    /// Removes the member if it is gone. If not, its socket is watched by this waker.
+    pub(super) fn check(&mut self, key: usize, waker: &Waker) {
         let Some(member) = self.members.get_mut(key) else { return };
-        let waker = Waker::from(Arc::new(Readable { key, readiness: Arc::clone(&self.readiness) }));
-        if let std::task::Poll::Ready(reason) = member.socket.poll_gone(&mut Context::from_waker(&waker)) {
+        if let Poll::Ready(reason) = member.socket.poll_gone(&mut Context::from_waker(waker)) {
             member.subscriber.end(reason);
             self.members.remove(key);
         }
     }
 
-    /// Sends these messages to every member they are for. A long round of several messages is followed by a
-    /// pause, until as many messages have come again: they go out in one round.
-    async fn broadcast(&mut self, entries: Vec<Arc<Entry>>) {
+    /// Sends these messages next, if the group waits for them and they fit into a page; else it reads them in
+    /// the journal. `None` if they can only be read there. Each message up to `before` was heard earlier.
+    /// `same` is what the group before was sent, and becomes what this one is sent. Returns whether the group
+    /// is to go on now.
+    pub(super) fn hear(
+        &mut self,
+        before: u64,
+        count: usize,
+        entries: Option<Vec<Arc<Entry>>>,
+        same: &mut Option<Encoded>,
+    ) -> bool {
+        self.subscription.advance(before);
+        if let Some(mut entries) = entries
+            && self.is_idle()
+        {
+            entries.retain(|entry| sequence(entry) > self.subscription.position());
+            let bytes = entries.iter().map(|entry| entry.weight()).sum();
+            if entries.len() <= 1 || self.subscription.fits_page(entries.len(), bytes) {
+                return !entries.is_empty() && self.begin_messages(entries, same);
+            }
+        }
+        self.fall_behind(count)
+    }
+
+    fn is_idle(&self) -> bool {
+        matches!(self.state, State::Idle) && !self.subscription.is_behind()
+    }
+
+    fn begin_messages(&mut self, entries: Vec<Arc<Entry>>, same: &mut Option<Encoded>) -> bool {
+        let key = (self.format, self.framing);
+        let is_equal = |(one, other): (&Arc<Entry>, &Arc<Entry>)| Arc::ptr_eq(one, other);
+        let is_same = |same: &Encoded| {
+            same.key == key
+                && same.entries.len() == entries.len()
+                && same.entries.iter().zip(&entries).all(is_equal)
+        };
+        let encoded = same.take().filter(is_same).unwrap_or_else(|| {
+            let chunks = Arc::new(Chunks::messages(&entries, key.0, key.1));
+            Encoded { entries: entries.into(), chunks, key }
+        });
+        if let Some(last) = encoded.entries.last() {
+            self.subscription.advance(sequence(last));
+        }
+        self.active = Instant::now();
+        self.begin(What::messages(Arc::clone(&encoded.entries)), Arc::clone(&encoded.chunks));
+        *same = Some(encoded);
+        true
+    }
+
+    /// Sends what was read in the journal next.
+    fn begin_next(&mut self, next: Next) {
+        self.active = Instant::now();
+        let chunks = Arc::new(stream::encode(&next, self.format, self.framing));
+        match next {
+            Next::Messages(entries) => self.begin(What::messages(entries.into()), chunks),
+            Next::Gap { position, .. } => self.begin(What::Gap(position.sequence), chunks),
+        }
+    }
+
+    /// Sends every member a keep-alive if the group was idle for so long. Sends the current id to members
+    /// that were not sent it, as `except` left them out, or messages were on other channels. `announced` is
+    /// the sequence of the last message announced. Returns when this is to be called again.
+    pub(super) fn keep_alive(&mut self, keep_alive: Duration, announced: u64) -> Instant {
+        let now = Instant::now();
+        if self.is_idle() {
+            let was_idle = now.duration_since(self.active) >= keep_alive;
+            if was_idle {
+                self.active = now;
+                self.subscription.advance(announced);
+            }
+            let position = self.subscription.position();
+            let with_id = frame::keep_alive(self.format, Some(self.subscription.id()));
+            let chunks = Chunks::own(with_id, Some((0, position)), self.framing);
+            self.begin(What::KeepAlive { was_idle, position }, Arc::new(chunks));
+        }
+        let due = self.active.checked_add(keep_alive).unwrap_or(now + Self::FAR);
+        if due > now { due } else { now + keep_alive }
+    }
+
+    fn begin(&mut self, what: What, all: Arc<Chunks>) {
+        let end = self.members.iter().next_back().map_or(0, |(key, _)| key + 1);
+        self.state = State::Sending(Box::new(Round { what, all, next: 0, end, began: Instant::now() }));
+    }
+
+    /// Records that so many messages may have been announced that only the journal has. Returns whether the
+    /// group is to read them now.
+    pub(super) fn fall_behind(&mut self, messages: usize) -> bool {
+        self.subscription.fall_behind();
+        match &mut self.state {
+            State::Idle => true,
+            State::Sending(_) | State::Reading => false,
+            State::Paused(pause) => {
+                pause.missing = pause.missing.saturating_sub(messages);
+                pause.missing == 0
+            }
+        }
+    }
+
+    /// Goes on with what was read in the journal. `subscription` has read it.
+    pub(super) fn read(&mut self, subscription: Subscription, next: Option<Next>) {
+        self.state = State::Idle;
+        self.subscription = subscription;
+        // More may have been announced meanwhile.
+        self.subscription.fall_behind();
+        if let Some(next) = next {
+            self.begin_next(next);
+        }
+    }
+
+    /// Writes to at most `most` members, which must be at least one. `removed` gets those whose socket is
+    /// full. Returns how many writes there were, and what is next.
+    pub(super) fn go_on(
+        &mut self,
+        most: usize,
+        keep_alive: Duration,
+        removed: &mut Vec<CatchUp>,
+    ) -> (usize, Turn) {
+        if !matches!(self.state, State::Sending(_) | State::Reading) {
+            self.state = State::Idle;
+            match self.subscription.next_held() {
+                Ok(Some(next)) => self.begin_next(next),
+                Ok(None) => return (0, Turn::Wait),
+                Err(NotHeld) => {
+                    self.state = State::Reading;
+                    return (0, Turn::Read);
+                }
+            }
+        }
+        let State::Sending(round) = &mut self.state else { return (0, Turn::Wait) };
+        let mut written = 0;
+        while round.next < round.end && written < most {
+            let key = round.next;
+            round.next += 1;
+            let Some(member) = self.members.get_mut(key) else { continue };
+            written += 1;
+            let own = round.own(member, self.format, self.framing);
+            let chunks = own.as_ref().unwrap_or(&round.all);
+            let cut = match member.socket.send(chunks, 0) {
+                Ok(sent) if sent == chunks.len() => {
+                    member.subscriber.was_sent(chunks.counts);
+                    continue;
+                }
+                Ok(sent) => Ok(chunks.cut(sent, &self.subscription)),
+                Err(reason) => Err(reason),
+            };
+            let Member { socket, mut subscriber, position } = self.members.remove(key);
+            match cut {
+                Ok(cut) => {
+                    subscriber.was_sent(cut.counts);
+                    let position = cut.position.unwrap_or_else(|| position.max(self.subscription.position()));
+                    let subscription = self.subscription.fork(position, Some(subscriber.address()));
+                    let delivery = Delivery::resumed(subscriber, subscription, self.format, keep_alive);
+                    removed.push(CatchUp { socket, delivery, unsent: cut.unsent });
+                }
+                Err(reason) => subscriber.end(reason),
+            }
+        }
+        if round.next < round.end {
+            return (written, Turn::GoOn);
+        }
+        let pause = round.pause();
+        self.state = State::Idle;
+        match pause {
+            Some(pause) => {
+                let until = pause.until;
+                self.state = State::Paused(Box::new(pause));
+                (written, Turn::Pause(until))
+            }
+            None if self.subscription.is_behind() => (written, Turn::GoOn),
+            None => (written, Turn::Wait),
+        }
+    }
+
+    /// Ends the stream of every member. `removed` gets those whose socket is full.
+    pub(super) fn end(&mut self, reason: Reason, keep_alive: Duration, removed: &mut Vec<CatchUp>) {
+        let position = self.subscription.position();
+        for Member { socket, subscriber, .. } in self.members.drain() {
+            let subscription = self.subscription.fork(position, Some(subscriber.address()));
+            let delivery = Delivery::resumed(subscriber, subscription, self.format, keep_alive);
+            removed.extend(CatchUp { socket, delivery, unsent: Unsent::Nothing }.end(reason));
+        }
+    }
+}
+
+fn sequence(entry: &Arc<Entry>) -> u64 {
+    entry.message.id.sequence
+}
+
+impl What {
+    fn messages(entries: Arc<[Arc<Entry>]>) -> Self {
+        let is_for_all = entries.iter().all(|entry| entry.message.except.is_none());
+        What::Messages { first: entries.first().map_or(0, sequence), is_for_all, entries }
+    }
+}
+
+impl Round {
+    /// The chunks for this member, `None` for `all`. A member that gets only some of the messages is sent
+    /// chunks of its own.
+    fn own(&self, member: &Member, format: Format, framing: Framing) -> Option<Chunks> {
+        match &self.what {
+            What::Messages { entries, first, is_for_all } => {
+                if *is_for_all && member.position < *first {
+                    return None;
+                }
+                let is_for_member =
+                    |entry: &&Arc<Entry>| sequence(entry) > member.position && member.subscriber.wants(entry);
+                let own: Vec<_> = entries.iter().filter(is_for_member).cloned().collect();
+                (own.len() < entries.len()).then(|| Chunks::messages(&own, format, framing))
+            }
+            What::Gap(position) => (member.position > *position).then(Chunks::default),
+            What::KeepAlive { was_idle, position } => {
+                let is_before = member.position <= *position && member.subscriber.is_before(*position);
+                (!is_before).then(|| match was_idle {
+                    true => Chunks::own(frame::keep_alive(format, None), None, framing),
+                    false => Chunks::default(),
+                })
+            }
+        }
+    }
+
+    /// The pause after the round, if it took long for several messages: until as many messages have come
+    /// again, which go out in one round then.
+    fn pause(&self) -> Option<Pause> {
         /// The shortest round that is followed by a pause. Higher: busy groups have more rounds. Lower: a
         /// small group's messages would wait as well.
         const LONG: Duration = Duration::from_millis(2);
         /// The pause takes at most the round's time, divided by this. Higher: more rounds, of fewer messages.
         /// Lower: messages wait longer.
         const PAUSE: u32 = 8;
-        let began = Instant::now();
-        self.send_messages(&entries).await;
-        let time = began.elapsed();
-        if entries.len() > 1 && time > LONG {
-            let _ = timeout(time / PAUSE, self.stream.subscription.gathered(entries.len())).await;
-        }
-    }
-
-    /// Writes the messages to every member they are for. A member that gets only some of them is sent a chunk
-    /// of its own.
-    async fn send_messages(&mut self, entries: &[Arc<Entry>]) {
-        let sequence = |entry: &Arc<Entry>| entry.message.id.sequence;
-        let Some(first) = entries.first().map(sequence) else { return };
-        let (format, framing) = (self.stream.format, self.framing);
-        let all = Chunks::messages(entries, format, framing);
-        let is_for_all = entries.iter().all(|entry| entry.message.except.is_none());
-        self.send(&all, |member| {
-            if is_for_all && member.position < first {
-                return None;
-            }
-            let is_for_member =
-                |entry: &&Arc<Entry>| sequence(entry) > member.position && member.subscriber.wants(entry);
-            let own: Vec<_> = entries.iter().filter(is_for_member).cloned().collect();
-            (own.len() < entries.len()).then(|| Chunks::messages(&own, format, framing))
-        })
-        .await;
-    }
-
-    /// Sends the gap to every member whose position is not after the gap.
-    async fn send_gap(&mut self, gap: &Next) {
-        let (chunks, position) = (self.stream.encode(gap, self.framing), self.position());
-        self.send(&chunks, |member| (member.position > position).then(Chunks::default)).await;
-    }
-
-    /// Sends every member a keep-alive if the group was `idle`. Sends the current id to members that were not
-    /// sent it, as `except` left them out, or messages were on other channels.
-    async fn keep_alive(&mut self, idle: bool) {
-        if idle {
-            self.stream.subscription.advance().await;
-        }
-        let (format, framing, position) = (self.stream.format, self.framing, self.position());
-        let with_id = frame::keep_alive(format, Some(self.stream.subscription.id()));
-        let with_id = Chunks::own(with_id, Some((0, position)), framing);
-        let bare = frame::keep_alive(format, None);
-        self.send(&with_id, |member| {
-            let is_before = member.position <= position && member.subscriber.is_before(position);
-            let own = || if idle { Chunks::own(bare.clone(), None, framing) } else { Chunks::default() };
-            (!is_before).then(own)
-        })
-        .await;
-    }
-
-    /// Writes to one socket after the other, and removes members whose socket is full. A member is sent its
-    /// `own` chunks, or `all` if `own` returns `None`.
-    async fn send(&mut self, all: &Chunks, own: impl Fn(&Member) -> Option<Chunks>) {
-        let mut removed = Vec::new();
-        for (key, member) in &mut self.members {
-            let own = own(member);
-            let chunks = own.as_ref().unwrap_or(all);
-            match member.socket.send(chunks, 0) {
-                Ok(sent) if sent == chunks.len() => member.subscriber.was_sent(chunks.counts),
-                Ok(sent) => removed.push((key, Ok(chunks.cut(sent, &self.stream.subscription)))),
-                Err(reason) => removed.push((key, Err(reason))),
-            }
-            self.written += 1;
-            if self.written.is_multiple_of(TURN) {
-                yield_now().await;
-            }
-        }
-        for (key, cut) in removed {
-            let Member { socket, mut subscriber, position } = self.members.remove(key);
-            match cut {
-                Ok(cut) => {
-                    subscriber.was_sent(cut.counts);
-                    let position = cut.position.unwrap_or_else(|| position.max(self.position()));
-                    let stream = self.stream.fork(position, &subscriber);
-                    let delivery = Delivery::resumed(subscriber, stream);
-                    self.removed.push(CatchUp { socket, delivery, unsent: cut.unsent });
-                }
-                Err(reason) => subscriber.end(reason),
-            }
-        }
-    }
-
-    /// Ends the stream of every member, and of the subscribers that wait to join. Removes those whose socket
-    /// is full.
-    pub(super) fn end(&mut self, reason: Reason, waiting: impl Iterator<Item = CatchUp>) {
-        let position = self.position();
-        let waiting = waiting.map(|catch_up| (catch_up.socket, catch_up.delivery.subscriber));
-        let members = self.members.drain().map(|member| (member.socket, member.subscriber));
-        for (socket, mut subscriber) in members.chain(waiting) {
-            subscriber.end(reason);
-            let last = Chunks::last(socket.framing);
-            if let Ok(sent) = socket.send(&last, 0)
-                && sent < last.len()
-            {
-                let stream = self.stream.fork(position, &subscriber);
-                let delivery = Delivery::resumed(subscriber, stream);
-                self.removed.push(CatchUp { socket, delivery, unsent: Unsent::Last(sent) });
-            }
-        }
-    }
-}
-
-/// The keys of the members whose sockets can be read from.
-#[derive(Debug, Default)]
-struct Readiness {
-    keys: Mutex<Vec<usize>>,
-    notify: Notify,
-}
-
-impl Readiness {
-    /// Waits for at least one key, and takes all keys.
-    async fn wait(&self) -> Vec<usize> {
-        self.notify.notified().await;
-        mem::take(&mut self.keys.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-/// The waker of a member's socket: adds the member's key to `readiness`.
-struct Readable {
-    key: usize,
-    readiness: Arc<Readiness>,
-}
-
-impl Wake for Readable {
-    fn wake(self: Arc<Self>) {
-        self.readiness.keys.lock().unwrap_or_else(PoisonError::into_inner).push(self.key);
-        self.readiness.notify.notify_one();
+        let What::Messages { entries, .. } = &self.what else { return None };
+        let time = self.began.elapsed();
+        let is_long = entries.len() > 1 && time > LONG;
+        is_long.then(|| Pause { until: Instant::now() + time / PAUSE, missing: entries.len() })
     }
 }
 
@@ -302,15 +392,13 @@ mod tests {
     use tokio::sync::Semaphore;
     use tokio_util::sync::CancellationToken;
 
-    use super::super::stream;
     use super::*;
-    use crate::frame::Format;
     use crate::hub::{self, Hub, Request, Start};
     use crate::journal::{Channels, Journal, KeyLimits, Place, Retention};
     use crate::limits::Budget;
 
-    /// The one member of a new group, which listens at this socket.
-    async fn member(stream: TcpStream) -> CatchUp {
+    /// A subscriber to a new hub, which listens at this socket.
+    async fn subscriber(stream: TcpStream) -> CatchUp {
         let retention = Retention { messages: 1, bytes: 1, age: Duration::MAX };
         let keys = KeyLimits { count: 0, window: Duration::ZERO };
         let budget = Budget::unlimited();
@@ -341,12 +429,14 @@ mod tests {
     async fn a_member_whose_socket_is_full_gets_its_last_chunk_once_it_reads() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut reader = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let mut group = Group::new(member(listener.accept().await.unwrap().0).await);
+        let joining = subscriber(listener.accept().await.unwrap().0).await;
+        let mut group = Group::new(&joining.delivery, Framing::Chunked);
+        group.insert(joining);
         let filler = Chunks::from(Bytes::from(vec![b'x'; 1 << 20]));
         while group.members[0].socket.send(&filler, 0).unwrap() > 0 {}
-        group.end(Reason::Shutdown, std::iter::empty());
-        let removed = group.take_removed();
-        assert_eq!((group.is_empty(), removed.len()), (true, 1));
+        let mut removed = Vec::new();
+        group.end(Reason::Shutdown, Duration::MAX, &mut removed);
+        assert_eq!((group.is_over(), removed.len()), (true, 1));
         let read = std::thread::spawn(move || {
             let mut bytes = Vec::new();
             reader.read_to_end(&mut bytes).unwrap();

@@ -1,18 +1,16 @@
-//! A stream: the bytes that a subscriber, or a group, is sent, and when. How the bytes are sent is not known
-//! here: over a socket, or as the body of a response.
+//! A stream: what one subscriber is sent, and when. How the bytes are sent is not known here.
 
 use std::mem;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::sleep;
 
 use super::chunks::{Chunks, Framing, Unsent};
 use crate::frame::{self, Format, Gap, Open};
 use crate::hub::{Next, Reason, Subscriber, Subscription};
-use crate::journal::Entry;
+use crate::journal::{Entry, JournalError};
 use crate::value::duration;
 
 /// The settings of every stream.
@@ -39,11 +37,13 @@ fn reconnection_time(text: &str) -> Result<Duration, String> {
     if time < Duration::from_millis(500) { Err("must be at least 500ms".to_owned()) } else { Ok(time) }
 }
 
-/// A subscriber and its own stream.
+/// A subscriber and its stream.
 #[derive(Debug)]
 pub(crate) struct Delivery {
     pub(crate) subscriber: Subscriber,
-    pub(super) stream: Stream,
+    pub(super) subscription: Subscription,
+    pub(super) format: Format,
+    pub(super) keep_alive: Duration,
     /// The stream's first bytes. Empty once they are taken.
     opening: Bytes,
 }
@@ -60,12 +60,17 @@ impl Delivery {
         let retry_ms = fastrand::u128(options.retry_min.as_millis()..=options.retry_max.as_millis());
         let open = Open { position: subscription.begins_at(), keep_alive_ms: keep_alive.as_millis() };
         let opening = frame::opening(format, retry_ms, Some(open));
-        Delivery { subscriber, stream: Stream::new(subscription, format, keep_alive), opening }
+        Delivery { subscriber, subscription, format, keep_alive, opening }
     }
 
     /// The delivery of a stream whose opening was sent before.
-    pub(super) fn resumed(subscriber: Subscriber, stream: Stream) -> Self {
-        Delivery { subscriber, stream, opening: Bytes::new() }
+    pub(super) fn resumed(
+        subscriber: Subscriber,
+        subscription: Subscription,
+        format: Format,
+        keep_alive: Duration,
+    ) -> Self {
+        Delivery { subscriber, subscription, format, keep_alive, opening: Bytes::new() }
     }
 
     /// Takes the stream's first bytes. Empty in NDJSON, and once they were taken.
@@ -73,19 +78,27 @@ impl Delivery {
         mem::take(&mut self.opening)
     }
 
-    /// Waits for the next chunks, `None` at the end of the stream. Dropping the future loses nothing.
-    pub(super) async fn next(&mut self, framing: Framing) -> Option<Chunks> {
+    /// Waits for the next chunks of what the journal has. `None` once the subscription is not behind.
+    /// Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// The reason why the stream ends.
+    pub(super) async fn next(&mut self, framing: Framing) -> Result<Option<Chunks>, Reason> {
+        let keep_alive = sleep(self.keep_alive);
+        tokio::pin!(keep_alive);
         loop {
-            let chunks = match self.stream.next().await {
-                Step::Next(next) => self.encode(next, framing),
-                Step::Tick { idle } => self.keep_alive(idle, framing).await,
-                Step::End(reason) => {
-                    self.subscriber.end(reason);
-                    return None;
-                }
+            let next = tokio::select! {
+                next = self.subscription.next() => next.map_err(|_failed| Reason::JournalFailed)?,
+                // Others may have their turn to read the journal for long.
+                () = &mut keep_alive => return Ok(Some(self.keep_alive(framing))),
+            };
+            let chunks = match next {
+                Some(next) => self.encode(next, framing),
+                None if self.subscription.is_over() => return Err(Reason::Shutdown),
+                None => return Ok(None),
             };
             if chunks.is_some() {
-                return chunks;
+                return Ok(chunks);
             }
         }
     }
@@ -93,13 +106,13 @@ impl Delivery {
     /// The chunks of `next` that the subscriber gets. `None` if it gets none of `next`.
     pub(super) fn encode(&self, next: Next, framing: Framing) -> Option<Chunks> {
         let next = self.subscriber.filter(next)?;
-        Some(self.stream.encode(&next, framing))
+        Some(encode(&next, self.format, framing))
     }
 
     /// Counts the chunks of which the first `sent` bytes were sent, and returns what is left. Messages that
     /// were not begun are left to the subscription, whose position goes back before them.
     pub(super) fn was_sent(&mut self, chunks: &Chunks, sent: usize) -> Unsent {
-        let Delivery { subscriber, stream: Stream { subscription, .. }, .. } = self;
+        let Delivery { subscriber, subscription, .. } = self;
         if sent == chunks.len() {
             subscriber.was_sent(chunks.counts);
             return Unsent::Nothing;
@@ -112,63 +125,12 @@ impl Delivery {
         cut.unsent
     }
 
-    /// The keep-alive if the stream was `idle`, or if its position has moved without an event; else `None`.
-    async fn keep_alive(&mut self, idle: bool, framing: Framing) -> Option<Chunks> {
-        let Stream { subscription, format, .. } = &mut self.stream;
-        if idle {
-            subscription.advance().await;
-        }
-        let position = subscription.position();
-        let id = self.subscriber.is_before(position).then(|| subscription.id());
+    /// A keep-alive, with the id of the position if the last id sent is an earlier one.
+    fn keep_alive(&self, framing: Framing) -> Chunks {
+        let position = self.subscription.position();
+        let id = self.subscriber.is_before(position).then(|| self.subscription.id());
         let counts = id.is_some().then_some((0, position));
-        (idle || id.is_some()).then(|| Chunks::own(frame::keep_alive(*format, id), counts, framing))
-    }
-}
-
-/// A subscription in a format, with the timer of its keep-alives.
-#[derive(Debug)]
-pub(super) struct Stream {
-    pub(super) subscription: Subscription,
-    pub(super) format: Format,
-    keep_alive: Duration,
-    /// Reset when it fires, and not at every event, which would cost more.
-    timer: Pin<Box<Sleep>>,
-    /// When the last event or keep-alive came.
-    active: Instant,
-}
-
-/// The next step of a stream.
-#[derive(Debug)]
-pub(super) enum Step {
-    /// Messages or a gap are to be sent.
-    Next(Next),
-    /// The timer has fired. `idle` is set if no event came for as long as the keep-alive time.
-    Tick { idle: bool },
-    /// The stream ends, for this reason.
-    End(Reason),
-}
-
-impl Stream {
-    fn new(subscription: Subscription, format: Format, keep_alive: Duration) -> Self {
-        let timer = Box::pin(sleep(keep_alive));
-        Stream { subscription, format, keep_alive, timer, active: Instant::now() }
-    }
-
-    /// A stream like this one for a subscriber of its own, from `position` on.
-    pub(super) fn fork(&self, position: u64, subscriber: &Subscriber) -> Self {
-        let subscription = self.subscription.fork(position, subscriber.address());
-        Stream::new(subscription, self.format, self.keep_alive)
-    }
-
-    /// The chunks of `next`.
-    pub(super) fn encode(&self, next: &Next, framing: Framing) -> Chunks {
-        match next {
-            Next::Messages(entries) => Chunks::messages(entries, self.format, framing),
-            Next::Gap { asked, earliest, position } => {
-                let bytes = frame::gap(self.format, &Gap { asked, earliest: *earliest }, *position);
-                Chunks::own(bytes, Some((1, position.sequence)), framing)
-            }
-        }
+        Chunks::own(frame::keep_alive(self.format, id), counts, framing)
     }
 
     /// Reads a message again, of which only a part was sent.
@@ -176,31 +138,18 @@ impl Stream {
     /// # Errors
     /// The reason why its subscriber has to go: the rest of the message can't be sent.
     pub(super) async fn reread(&self, sequence: u64) -> Result<Arc<Entry>, Reason> {
-        match self.subscription.reread(sequence).await {
-            Ok(entry) => entry.ok_or(Reason::TooSlow),
-            Err(_failed) => Err(Reason::JournalFailed),
-        }
+        let entry = self.subscription.reread(sequence).await;
+        entry.map_err(|_failed: JournalError| Reason::JournalFailed)?.ok_or(Reason::TooSlow)
     }
+}
 
-    /// Waits for the next step. Dropping the future loses nothing.
-    pub(super) async fn next(&mut self) -> Step {
-        tokio::select! {
-            next = self.subscription.next() => match next {
-                Ok(Some(next)) => {
-                    self.active = Instant::now();
-                    Step::Next(next)
-                }
-                Ok(None) => Step::End(Reason::Shutdown),
-                Err(_failed) => Step::End(Reason::JournalFailed),
-            },
-            () = &mut self.timer => {
-                let idle = self.active + self.keep_alive <= Instant::now();
-                if idle {
-                    self.active = Instant::now();
-                }
-                self.timer.as_mut().reset(self.active + self.keep_alive);
-                Step::Tick { idle }
-            }
+/// The chunks of `next`.
+pub(super) fn encode(next: &Next, format: Format, framing: Framing) -> Chunks {
+    match next {
+        Next::Messages(entries) => Chunks::messages(entries, format, framing),
+        Next::Gap { asked, earliest, position } => {
+            let bytes = frame::gap(format, &Gap { asked, earliest: *earliest }, *position);
+            Chunks::own(bytes, Some((1, position.sequence)), framing)
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tokio::runtime::Handle;
+
 use super::live::Live;
 use crate::journal::{Channels, Journal, JournalError, Page, PageLimit};
 use crate::limits::{Budget, Network, Shares, Turns};
@@ -34,7 +36,8 @@ impl Core {
         budget: Budget,
         page: PageLimit,
     ) -> Self {
-        let (live, publishing) = (Live::new(journal.head()), Turns::new(1));
+        let threads = Handle::current().metrics().num_workers();
+        let (live, publishing) = (Live::new(journal.head(), threads), Turns::new(1));
         Core { journal, live, subscribers, readers, publishing, budget, page, admitted: AtomicU64::new(0) }
     }
 
@@ -58,5 +61,10 @@ impl Core {
         reader: Option<Network>,
     ) -> Result<Page, JournalError> {
         self.journal.read(position, channels, self.page, reader).await
+    }
+
+    /// The same page, if it is in memory.
+    pub(super) fn read_held(&self, position: u64, channels: &Channels) -> Option<Page> {
+        self.journal.read_held(position, channels, self.page)
     }
 }

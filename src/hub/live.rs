@@ -1,115 +1,131 @@
-//! The live feeds: they announce committed messages to the subscribers of a channel.
+//! Live: what was committed, to those who listen.
+//!
+//! Those who listen do so on a few feeds, one for each thread that sends. A message comes on the feeds of
+//! its channel's listeners, and on no other. So neither a channel nor a listener has a queue of its own, and
+//! a quiet channel costs no more than a place in a map.
 
-use std::collections::HashMap;
+use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use tokio::sync::broadcast;
-use tokio_stream::wrappers::BroadcastStream;
+use tokio::sync::Notify;
 
+use super::audience::{Audience, Listener, MAX_FEEDS};
 use crate::journal::{Channels, Entry};
-use crate::message::{ChannelName, Pattern};
+use crate::message::ChannelName;
 
-/// The announcements that a feed holds for its readers. Higher: more memory, as a feed allocates all of
-/// them at once, some 40 bytes each, and one host can open many feeds. Lower: a reader misses announcements
-/// sooner, and then reads the journal.
-pub(super) const FEED_CAPACITY: usize = 128;
+/// The most messages that a feed holds. Higher: more memory. Lower: listeners read the journal more often.
+pub(super) const FEED_CAPACITY: usize = 1024;
 
-/// A feed for each channel that has a subscriber.
+/// The most listeners for whom a feed holds messages, each counted once for each message. Higher and lower:
+/// as [`FEED_CAPACITY`], eight bytes each.
+const MAX_WANTED: usize = 1 << 17;
+
+/// The audience, and the feeds.
 #[derive(Debug)]
 pub(super) struct Live {
-    feeds: RwLock<Feeds>,
+    state: Mutex<State>,
+    /// One for each feed, notified when messages come, and when every subscription ends.
+    changed: Vec<Notify>,
     /// Set once every subscription ends.
     stopped: AtomicBool,
 }
 
-/// The feeds, inside their lock. Messages are announced under the write lock. So while a read lock is held,
-/// each message up to `announced` is on its channel's feed, and no later message is.
+/// What is inside the lock. While it is held, each message up to `announced` is on the feeds of its
+/// listeners, and no later message is.
 #[derive(Debug)]
-pub(super) struct Feeds {
-    /// One for each channel that has a subscriber: made for its first, removed after its last.
-    by_channel: HashMap<Pattern, Feed>,
+pub(super) struct State {
+    audience: Audience,
     /// The sequence of the last message announced.
     pub(super) announced: u64,
+    feeds: Vec<Announcements>,
 }
 
-/// The feed of one channel.
-#[derive(Debug)]
-struct Feed {
-    announcements: broadcast::Sender<Announcement>,
-    /// How many subscribers the channel has. A group of them has one subscription, and so one reader.
-    subscribers: usize,
+/// What came on a feed since it was last taken.
+#[derive(Debug, Default)]
+pub(super) struct Announcements {
+    /// The messages. They are kept by the journal only: a feed that nobody takes holds no data, and retention
+    /// is the one bound on memory.
+    pub(super) messages: Vec<Weak<Entry>>,
+    /// Who wants which: a listener's number, and a place in `messages`.
+    pub(super) wanted: Vec<(u32, u32)>,
+    /// Whether there were too many to be held. The rest is empty then.
+    pub(super) has_lagged: bool,
 }
-
-/// The announcement of one message. It does not keep the message, which only the journal does: an unread feed
-/// holds no data, and retention is the one bound on memory.
-#[derive(Clone, Debug)]
-pub(super) struct Announcement {
-    pub(super) sequence: u64,
-    pub(super) entry: Weak<Entry>,
-}
-
-/// One reader of a channel's feed.
-pub(super) type FeedReader = BroadcastStream<Announcement>;
 
 impl Live {
-    /// No feeds yet, for a journal whose last message has the sequence `head`.
-    pub(super) fn new(head: u64) -> Self {
-        let feeds = Feeds { by_channel: HashMap::new(), announced: head };
-        Live { feeds: RwLock::new(feeds), stopped: AtomicBool::new(false) }
+    /// So many feeds, on which nobody listens yet, for a journal whose last message has the sequence `head`.
+    pub(super) fn new(head: u64, feeds: usize) -> Self {
+        let feeds = feeds.clamp(1, usize::from(MAX_FEEDS));
+        let changed = (0..feeds).map(|_| Notify::new()).collect();
+        let feeds = (0..feeds).map(|_| Announcements::default()).collect();
+        let state = State { audience: Audience::default(), announced: head, feeds };
+        Live { state: Mutex::new(state), changed, stopped: AtomicBool::new(false) }
     }
 
-    /// Locks the feeds. Nothing is announced while the guard is held.
-    pub(super) fn feeds(&self) -> RwLockReadGuard<'_, Feeds> {
-        self.feeds.read().unwrap_or_else(PoisonError::into_inner)
+    /// The lock. Nothing is announced while the guard is held.
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn feeds_mut(&self) -> RwLockWriteGuard<'_, Feeds> {
-        self.feeds.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Announces these messages, each on its channel's feed.
+    /// Announces these messages to those who listen to their channels.
     pub(super) fn announce(&self, entries: &[Arc<Entry>]) {
-        let mut feeds = self.feeds_mut();
+        let mut has_changed = vec![false; self.changed.len()];
+        let mut state = self.state();
+        let State { audience, announced, feeds } = &mut *state;
         for entry in entries {
-            feeds.announced = entry.message.id.sequence;
-            if let Some(feed) = feeds.by_channel.get(&Pattern::from(entry.message.channel.clone())) {
-                let announcement = Announcement { sequence: feeds.announced, entry: Arc::downgrade(entry) };
-                // Fails only if the feed has no reader.
-                let _ = feed.announcements.send(announcement);
-            }
+            *announced = entry.message.id.sequence;
+            audience.for_each(&entry.message.channel, |Listener { feed, number }| {
+                has_changed[usize::from(feed)] = true;
+                feeds[usize::from(feed)].add(entry, number);
+            });
         }
+        drop(state);
+        let changed = self.changed.iter().zip(has_changed).filter(|(_, has_changed)| *has_changed);
+        changed.for_each(|(feed, _)| feed.notify_one());
     }
 
-    /// Counts one more subscriber of these channels. Returns readers of their feeds, and the sequence of the
-    /// last message announced before those readers began.
-    pub(super) fn join(&self, channels: &Channels) -> (Vec<FeedReader>, u64) {
-        let mut feeds = self.feeds_mut();
-        for channel in channels.iter() {
-            feeds.feed(channel).subscribers += 1;
-        }
-        (feeds.follow(channels), feeds.announced)
-    }
-
-    /// Readers of the feeds of these channels, for subscribers that are counted already.
-    pub(super) fn follow(&self, channels: &Channels) -> Vec<FeedReader> {
-        self.feeds_mut().follow(channels)
+    /// Counts one more subscriber of these channels. Returns the sequence of the last message announced.
+    pub(super) fn count(&self, channels: &Channels) -> u64 {
+        let mut state = self.state();
+        channels.iter().for_each(|pattern| state.audience.count(pattern));
+        state.announced
     }
 
     /// Counts one subscriber less on these channels.
-    pub(super) fn leave(&self, channels: &Channels) {
-        let mut feeds = self.feeds_mut();
-        for channel in channels.iter() {
-            if let Some(feed) = feeds.by_channel.get_mut(channel) {
-                feed.subscribers -= 1;
-            }
-        }
-        feeds.tidy(channels);
+    pub(super) fn uncount(&self, channels: &Channels) {
+        let mut state = self.state();
+        channels.iter().for_each(|pattern| state.audience.uncount(pattern));
     }
 
-    /// Removes those feeds of these channels that have neither subscribers nor readers.
-    pub(super) fn tidy(&self, channels: &Channels) {
-        self.feeds_mut().tidy(channels);
+    /// Adds a listener to these channels. Returns the sequence of the last message announced before.
+    pub(super) fn listen(&self, channels: &Channels, listener: Listener) -> u64 {
+        let mut state = self.state();
+        channels.iter().for_each(|pattern| state.audience.add(pattern, listener));
+        state.announced
+    }
+
+    /// Removes the listener, and what came for it.
+    pub(super) fn leave(&self, channels: &Channels, listener: Listener) {
+        let mut state = self.state();
+        channels.iter().for_each(|pattern| state.audience.remove(pattern, listener));
+        state.feeds[usize::from(listener.feed)].wanted.retain(|(number, _)| *number != listener.number);
+    }
+
+    /// Waits until something came on the feed since the last call, or until every subscription ends.
+    pub(super) async fn changed(&self, feed: u8) {
+        self.changed[usize::from(feed)].notified().await;
+    }
+
+    /// Takes what came on the feed. Also returns the sequence of the last message announced.
+    pub(super) fn take(&self, feed: u8) -> (u64, Announcements) {
+        let mut state = self.state();
+        (state.announced, mem::take(&mut state.feeds[usize::from(feed)]))
+    }
+
+    /// How many feeds there are.
+    pub(super) fn feeds(&self) -> usize {
+        self.changed.len()
     }
 
     pub(super) fn is_stopped(&self) -> bool {
@@ -119,41 +135,38 @@ impl Live {
     /// Ends every subscription, now and later.
     pub(super) fn stop(&self) {
         self.stopped.store(true, Ordering::Release);
-        // Dropping a feed's old sender wakes and ends its readers.
-        for feed in self.feeds_mut().by_channel.values_mut() {
-            feed.announcements = broadcast::Sender::new(1);
-        }
+        self.changed.iter().for_each(Notify::notify_one);
     }
 }
 
-impl Feeds {
+impl State {
     /// How many subscribers this channel has.
     pub(super) fn subscribers(&self, channel: &ChannelName) -> usize {
-        self.by_channel.get(&Pattern::from(channel.clone())).map_or(0, |feed| feed.subscribers)
-    }
-
-    fn feed(&mut self, channel: &Pattern) -> &mut Feed {
-        self.by_channel
-            .entry(channel.clone())
-            .or_insert_with(|| Feed { announcements: broadcast::Sender::new(FEED_CAPACITY), subscribers: 0 })
-    }
-
-    fn follow(&mut self, channels: &Channels) -> Vec<FeedReader> {
-        let receivers = channels.iter().map(|channel| self.feed(channel).announcements.subscribe());
-        receivers.map(BroadcastStream::new).collect()
-    }
-
-    fn tidy(&mut self, channels: &Channels) {
-        for channel in channels.iter() {
-            let is_unused = |feed: &Feed| feed.subscribers == 0 && feed.announcements.receiver_count() == 0;
-            if self.by_channel.get(channel).is_some_and(is_unused) {
-                self.by_channel.remove(channel);
-            }
-        }
+        self.audience.subscribers(channel)
     }
 
     #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.by_channel.len()
+    pub(super) fn is_quiet(&self) -> bool {
+        self.audience.is_empty()
+    }
+}
+
+impl Announcements {
+    /// Adds a message that this listener wants.
+    fn add(&mut self, entry: &Arc<Entry>, listener: u32) {
+        if self.has_lagged {
+            return;
+        }
+        // A message's listeners come one after the other.
+        let is_new = self.messages.last().is_none_or(|last| last.as_ptr() != Arc::as_ptr(entry));
+        if self.wanted.len() == MAX_WANTED || is_new && self.messages.len() == FEED_CAPACITY {
+            *self = Announcements { has_lagged: true, ..Announcements::default() };
+            return;
+        }
+        if is_new {
+            self.messages.push(Arc::downgrade(entry));
+        }
+        let place = u32::try_from(self.messages.len() - 1).expect("a feed's capacity is less");
+        self.wanted.push((listener, place));
     }
 }

@@ -152,14 +152,14 @@ async fn append(core: &Core, committed: &mut Committed, publishes: Drain<'_, Pub
         Appended::Repeated(_) | Appended::KeyReused => None,
     };
     let last = appended.iter().rev().find_map(sequence).unwrap_or(0);
-    while core.live.feeds().announced < last {
+    while core.live.state().announced < last {
         core.live.announce(&committed.next().await);
     }
     let results: Vec<_> = {
-        let feeds = core.live.feeds();
+        let live = core.live.state();
         let published = |appended| match appended {
             Appended::New(receipt) => {
-                let subscribers = feeds.subscribers(&receipt.channel);
+                let subscribers = live.subscribers(&receipt.channel);
                 Ok(Published::New { receipt, subscribers })
             }
             Appended::Repeated(receipt) => Ok(Published::Repeated(receipt)),

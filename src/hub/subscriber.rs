@@ -66,7 +66,7 @@ impl Reason {
 }
 
 impl Subscriber {
-    /// A subscriber from `position` on. [`Live::join`](super::live::Live::join) must have counted it for
+    /// A subscriber from `position` on. [`Live::count`](super::live::Live::count) must have counted it for
     /// `channels`: dropping the subscriber undoes that count.
     pub(super) fn new(
         core: Arc<Core>,
@@ -136,7 +136,7 @@ impl Subscriber {
 
 impl Drop for Subscriber {
     fn drop(&mut self) {
-        self.core.live.leave(&self.channels);
+        self.core.live.uncount(&self.channels);
         tracing::info!(
             subscriber = self.number,
             address = %self.address,

@@ -99,6 +99,11 @@ impl Memory {
         Ok(self.stored().recent.read(position, channels, limit))
     }
 
+    /// Always a page.
+    pub(super) fn read_held(&self, position: u64, channels: &Channels, limit: PageLimit) -> Option<Page> {
+        Some(self.stored().recent.read(position, channels, limit))
+    }
+
     pub(super) async fn position_before_newest(
         &self,
         count: usize,

@@ -115,17 +115,13 @@ impl Sqlite {
         reader: Option<Network>,
     ) -> Result<Page, JournalError> {
         loop {
+            if let Some(page) = self.read_held(position, channels, limit) {
+                return Ok(page);
+            }
             let wanted = {
                 let recent = self.shared.recent();
-                let earliest = self.shared.earliest();
-                let start = position.max(earliest - 1);
+                let start = position.max(self.shared.earliest() - 1);
                 let is_indexed = recent.index().from() <= start + 1;
-                let first = recent.index().after(start, channels).next();
-                let is_held = start + 1 >= recent.earliest()
-                    || is_indexed && first.is_none_or(|first| first >= recent.earliest());
-                if is_held {
-                    return Ok(Page { earliest, ..recent.read(position, channels, limit) });
-                }
                 let sequences = || recent.index().after(start, channels).take(limit.messages).collect();
                 is_indexed.then(|| Wanted { position, sequences: sequences(), head: recent.head() })
             };
@@ -134,6 +130,17 @@ impl Sqlite {
                 None => self.readers.complete_index(reader).await?,
             }
         }
+    }
+
+    pub(super) fn read_held(&self, position: u64, channels: &Channels, limit: PageLimit) -> Option<Page> {
+        let recent = self.shared.recent();
+        let earliest = self.shared.earliest();
+        let start = position.max(earliest - 1);
+        let is_indexed = recent.index().from() <= start + 1;
+        let first = recent.index().after(start, channels).next();
+        let is_held = start + 1 >= recent.earliest()
+            || is_indexed && first.is_none_or(|first| first >= recent.earliest());
+        is_held.then(|| Page { earliest, ..recent.read(position, channels, limit) })
     }
 
     pub(super) async fn position_before_newest(

@@ -1,0 +1,373 @@
+//! A shard: the groups of one thread. It hears what is announced on one feed, and has the groups that want it
+//! send it, some writes of one after some of another. A group that waits for nothing but messages costs no
+//! time, and no more than its place here.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::mem;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Wake, Waker};
+use std::time::Duration;
+
+use slab::Slab;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::yield_now;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::task::TaskTracker;
+
+use super::catch_up::CatchUp;
+use super::chunks::Framing;
+use super::group::{Group, Turn};
+use crate::frame::Format;
+use crate::hub::{Feed, Heard, Next, NotHeld, Reason, Subscription};
+use crate::journal::{Channels, JournalError};
+
+/// The writes before other tasks have their turn, of some 5 µs each. Higher: publishers and new connections
+/// wait longer. Lower: a round is interrupted more often.
+const TURN: usize = 64;
+
+/// How many subscribers join before other tasks have their turn. Higher and lower: as [`TURN`].
+const JOINS: usize = 16;
+
+/// The groups of one thread.
+#[derive(Debug)]
+pub(super) struct Shard {
+    feed: Feed,
+    /// The sequence of the last message heard, or heard of.
+    announced: u64,
+    events: mpsc::UnboundedReceiver<Event>,
+    /// For the events that the shard sends itself.
+    sender: mpsc::WeakUnboundedSender<Event>,
+    /// The keys are the listeners' numbers on the feed.
+    groups: Slab<Group>,
+    keys: HashMap<Key, u32>,
+    /// The keys of groups that are to go on.
+    queue: VecDeque<u32>,
+    /// When each group is to be asked for a keep-alive.
+    due: BTreeSet<(Instant, u32)>,
+    /// When the pauses of groups end.
+    pauses: BTreeSet<(Instant, u32)>,
+    /// The same for all streams.
+    keep_alive: Duration,
+    readiness: Arc<Readiness>,
+    /// Subscribers that are in no group any more, and must catch up by themselves.
+    removed: Vec<CatchUp>,
+    /// Tracks the tasks that read the journal.
+    tasks: TaskTracker,
+}
+
+/// What a shard is sent.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// The subscriber has caught up, and joins a group.
+    Join(Box<CatchUp>),
+    /// The journal's next page for a group.
+    Read { group: u32, subscription: Box<Subscription>, next: Result<Option<Next>, JournalError> },
+}
+
+/// Identifies a group: its members have the same channels, format and framing.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    channels: Channels,
+    format: Format,
+    framing: Framing,
+}
+
+impl Shard {
+    /// A shard with no groups, and where its events are sent.
+    pub(super) fn new(feed: Feed, tasks: TaskTracker) -> (Self, mpsc::UnboundedSender<Event>) {
+        let (sender, events) = mpsc::unbounded_channel();
+        let shard = Shard {
+            feed,
+            announced: 0,
+            events,
+            sender: sender.downgrade(),
+            groups: Slab::new(),
+            keys: HashMap::new(),
+            queue: VecDeque::new(),
+            due: BTreeSet::new(),
+            pauses: BTreeSet::new(),
+            keep_alive: Duration::MAX,
+            readiness: Arc::default(),
+            removed: Vec::new(),
+            tasks,
+        };
+        (shard, sender)
+    }
+
+    /// Runs until every subscription ends. `resume` is given the subscribers that must catch up.
+    pub(super) async fn run(mut self, resume: impl Fn(CatchUp)) {
+        let mut timer = Box::pin(sleep_until(Instant::now()));
+        while !self.feed.is_over() {
+            let event = if self.queue.is_empty() {
+                self.wait(&mut timer).await
+            } else {
+                // Publishers and other connections have their turn.
+                yield_now().await;
+                None
+            };
+            self.hear();
+            event.into_iter().for_each(|event| self.handle(event));
+            for _ in 0..JOINS {
+                let Ok(event) = self.events.try_recv() else { break };
+                self.handle(event);
+            }
+            self.check_sockets();
+            self.look_at_time();
+            self.send();
+            self.removed.drain(..).for_each(&resume);
+        }
+        self.end(resume);
+    }
+
+    /// Waits until there is something to do.
+    async fn wait(&mut self, timer: &mut Pin<Box<Sleep>>) -> Option<Event> {
+        let next = [&self.due, &self.pauses].into_iter().filter_map(|times| Some(times.first()?.0)).min();
+        // Not set back: the timer may fire too early, which costs less than to set it for each message.
+        if let Some(next) = next
+            && (next < timer.deadline() || timer.is_elapsed())
+        {
+            timer.as_mut().reset(next);
+        }
+        tokio::select! {
+            () = self.feed.changed() => None,
+            event = self.events.recv() => event,
+            () = self.readiness.notify.notified() => None,
+            () = timer, if next.is_some() => None,
+        }
+    }
+
+    /// Gives each group what was announced for it.
+    fn hear(&mut self) {
+        let Heard { announced, messages, wanted, has_lagged } = self.feed.take();
+        let before = mem::replace(&mut self.announced, announced);
+        if has_lagged {
+            for (key, group) in &mut self.groups {
+                group.subscription.advance(before);
+                if group.fall_behind(usize::MAX) {
+                    enqueue(&mut self.queue, group, number(key));
+                }
+            }
+        }
+        let mut same = None;
+        for wanted in wanted.chunk_by(|one, other| one.0 == other.0) {
+            let key = wanted[0].0;
+            let Some(group) = self.groups.get_mut(key as usize) else { continue };
+            let entries = wanted.iter().map(|(_, place)| messages[*place as usize].clone()).collect();
+            if group.hear(before, wanted.len(), entries, &mut same) {
+                enqueue(&mut self.queue, group, key);
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Join(joining) => self.join(*joining),
+            Event::Read { group: key, subscription, next } => {
+                let Some(group) = self.groups.get_mut(key as usize) else { return };
+                match next {
+                    Ok(next) => group.read(*subscription, next),
+                    Err(_failed) => {
+                        group.read(*subscription, None);
+                        group.end(Reason::JournalFailed, self.keep_alive, &mut self.removed);
+                    }
+                }
+                enqueue(&mut self.queue, group, key);
+            }
+        }
+    }
+
+    /// Makes the subscriber a member of its group, after it was sent what only the group was sent. It has to
+    /// catch up by itself if its socket is full, or if more than a page is missing.
+    fn join(&mut self, mut joining: CatchUp) {
+        self.keep_alive = joining.delivery.keep_alive;
+        let Some(key) = self.group_of(&joining) else {
+            return joining.delivery.subscriber.end(Reason::Cut);
+        };
+        let Some(group) = self.groups.get_mut(key as usize) else { return };
+        group.subscription.advance(self.announced);
+        let delivery = &mut joining.delivery;
+        if delivery.subscription.position() < group.subscription.position() {
+            delivery.subscription.fall_behind();
+            match delivery.subscription.next_held() {
+                Ok(None) => {}
+                Ok(Some(next)) => {
+                    if let Some(chunks) = delivery.encode(next, joining.socket.framing)
+                        && let Err(reason) = joining.send(&chunks)
+                    {
+                        joining.delivery.subscriber.end(reason);
+                        return self.forget_if_over(key);
+                    }
+                }
+                Err(NotHeld) => {}
+            }
+            if !joining.has_caught_up() {
+                self.removed.push(joining);
+                return self.forget_if_over(key);
+            }
+        }
+        let member = group.insert(joining);
+        group.check(member, &self.readiness.waker(key, member));
+        self.forget_if_over(key);
+    }
+
+    /// The key of the subscriber's group, which is made if there is none. `None` if there are too many.
+    fn group_of(&mut self, joining: &CatchUp) -> Option<u32> {
+        let (channels, format) = (joining.delivery.subscription.channels().clone(), joining.delivery.format);
+        let key = Key { channels, format, framing: joining.socket.framing };
+        if let Some(group) = self.keys.get(&key) {
+            return Some(*group);
+        }
+        if self.groups.len() == Feed::MAX_LISTENERS {
+            return None;
+        }
+        if self.groups.len() == self.groups.capacity() {
+            // Otherwise the slab would double its capacity, and half of it could be empty.
+            self.groups.reserve_exact(self.groups.len() / 8 + 1);
+        }
+        let vacant = self.groups.vacant_entry();
+        let number = number(vacant.key());
+        let group = vacant.insert(Group::new(&joining.delivery, key.framing));
+        let announced = self.feed.listen(&key.channels, number);
+        group.subscription.advance(announced);
+        group.due = Instant::now() + self.keep_alive.min(Group::FAR);
+        self.due.insert((group.due, number));
+        self.keys.insert(key, number);
+        Some(number)
+    }
+
+    /// Forgets the group if it has no members.
+    fn forget_if_over(&mut self, key: u32) {
+        if self.groups.get(key as usize).is_some_and(Group::is_over) {
+            let group = self.groups.remove(key as usize);
+            let channels = group.subscription.channels().clone();
+            self.feed.leave(&channels, key);
+            self.due.remove(&(group.due, key));
+            self.keys.remove(&Key { channels, format: group.format, framing: group.framing });
+        }
+    }
+
+    /// Removes the members that are gone, of those whose sockets can be read from.
+    fn check_sockets(&mut self) {
+        for (key, member) in self.readiness.take() {
+            if let Some(group) = self.groups.get_mut(key as usize) {
+                group.check(member, &self.readiness.waker(key, member));
+                self.forget_if_over(key);
+            }
+        }
+    }
+
+    /// Sends the keep-alives that are due, and ends the pauses that are over.
+    fn look_at_time(&mut self) {
+        if self.due.is_empty() && self.pauses.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        while let Some((_, key)) = self.pauses.first().copied().filter(|(until, _)| *until <= now) {
+            self.pauses.pop_first();
+            if let Some(group) = self.groups.get_mut(key as usize) {
+                enqueue(&mut self.queue, group, key);
+            }
+        }
+        while let Some((_, key)) = self.due.first().copied().filter(|(due, _)| *due <= now) {
+            self.due.pop_first();
+            let Some(group) = self.groups.get_mut(key as usize) else { continue };
+            group.due = group.keep_alive(self.keep_alive, self.announced);
+            self.due.insert((group.due, key));
+            enqueue(&mut self.queue, group, key);
+        }
+    }
+
+    /// Has the groups in the queue go on, for [`TURN`] writes.
+    fn send(&mut self) {
+        let mut left = TURN;
+        while left > 0
+            && let Some(key) = self.queue.pop_front()
+        {
+            let Some(group) = self.groups.get_mut(key as usize).filter(|group| group.is_queued) else {
+                continue;
+            };
+            group.is_queued = false;
+            let (written, turn) = group.go_on(left, self.keep_alive, &mut self.removed);
+            left = left.saturating_sub(written.max(1));
+            match turn {
+                Turn::Wait => {}
+                Turn::GoOn => enqueue(&mut self.queue, group, key),
+                Turn::Pause(until) => drop(self.pauses.insert((until, key))),
+                Turn::Read => {
+                    let position = group.subscription.position();
+                    let subscription = group.subscription.fork(position, None);
+                    self.tasks.spawn(read(key, subscription, self.sender.clone()));
+                }
+            }
+            self.forget_if_over(key);
+        }
+    }
+
+    /// Ends the streams of all members, and of those who wait to join.
+    fn end(mut self, resume: impl Fn(CatchUp)) {
+        self.events.close();
+        for (_, group) in &mut self.groups {
+            group.end(Reason::Shutdown, self.keep_alive, &mut self.removed);
+        }
+        while let Ok(event) = self.events.try_recv() {
+            if let Event::Join(joining) = event {
+                self.removed.extend(joining.end(Reason::Shutdown));
+            }
+        }
+        self.removed.drain(..).for_each(resume);
+    }
+}
+
+/// Has the group go on, after those that were in the queue before.
+fn enqueue(queue: &mut VecDeque<u32>, group: &mut Group, key: u32) {
+    if !mem::replace(&mut group.is_queued, true) {
+        queue.push_back(key);
+    }
+}
+
+/// Reads the journal's next page for the group of this key.
+async fn read(group: u32, mut subscription: Subscription, sender: mpsc::WeakUnboundedSender<Event>) {
+    let next = subscription.next().await;
+    if let Some(sender) = sender.upgrade() {
+        // Fails once every subscription ends.
+        let _ = sender.send(Event::Read { group, subscription: Box::new(subscription), next });
+    }
+}
+
+fn number(key: usize) -> u32 {
+    u32::try_from(key).expect("there are at most Feed::MAX_LISTENERS groups")
+}
+
+/// The members whose sockets can be read from: the group's key, and the member's.
+#[derive(Debug, Default)]
+struct Readiness {
+    keys: Mutex<Vec<(u32, usize)>>,
+    notify: Notify,
+}
+
+impl Readiness {
+    fn take(&self) -> Vec<(u32, usize)> {
+        mem::take(&mut self.keys.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn waker(self: &Arc<Self>, group: u32, member: usize) -> Waker {
+        Waker::from(Arc::new(Readable { group, member, readiness: Arc::clone(self) }))
+    }
+}
+
+/// The waker of a member's socket.
+struct Readable {
+    group: u32,
+    member: usize,
+    readiness: Arc<Readiness>,
+}
+
+impl Wake for Readable {
+    fn wake(self: Arc<Self>) {
+        let mut keys = self.readiness.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.push((self.group, self.member));
+        drop(keys);
+        self.readiness.notify.notify_one();
+    }
+}
