@@ -40,7 +40,9 @@ on_each_path!(a_stalled_reader_among_fast_ones_gets_all_of_100_000_messages_in_o
     const COUNT: usize = 100_000;
     // All messages together are more than a socket's buffers hold: the live feed runs far ahead of `stalled`.
     let padding = "x".repeat(100);
-    let hub = Hub::start(&["--retention-messages", "200000", "--retention-bytes", "1GiB", "--hide-data"]);
+    let retention = ["--retention-messages", "200000", "--retention-bytes", "1GiB"];
+    // `stalled` takes nothing until all is published, which may be long on a busy machine.
+    let hub = Hub::start(&[&retention[..], &["--stall-timeout", "1h", "--hide-data"]].concat());
     let mut stalled = hub.watch("/events", &[]);
     let mut fast: Vec<_> = (0..3).map(|_| hub.watch("/events", &[])).collect();
     let (published, received) = std::thread::scope(|scope| {

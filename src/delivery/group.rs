@@ -92,6 +92,8 @@ struct Pause {
 /// Messages with their chunks: groups that are sent the same share them.
 #[derive(Debug)]
 pub(super) struct Encoded {
+    /// Where the messages were heard. Empty if not all of those were sent.
+    places: Vec<u32>,
     entries: Arc<[Arc<Entry>]>,
     chunks: Arc<Chunks>,
     key: (Format, Framing),
@@ -147,53 +149,52 @@ impl Group {
         }
     }
 
-    /// Sends these messages next, if the group waits for them and they fit into a page; else it reads them in
-    /// the journal. `None` if they can only be read there. Each message up to `before` was heard earlier.
-    /// `same` is what the group before was sent, and becomes what this one is sent. Returns whether the group
-    /// is to go on now.
+    /// Sends the messages at the `wanted` places of `messages` next, if the group waits for them and they fit
+    /// into a page; else it reads them in the journal. Each message up to `before` was heard earlier. `same`
+    /// is what the last group was sent, and becomes what this one is sent. Returns whether the group is to go
+    /// on now.
     pub(super) fn hear(
         &mut self,
         before: u64,
-        count: usize,
-        entries: Option<Vec<Arc<Entry>>>,
+        wanted: &[(u32, u32)],
+        messages: &[Option<Arc<Entry>>],
         same: &mut Option<Encoded>,
     ) -> bool {
         self.subscription.advance(before);
-        if let Some(mut entries) = entries
-            && self.is_idle()
-        {
-            entries.retain(|entry| sequence(entry) > self.subscription.position());
-            let bytes = entries.iter().map(|entry| entry.weight()).sum();
-            if entries.len() <= 1 || self.subscription.fits_page(entries.len(), bytes) {
-                return !entries.is_empty() && self.begin_messages(entries, same);
-            }
+        if !self.is_idle() {
+            return self.fall_behind(wanted.len());
         }
-        self.fall_behind(count)
+        let position = self.subscription.position();
+        let is_same = |same: &Encoded| {
+            let places = wanted.iter().map(|(_, place)| place);
+            same.key == (self.format, self.framing)
+                && same.places.iter().eq(places)
+                && same.entries.first().is_some_and(|first| sequence(first) > position)
+        };
+        if !same.as_ref().is_some_and(is_same) {
+            let entries = wanted.iter().map(|(_, place)| messages[*place as usize].clone());
+            let Some(mut entries) = entries.collect::<Option<Vec<_>>>() else { return self.fall_behind(1) };
+            entries.retain(|entry| sequence(entry) > position);
+            let bytes = entries.iter().map(|entry| entry.weight()).sum();
+            if entries.len() > 1 && !self.subscription.fits_page(entries.len(), bytes) {
+                return self.fall_behind(wanted.len());
+            }
+            let is_whole = entries.len() == wanted.len();
+            let places = wanted.iter().filter(|_| is_whole).map(|(_, place)| *place).collect();
+            let chunks = Arc::new(Chunks::messages(&entries, self.format, self.framing));
+            let key = (self.format, self.framing);
+            *same = Some(Encoded { places, entries: entries.into(), chunks, key });
+        }
+        let Some(Encoded { entries, chunks, .. }) = same else { return false };
+        let Some(last) = entries.last() else { return false };
+        self.subscription.advance(sequence(last));
+        self.active = Instant::now();
+        self.begin(What::messages(Arc::clone(entries)), Arc::clone(chunks));
+        true
     }
 
     fn is_idle(&self) -> bool {
         matches!(self.state, State::Idle) && !self.subscription.is_behind()
-    }
-
-    fn begin_messages(&mut self, entries: Vec<Arc<Entry>>, same: &mut Option<Encoded>) -> bool {
-        let key = (self.format, self.framing);
-        let is_equal = |(one, other): (&Arc<Entry>, &Arc<Entry>)| Arc::ptr_eq(one, other);
-        let is_same = |same: &Encoded| {
-            same.key == key
-                && same.entries.len() == entries.len()
-                && same.entries.iter().zip(&entries).all(is_equal)
-        };
-        let encoded = same.take().filter(is_same).unwrap_or_else(|| {
-            let chunks = Arc::new(Chunks::messages(&entries, key.0, key.1));
-            Encoded { entries: entries.into(), chunks, key }
-        });
-        if let Some(last) = encoded.entries.last() {
-            self.subscription.advance(sequence(last));
-        }
-        self.active = Instant::now();
-        self.begin(What::messages(Arc::clone(&encoded.entries)), Arc::clone(&encoded.chunks));
-        *same = Some(encoded);
-        true
     }
 
     /// Sends what was read in the journal next.

@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use super::catch_up::CatchUp;
 use super::chunks::Framing;
-use super::group::{Group, Turn};
+use super::group::{Encoded, Group, Turn};
 use crate::frame::Format;
 use crate::hub::{Feed, Heard, Next, NotHeld, Reason, Subscription};
 use crate::journal::{Channels, JournalError};
@@ -26,14 +26,24 @@ use crate::journal::{Channels, JournalError};
 /// wait longer. Lower: a round is interrupted more often.
 const TURN: usize = 64;
 
-/// How many subscribers join before other tasks have their turn. Higher and lower: as [`TURN`].
-const JOINS: usize = 16;
+/// How many groups hear something, or are asked for a keep-alive, before other tasks have their turn, of some
+/// 1 µs each. Higher and lower: as [`TURN`].
+const GROUPS: usize = 256;
+
+/// How many subscribers join, and how many sockets are looked at, before other tasks have their turn, of some
+/// 10 µs each. Higher and lower: as [`TURN`].
+const SUBSCRIBERS: usize = 32;
 
 /// The groups of one thread.
 #[derive(Debug)]
 pub(super) struct Shard {
     feed: Feed,
-    /// The sequence of the last message heard, or heard of.
+    /// What came on the feed, and how much of what is wanted was given to the groups.
+    heard: Heard,
+    given: usize,
+    /// What the last group was given.
+    same: Option<Encoded>,
+    /// Each message up to this sequence was given to the groups that want it.
     announced: u64,
     events: mpsc::UnboundedReceiver<Event>,
     /// For the events that the shard sends itself.
@@ -79,6 +89,9 @@ impl Shard {
         let (sender, events) = mpsc::unbounded_channel();
         let shard = Shard {
             feed,
+            heard: Heard::default(),
+            given: 0,
+            same: None,
             announced: 0,
             events,
             sender: sender.downgrade(),
@@ -99,21 +112,25 @@ impl Shard {
     pub(super) async fn run(mut self, resume: impl Fn(CatchUp)) {
         let mut timer = Box::pin(sleep_until(Instant::now()));
         while !self.feed.is_over() {
-            let event = if self.queue.is_empty() {
+            let event = if self.queue.is_empty() && self.is_all_given() {
                 self.wait(&mut timer).await
             } else {
                 // Publishers and other connections have their turn.
                 yield_now().await;
                 None
             };
-            self.hear();
-            event.into_iter().for_each(|event| self.handle(event));
-            for _ in 0..JOINS {
-                let Ok(event) = self.events.try_recv() else { break };
-                self.handle(event);
+            // Not in between: a key is another group's only once all that came for the key is given.
+            if self.is_all_given() {
+                event.into_iter().for_each(|event| self.handle(event));
+                for _ in 0..SUBSCRIBERS {
+                    let Ok(event) = self.events.try_recv() else { break };
+                    self.handle(event);
+                }
+                self.check_sockets();
+                self.look_at_time();
+                self.hear();
             }
-            self.check_sockets();
-            self.look_at_time();
+            self.give();
             self.send();
             self.removed.drain(..).for_each(&resume);
         }
@@ -137,26 +154,37 @@ impl Shard {
         }
     }
 
-    /// Gives each group what was announced for it.
+    /// Takes what came on the feed.
     fn hear(&mut self) {
-        let Heard { announced, messages, wanted, has_lagged } = self.feed.take();
-        let before = mem::replace(&mut self.announced, announced);
-        if has_lagged {
+        self.heard = self.feed.take();
+        (self.given, self.same) = (0, None);
+        if self.heard.has_lagged {
             for (key, group) in &mut self.groups {
-                group.subscription.advance(before);
+                group.subscription.advance(self.announced);
                 if group.fall_behind(usize::MAX) {
                     enqueue(&mut self.queue, group, number(key));
                 }
             }
         }
-        let mut same = None;
-        for wanted in wanted.chunk_by(|one, other| one.0 == other.0) {
+    }
+
+    fn is_all_given(&self) -> bool {
+        self.given == self.heard.wanted.len()
+    }
+
+    /// Gives some groups what came for them.
+    fn give(&mut self) {
+        let left = &self.heard.wanted[self.given..];
+        for wanted in left.chunk_by(|one, other| one.0 == other.0).take(GROUPS) {
+            self.given += wanted.len();
             let key = wanted[0].0;
             let Some(group) = self.groups.get_mut(key as usize) else { continue };
-            let entries = wanted.iter().map(|(_, place)| messages[*place as usize].clone()).collect();
-            if group.hear(before, wanted.len(), entries, &mut same) {
+            if group.hear(self.announced, wanted, &self.heard.messages, &mut self.same) {
                 enqueue(&mut self.queue, group, key);
             }
+        }
+        if self.is_all_given() {
+            self.announced = self.heard.announced;
         }
     }
 
@@ -247,9 +275,9 @@ impl Shard {
         }
     }
 
-    /// Removes the members that are gone, of those whose sockets can be read from.
+    /// Removes the members that are gone, of some whose sockets can be read from.
     fn check_sockets(&mut self) {
-        for (key, member) in self.readiness.take() {
+        for (key, member) in self.readiness.take(SUBSCRIBERS) {
             if let Some(group) = self.groups.get_mut(key as usize) {
                 group.check(member, &self.readiness.waker(key, member));
                 self.forget_if_over(key);
@@ -257,7 +285,7 @@ impl Shard {
         }
     }
 
-    /// Sends the keep-alives that are due, and ends the pauses that are over.
+    /// Begins the keep-alives that are due, and ends the pauses that are over.
     fn look_at_time(&mut self) {
         if self.due.is_empty() && self.pauses.is_empty() {
             return;
@@ -269,7 +297,8 @@ impl Shard {
                 enqueue(&mut self.queue, group, key);
             }
         }
-        while let Some((_, key)) = self.due.first().copied().filter(|(due, _)| *due <= now) {
+        for _ in 0..GROUPS {
+            let Some((_, key)) = self.due.first().copied().filter(|(due, _)| *due <= now) else { break };
             self.due.pop_first();
             let Some(group) = self.groups.get_mut(key as usize) else { continue };
             group.due = group.keep_alive(self.keep_alive, self.announced);
@@ -347,8 +376,14 @@ struct Readiness {
 }
 
 impl Readiness {
-    fn take(&self) -> Vec<(u32, usize)> {
-        mem::take(&mut self.keys.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Takes at most so many. If there are more, the shard goes on with them next.
+    fn take(&self, most: usize) -> Vec<(u32, usize)> {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let rest = keys.len().saturating_sub(most);
+        if rest > 0 {
+            self.notify.notify_one();
+        }
+        keys.split_off(rest)
     }
 
     fn waker(self: &Arc<Self>, group: u32, member: usize) -> Waker {

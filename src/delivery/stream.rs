@@ -88,6 +88,7 @@ impl Delivery {
         tokio::pin!(keep_alive);
         loop {
             let next = tokio::select! {
+                biased;
                 next = self.subscription.next() => next.map_err(|_failed| Reason::JournalFailed)?,
                 // Others may have their turn to read the journal for long.
                 () = &mut keep_alive => return Ok(Some(self.keep_alive(framing))),

@@ -15,7 +15,7 @@ pub struct Feed {
 }
 
 /// What came on a feed.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Heard {
     /// The sequence of the last message announced. Each one up to there was heard, now or before.
     pub announced: u64,

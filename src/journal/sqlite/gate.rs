@@ -53,8 +53,12 @@ impl Gate {
 
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
-        self.0.state().inside -= 1;
-        self.0.changed.notify_all();
+        let mut state = self.0.state();
+        state.inside -= 1;
+        // To wake those who wait costs as much as a short query, and only who closes the gate waits for this.
+        if state.is_closed {
+            self.0.changed.notify_all();
+        }
     }
 }
 
