@@ -232,7 +232,7 @@ mod tests {
         let Published::New { receipt, .. } = hub.publish(network(), draft, None, lease).await.unwrap() else {
             unreachable!("it had no key")
         };
-        let page = hub.core.read(receipt.id.sequence - 1, &channels(&[channel]), None).await.unwrap();
+        let page = hub.core.read(receipt.id.sequence - 1, &channels(&[channel]), None, None).await.unwrap();
         Arc::clone(&page.entries[0])
     }
 

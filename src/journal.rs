@@ -23,6 +23,7 @@ use tokio::sync::watch;
 use crate::limits::{Budget, Network};
 use crate::message::MessageId;
 use crate::value::{at_least_one, bytes, duration};
+use recent::STEP;
 
 pub use committed::Committed;
 pub use entry::{Append, Appended, Batch, Entry, Failure, JournalError, Kept};
@@ -180,8 +181,13 @@ impl Journal {
         either!(self, journal => journal.append(batch).await)
     }
 
-    /// The kept messages after `position` on `channels`, as many as `limit` allows. `reader` has the turn;
-    /// `None` is the hub itself.
+    /// The sequence of the earliest kept message, one after the head's if none is kept.
+    pub fn earliest(&self) -> u64 {
+        either!(self, journal => journal.earliest())
+    }
+
+    /// The kept messages after `position` on `channels`, as many as `limit` allows; up to the sequence
+    /// `latest`, only the newest of each channel. `reader` has the turn; `None` is the hub itself.
     ///
     /// # Errors
     /// [`JournalError`] if the journal can't be read.
@@ -189,29 +195,53 @@ impl Journal {
         &self,
         position: u64,
         channels: &Channels,
+        latest: Option<u64>,
         limit: PageLimit,
         reader: Option<Network>,
     ) -> Result<Page, JournalError> {
-        either!(self, journal => journal.read(position, channels, limit, reader).await)
+        either!(self, journal => journal.read(position, channels, latest, limit, reader).await)
     }
 
     /// What [`read`](Self::read) returns, at once, if memory has the page.
-    pub fn read_held(&self, position: u64, channels: &Channels, limit: PageLimit) -> Option<Page> {
-        either!(self, journal => journal.read_held(position, channels, limit))
+    pub fn read_held(
+        &self,
+        position: u64,
+        channels: &Channels,
+        latest: Option<u64>,
+        limit: PageLimit,
+    ) -> Option<Page> {
+        either!(self, journal => journal.read_held(position, channels, latest, limit))
     }
 
-    /// The position from which a read gives the newest `count` kept messages on `channels`, or all if there
-    /// are fewer. `reader` has the turn; `None` is the hub itself.
+    /// The position from which a read up to the sequence `until` gives the newest `count` kept messages on
+    /// `channels`, or all if there are fewer. `reader` has the turn; `None` is the hub itself.
     ///
     /// # Errors
     /// [`JournalError`] if the journal can't be read.
     pub async fn position_before_newest(
         &self,
         count: usize,
+        until: u64,
         channels: &Channels,
         reader: Option<Network>,
     ) -> Result<u64, JournalError> {
-        either!(self, journal => journal.position_before_newest(count, channels, reader).await)
+        let before = either!(self, journal => journal.before_newest(count, until, channels, reader).await);
+        if let Some(position) = before? {
+            return Ok(position);
+        }
+        // A pattern is wide: back through the messages of all channels.
+        let (mut left, mut end, mut position) = (count, until, until);
+        loop {
+            let range = self.earliest().max((end + 1).saturating_sub(STEP))..=end;
+            if left == 0 || range.is_empty() {
+                return Ok(position);
+            }
+            end = range.start() - 1;
+            let found = either!(self, journal => journal.matching(range, channels, reader).await)?;
+            let newest = &found[found.len().saturating_sub(left)..];
+            position = newest.first().map_or(position, |first| first - 1);
+            left -= newest.len();
+        }
     }
 
     /// The journal's failure, `None` as long as it works. Once there is one, the process must report it and

@@ -62,8 +62,7 @@ on_each_path!(a_message_that_several_patterns_match_comes_once_and_live, {
     {
         hub.publish_to(channel, &number.to_string());
     }
-    let numbers =
-        |stream: &mut Stream, count: usize| (0..count).map(|_| next(stream).1).collect::<Vec<_>>();
+    let numbers = |stream: &mut Stream, count: usize| (0..count).map(|_| next(stream).1).collect::<Vec<_>>();
     assert_eq!(numbers(&mut both, 4), [0, 1, 3, 5]);
     assert_eq!(numbers(&mut one, 3), [0, 1, 5]);
     assert_eq!(numbers(&mut deep, 1), [3]);

@@ -58,13 +58,14 @@ impl Core {
         &self,
         position: u64,
         channels: &Channels,
+        latest: Option<u64>,
         reader: Option<Network>,
     ) -> Result<Page, JournalError> {
-        self.journal.read(position, channels, self.page, reader).await
+        self.journal.read(position, channels, latest, self.page, reader).await
     }
 
     /// The same page, if it is in memory.
-    pub(super) fn read_held(&self, position: u64, channels: &Channels) -> Option<Page> {
-        self.journal.read_held(position, channels, self.page)
+    pub(super) fn read_held(&self, position: u64, channels: &Channels, latest: Option<u64>) -> Option<Page> {
+        self.journal.read_held(position, channels, latest, self.page)
     }
 }

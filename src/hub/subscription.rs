@@ -113,7 +113,8 @@ impl Subscription {
         let position = match &request.start {
             Start::Live => core.journal.head(),
             Start::Newest(count) => {
-                core.journal.position_before_newest(*count, &request.channels, reader).await?
+                let until = core.journal.head();
+                core.journal.position_before_newest(*count, until, &request.channels, reader).await?
             }
             Start::After(asked) => {
                 let position = asked.parse().ok().and_then(|id| core.journal.position(id));
@@ -155,7 +156,7 @@ impl Subscription {
     /// [`JournalError`] if the journal failed. In a history, also if the journal is unavailable.
     pub async fn next(&mut self) -> Result<Option<Next>, JournalError> {
         while self.behind && !self.is_over() {
-            match self.core.read(self.position, &self.channels, self.reader).await {
+            match self.core.read(self.position, &self.channels, None, self.reader).await {
                 Ok(page) => {
                     let next = self.take(page);
                     if next.is_some() {
@@ -178,14 +179,15 @@ impl Subscription {
     /// # Errors
     /// [`NotHeld`] if the next page is not in memory.
     pub fn next_held(&mut self) -> Result<Option<Next>, NotHeld> {
-        while self.behind && !self.is_over() {
-            let page = self.core.read_held(self.position, &self.channels).ok_or(NotHeld)?;
-            let next = self.take(page);
-            if next.is_some() {
-                return Ok(next);
-            }
+        if !self.behind || self.is_over() {
+            return Ok(None);
         }
-        Ok(None)
+        let page = self.core.read_held(self.position, &self.channels, None).ok_or(NotHeld)?;
+        match self.take(page) {
+            // Many more pages may follow.
+            None if self.behind => Err(NotHeld),
+            next => Ok(next),
+        }
     }
 
     /// Goes on to the end of the page. `None` if the page has no message on these channels.
@@ -250,7 +252,7 @@ impl Subscription {
     /// As of [`next`](Self::next).
     pub async fn reread(&self, sequence: u64) -> Result<Option<Arc<Entry>>, JournalError> {
         loop {
-            let page = match self.core.read(sequence - 1, &self.channels, self.reader).await {
+            let page = match self.core.read(sequence - 1, &self.channels, None, self.reader).await {
                 Err(JournalError::Unavailable { retry_after }) if self.history.is_none() => {
                     sleep(retry_after.min(PAUSE)).await;
                     continue;

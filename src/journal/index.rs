@@ -1,13 +1,19 @@
 //! The index by channel: which messages are on which channel. So a read of a channel costs what the channel
 //! has, and not what others have.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::ops::Bound;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::ops::{Bound, Range, RangeInclusive};
 
 use super::page::Channels;
 use crate::message::ChannelName;
 
-/// The sequences of each channel's messages, from one sequence on.
+/// The most channels that are looked at for one read. Higher: such a read holds up publishing for longer than
+/// some hundred microseconds. Lower: more patterns are wide, and their reads cost what all channels hold.
+const FEW: usize = 1_024;
+
+/// The sequences of each channel's messages, from one sequence on. A pattern is wide if more than [`FEW`]
+/// channels begin as it does. For these, the journal is read in its order instead.
 #[derive(Debug)]
 pub(super) struct Index {
     /// Every kept message from this sequence on is in the index.
@@ -21,6 +27,15 @@ pub(super) struct Index {
 enum Places {
     One(u64),
     Many(VecDeque<u64>),
+}
+
+/// The messages that a read found.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// Their sequences, in order.
+    pub(super) sequences: Vec<u64>,
+    /// The sequence up to which no other message was asked for.
+    pub(super) through: u64,
 }
 
 impl Index {
@@ -64,61 +79,92 @@ impl Index {
         let later = std::mem::replace(self, earlier);
         for (channel, places) in later.channels {
             match self.channels.get_mut(&channel) {
-                Some(earlier) => places.iter_from(0).for_each(|sequence| earlier.push(sequence)),
+                Some(earlier) => places.within(&(0..=u64::MAX)).for_each(|nth| earlier.push(places.at(nth))),
                 None => drop(self.channels.insert(channel, places)),
             }
         }
     }
 
-    /// The sequences of the messages after `position` on these channels, in order.
-    pub(super) fn after(&self, position: u64, channels: &Channels) -> impl Iterator<Item = u64> {
-        let mut lists: Vec<_> =
-            self.of(channels).map(|places| places.iter_from(position + 1).peekable()).collect();
-        std::iter::from_fn(move || {
-            let next = lists.iter_mut().filter_map(|list| Some((*list.peek()?, list)));
-            next.min_by_key(|(sequence, _)| *sequence)?.1.next()
-        })
+    /// The first messages in this range on these channels, at most so many. If `is_latest`, only the range's
+    /// newest of each channel. `None` if a pattern is wide.
+    pub(super) fn first(
+        &self,
+        most: usize,
+        range: &RangeInclusive<u64>,
+        channels: &Channels,
+        is_latest: bool,
+    ) -> Option<Found> {
+        let lists = self.of(channels)?.into_iter();
+        let mut lists: Vec<_> = lists
+            .map(|places| {
+                let within = places.within(range);
+                let from =
+                    if is_latest { within.end.saturating_sub(1).max(within.start) } else { within.start };
+                (from..within.end).map(|nth| places.at(nth))
+            })
+            .collect();
+        let next = |(nth, list): (usize, &mut _)| Some(Reverse((Iterator::next(list)?, nth)));
+        let mut heap: BinaryHeap<_> = lists.iter_mut().enumerate().filter_map(next).collect();
+        let mut sequences = Vec::new();
+        while sequences.len() < most
+            && let Some(Reverse((sequence, nth))) = heap.pop()
+        {
+            sequences.push(sequence);
+            heap.extend(next((nth, &mut lists[nth])));
+        }
+        let last = sequences.last().copied().filter(|_| !heap.is_empty());
+        Some(Found { sequences, through: last.unwrap_or(*range.end()) })
     }
 
-    /// The newest `count` of the messages from `earliest` on, on these channels: the sequence of the first of
-    /// them, and how many there are. `None` if there is none.
-    pub(super) fn first_of_newest(
+    /// The last position after which there are `count` messages in this range on these channels, or all if
+    /// there are fewer; and how many there are. `None` if a pattern is wide.
+    pub(super) fn before_newest(
         &self,
         count: usize,
-        earliest: u64,
+        range: &RangeInclusive<u64>,
         channels: &Channels,
     ) -> Option<(u64, usize)> {
-        (1..=count).zip(self.newest(earliest, channels)).last().map(|(count, first)| (first, count))
+        let lists = self.of(channels)?;
+        let after = |position: u64| -> usize {
+            let range = position + 1..=*range.end();
+            lists.iter().map(|places| places.within(&range).len()).sum()
+        };
+        let (mut low, mut high) = (*range.end().min(&(range.start() - 1)), *range.end());
+        let count = count.min(after(low));
+        while low < high {
+            let middle = low + (high - low).div_ceil(2);
+            if after(middle) < count { high = middle - 1 } else { low = middle }
+        }
+        Some((low, count))
     }
 
-    /// The sequences of the messages from `earliest` on, on these channels, the newest first.
-    fn newest(&self, earliest: u64, channels: &Channels) -> impl Iterator<Item = u64> {
-        let mut lists: Vec<_> =
-            self.of(channels).map(|places| places.iter_from(earliest).rev().peekable()).collect();
-        std::iter::from_fn(move || {
-            let next = lists.iter_mut().filter_map(|list| Some((*list.peek()?, list)));
-            next.max_by_key(|(sequence, _)| *sequence)?.1.next()
-        })
+    /// Whether the channel has no message in this range.
+    pub(super) fn has_none(&self, channel: &ChannelName, range: &RangeInclusive<u64>) -> bool {
+        self.channels.get(channel).is_none_or(|places| places.within(range).is_empty())
     }
-}
 
-impl Index {
-    /// The messages of each of these channels, once for each channel.
-    fn of(&self, channels: &Channels) -> impl Iterator<Item = &Places> {
-        channels.iter().enumerate().flat_map(move |(nth, pattern)| {
-            let is_new =
-                move |name: &ChannelName| !channels.iter().take(nth).any(|other| other.matches(name));
-            let (one, many) = match pattern.name() {
-                Some(name) => (self.channels.get(&name).filter(|_| is_new(&name)), None),
-                None => {
-                    let from =
-                        self.channels.range::<str, _>((Bound::Included(pattern.prefix()), Bound::Unbounded));
-                    let begin = from.take_while(|(name, _)| name.as_str().starts_with(pattern.prefix()));
-                    (None, Some(begin.filter(move |(name, _)| pattern.matches(name) && is_new(name))))
+    /// The messages of each of these channels, once for each channel. `None` if a pattern is wide.
+    fn of(&self, channels: &Channels) -> Option<Vec<&Places>> {
+        let (mut lists, mut looked_at) = (Vec::new(), 0);
+        for (nth, pattern) in channels.iter().enumerate() {
+            let is_new = |name: &ChannelName| !channels.iter().take(nth).any(|earlier| earlier.matches(name));
+            if let Some(name) = pattern.name() {
+                lists.extend(self.channels.get(&name).filter(|_| is_new(&name)));
+                continue;
+            }
+            let prefix = pattern.prefix();
+            let from = self.channels.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+            for (name, places) in from.take_while(|(name, _)| name.as_str().starts_with(prefix)) {
+                looked_at += 1;
+                if looked_at > FEW {
+                    return None;
                 }
-            };
-            one.into_iter().chain(many.into_iter().flatten().map(|(_, places)| places))
-        })
+                if pattern.matches(name) && is_new(name) {
+                    lists.push(places);
+                }
+            }
+        }
+        Some(lists)
     }
 }
 
@@ -130,16 +176,23 @@ impl Places {
         }
     }
 
-    /// The sequences that are at least `from`.
-    fn iter_from(&self, from: u64) -> impl DoubleEndedIterator<Item = u64> + use<'_> {
-        let (one, many) = match self {
-            Places::One(only) => (Some(*only).filter(|only| *only >= from), None),
+    /// Which of the messages are in this range.
+    fn within(&self, range: &RangeInclusive<u64>) -> Range<usize> {
+        match self {
+            Places::One(only) => 0..usize::from(range.contains(only)),
             Places::Many(many) => {
-                let start = many.partition_point(|sequence| *sequence < from);
-                (None, Some(many.range(start..).copied()))
+                let start = many.partition_point(|sequence| sequence < range.start());
+                start..many.partition_point(|sequence| sequence <= range.end()).max(start)
             }
-        };
-        one.into_iter().chain(many.into_iter().flatten())
+        }
+    }
+
+    /// The sequence of the message that has so many before it.
+    fn at(&self, nth: usize) -> u64 {
+        match self {
+            Places::One(only) => *only,
+            Places::Many(many) => many[nth],
+        }
     }
 }
 
@@ -165,24 +218,55 @@ mod tests {
         }
         index.prepend(earlier);
         assert_eq!(index.from(), 1);
-        let after = |index: &Index, position, channels: &[&str]| {
-            let channels = Channels::new(channels.iter().map(|text| Pattern::parse(text, 9).unwrap()));
-            index.after(position, &channels).collect::<Vec<_>>()
+        let asked =
+            |channels: &[&str]| Channels::new(channels.iter().map(|text| Pattern::parse(text, 9).unwrap()));
+        let first = |index: &Index, most, range: RangeInclusive<u64>, channels: &[&str], is_latest| {
+            let Found { sequences, through } =
+                index.first(most, &range, &asked(channels), is_latest).unwrap();
+            (sequences, through)
         };
-        assert_eq!(after(&index, 0, &["a"]), [2, 4, 5, 8, 9]);
-        assert_eq!(after(&index, 4, &["b", "a", "nobody"]), [5, 6, 8, 9, 10]);
-        assert_eq!(after(&index, 7, &["*", ">", "a", "a.*"]), [8, 9, 10, 11]);
-        let newest = |count, earliest, channels: &[&str]| {
-            let channels = Channels::new(channels.iter().map(|text| Pattern::parse(text, 9).unwrap()));
-            index.first_of_newest(count, earliest, &channels)
+        let all = |index: &Index, range, channels: &[&str]| {
+            let (sequences, through) = first(index, 99, range, channels, false);
+            assert_eq!(through, 11);
+            sequences
         };
-        assert_eq!(newest(3, 1, &["a", "b"]), Some((8, 3)));
-        assert_eq!(newest(9, 4, &["a", "e"]), Some((4, 4)));
-        assert_eq!((newest(0, 1, &["a"]), newest(3, 4, &["e"])), (None, None));
+        assert_eq!(all(&index, 1..=11, &["a"]), [2, 4, 5, 8, 9]);
+        assert_eq!(all(&index, 5..=11, &["b", "a", "nobody"]), [5, 6, 8, 9, 10]);
+        assert_eq!(all(&index, 8..=11, &["*", ">", "a", "a.*"]), [8, 9, 10, 11]);
+        assert_eq!(first(&index, 2, 1..=9, &["a", "b"], false), (vec![1, 2], 2));
+        assert_eq!(first(&index, 2, 6..=8, &["a", "b"], false), (vec![6, 8], 8));
+        assert_eq!(first(&index, 9, 1..=9, &["*"], true), (vec![3, 6, 7, 9], 9));
+        assert_eq!(first(&index, 1, 4..=11, &["a", "e"], true), (vec![9], 11));
+        let newest = |count, range, channels: &[&str]| index.before_newest(count, &range, &asked(channels));
+        assert_eq!(newest(3, 1..=11, &["a", "b"]), Some((7, 3)));
+        assert_eq!(newest(9, 4..=11, &["a", "e"]), Some((3, 4)));
+        assert_eq!(newest(2, 1..=8, &["a"]), Some((4, 2)));
+        assert_eq!((newest(0, 1..=11, &["a"]), newest(3, 4..=11, &["e"])), (Some((11, 0)), Some((11, 0))));
+        assert!(index.has_none(&name("a"), &(6..=7)) && !index.has_none(&name("a"), &(6..=8)));
         for (channel, sequence) in [("b", 1), ("a", 2), ("e", 3), ("a", 4), ("a", 5), ("b", 6), ("c", 7)] {
             index.remove(&name(channel), sequence);
         }
-        assert_eq!(after(&index, 0, &["a", "b", "c", "d", "e"]), [8, 9, 10, 11]);
+        assert_eq!(all(&index, 1..=11, &["a", "b", "c", "d", "e"]), [8, 9, 10, 11]);
         assert_eq!(index.channels.len(), 3);
+    }
+
+    #[test]
+    fn only_so_many_channels_are_looked_at() {
+        let mut index = Index::new(1);
+        for sequence in 1..=FEW as u64 + 1 {
+            index.push(&name(&format!("many.{sequence}")), sequence);
+        }
+        let found = |index: &Index, text| {
+            let channels = Channels::new([Pattern::parse(text, 9).unwrap()]);
+            let found = index.first(9_999, &(1..=9_999), &channels, false);
+            found.map(|found| found.sequences.len())
+        };
+        assert_eq!(
+            (found(&index, "many.*"), found(&index, "*.7"), found(&index, "m.>")),
+            (None, None, Some(0))
+        );
+        assert_eq!((found(&index, "many.7.>"), found(&index, "many.7")), (Some(0), Some(1)));
+        index.remove(&name("many.1"), 1);
+        assert_eq!((found(&index, "many.*"), found(&index, "*.7")), (Some(FEW), Some(1)));
     }
 }

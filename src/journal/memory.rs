@@ -1,8 +1,10 @@
 //! The journal in memory: as many messages as retention allows, lost when the process ends.
 
+use std::ops::RangeInclusive;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use tokio::sync::watch;
+use tokio::task::yield_now;
 
 use super::clock::{Clock, Moment};
 use super::committed::Announcer;
@@ -55,6 +57,10 @@ impl Memory {
         self.stored().recent.head()
     }
 
+    pub(super) fn earliest(&self) -> u64 {
+        self.stored().recent.earliest()
+    }
+
     pub(super) fn failure(&self) -> watch::Receiver<Option<Failure>> {
         self.failure.subscribe()
     }
@@ -92,27 +98,54 @@ impl Memory {
         &self,
         position: u64,
         channels: &Channels,
+        latest: Option<u64>,
         limit: PageLimit,
         reader: Option<Network>,
     ) -> Result<Page, JournalError> {
-        let _turn = self.turns.take(reader).await;
-        Ok(self.stored().recent.read(position, channels, limit))
+        let turn = self.turns.take(reader).await;
+        let page = self.stored().recent.read(position, channels, latest, limit);
+        if page.entries.is_empty() && page.through < page.head {
+            // Many such pages of a wide pattern may follow.
+            drop(turn);
+            yield_now().await;
+        }
+        Ok(page)
     }
 
     /// Always a page.
-    pub(super) fn read_held(&self, position: u64, channels: &Channels, limit: PageLimit) -> Option<Page> {
-        Some(self.stored().recent.read(position, channels, limit))
+    pub(super) fn read_held(
+        &self,
+        position: u64,
+        channels: &Channels,
+        latest: Option<u64>,
+        limit: PageLimit,
+    ) -> Option<Page> {
+        Some(self.stored().recent.read(position, channels, latest, limit))
     }
 
-    pub(super) async fn position_before_newest(
+    pub(super) async fn before_newest(
         &self,
         count: usize,
+        until: u64,
         channels: &Channels,
         reader: Option<Network>,
-    ) -> Result<u64, JournalError> {
+    ) -> Result<Option<u64>, JournalError> {
         let _turn = self.turns.take(reader).await;
-        let stored = self.stored();
-        let first = stored.recent.index().first_of_newest(count, stored.recent.earliest(), channels);
-        Ok(first.map_or(stored.recent.head(), |(first, _)| first - 1))
+        let Stored { recent, .. } = &*self.stored();
+        let before = recent.index().before_newest(count, &(recent.earliest()..=until), channels);
+        Ok(before.map(|(position, _)| position))
+    }
+
+    pub(super) async fn matching(
+        &self,
+        range: RangeInclusive<u64>,
+        channels: &Channels,
+        reader: Option<Network>,
+    ) -> Result<Vec<u64>, JournalError> {
+        let turn = self.turns.take(reader).await;
+        let found = self.stored().recent.matching(&range, channels, None);
+        drop(turn);
+        yield_now().await;
+        Ok(found)
     }
 }

@@ -1,13 +1,19 @@
 //! A journal's newest messages, held in memory.
 
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::entry::Entry;
-use super::index::Index;
+use super::index::{Found, Index};
 use super::page::{Channels, Page, PageBuilder, PageLimit};
 use crate::message::Time;
+
+/// The most messages of which the channels are looked at in one read of a wide pattern. Higher: such a read
+/// holds up publishing for longer than some hundred microseconds. Lower: a search among many messages takes
+/// more reads.
+pub(super) const STEP: u64 = 1_000;
 
 /// The limits of the messages a journal keeps. The oldest are dropped to stay within each limit.
 #[derive(Clone, Copy, Debug)]
@@ -95,22 +101,55 @@ impl Recent {
         }
     }
 
-    /// The messages held after `position` on `channels`. The page lacks messages if `position + 1 < earliest`
-    /// and earlier messages are kept elsewhere.
-    pub(super) fn read(&self, position: u64, channels: &Channels, limit: PageLimit) -> Page {
+    /// The messages held after `position` on `channels`; up to `latest`, only the newest of each channel. The
+    /// page lacks messages if `position + 1 < earliest` and earlier messages are kept elsewhere.
+    pub(super) fn read(
+        &self,
+        position: u64,
+        channels: &Channels,
+        latest: Option<u64>,
+        limit: PageLimit,
+    ) -> Page {
         let (head, earliest) = (self.head, self.earliest());
         let start = position.max(earliest - 1);
+        let range = start + 1..=latest.unwrap_or(head);
+        let found = self.index.first(limit.messages, &range, channels, latest.is_some());
+        let found = found.unwrap_or_else(|| {
+            let range = step(&range);
+            Found { through: *range.end(), sequences: self.matching(&range, channels, latest) }
+        });
         let mut page = PageBuilder::new(start, limit);
-        for sequence in self.index.after(start, channels) {
-            let place = usize::try_from(sequence - earliest).unwrap_or(usize::MAX);
-            let Some(entry) = self.entries.get(place) else { break };
+        for sequence in found.sequences {
+            let Some(entry) = self.entry(sequence) else { break };
             if !page.can_take(entry.weight()) {
                 return page.finish(head, earliest);
             }
             page.add(sequence, Arc::clone(entry));
         }
-        page.reached(head);
+        page.reached(found.through);
         page.finish(head, earliest)
+    }
+
+    /// The sequences of those messages of this range that are held, and on `channels`; up to `latest`, only
+    /// the newest of each channel. Looks at every message, so a range is at most a [`step`].
+    pub(super) fn matching(
+        &self,
+        range: &RangeInclusive<u64>,
+        channels: &Channels,
+        latest: Option<u64>,
+    ) -> Vec<u64> {
+        let is_asked_for = |sequence: &u64| {
+            self.entry(*sequence).is_some_and(|entry| {
+                let name = &entry.message.channel;
+                let is_newest = |latest| self.index.has_none(name, &(sequence + 1..=latest));
+                channels.contains(name) && latest.is_none_or(is_newest)
+            })
+        };
+        range.clone().filter(is_asked_for).collect()
+    }
+
+    fn entry(&self, sequence: u64) -> Option<&Arc<Entry>> {
+        self.entries.get(usize::try_from(sequence.checked_sub(self.earliest())?).ok()?)
     }
 
     /// Which messages are on which channel, of those held and maybe of earlier ones.
@@ -122,4 +161,9 @@ impl Recent {
     pub(super) fn index_mut(&mut self) -> &mut Index {
         &mut self.index
     }
+}
+
+/// The beginning of this range, as far as one read of a wide pattern goes.
+pub(super) fn step(range: &RangeInclusive<u64>) -> RangeInclusive<u64> {
+    *range.start()..=*range.end().min(&(range.start() + STEP - 1))
 }

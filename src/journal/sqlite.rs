@@ -23,6 +23,7 @@ mod verify;
 mod wal;
 mod writer;
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -38,7 +39,7 @@ use super::entry::{Append, Appended, Failure, JournalError};
 use super::epochs::Epochs;
 use super::keys::KeyLimits;
 use super::page::{Channels, Page, PageLimit};
-use super::recent::{Recent, RecentLimit, Retention};
+use super::recent::{Recent, RecentLimit, Retention, step};
 use crate::limits::{Budget, Network};
 use reader::{Readers, Wanted};
 use shared::Shared;
@@ -96,6 +97,10 @@ impl Sqlite {
         self.shared.recent().head()
     }
 
+    pub(super) fn earliest(&self) -> u64 {
+        self.shared.earliest()
+    }
+
     pub(super) fn failure(&self) -> watch::Receiver<Option<Failure>> {
         self.shared.failure()
     }
@@ -111,56 +116,89 @@ impl Sqlite {
         &self,
         position: u64,
         channels: &Channels,
+        latest: Option<u64>,
         limit: PageLimit,
         reader: Option<Network>,
     ) -> Result<Page, JournalError> {
         loop {
-            if let Some(page) = self.read_held(position, channels, limit) {
+            if let Some(page) = self.read_held(position, channels, latest, limit) {
                 return Ok(page);
             }
-            let wanted = {
+            let (range, head, found) = {
                 let recent = self.shared.recent();
-                let start = position.max(self.shared.earliest() - 1);
-                let is_indexed = recent.index().from() <= start + 1;
-                let sequences = || recent.index().after(start, channels).take(limit.messages).collect();
-                is_indexed.then(|| Wanted { position, sequences: sequences(), head: recent.head() })
+                let range = position.max(self.shared.earliest() - 1) + 1..=latest.unwrap_or(recent.head());
+                let found = recent.index().first(limit.messages, &range, channels, latest.is_some());
+                let is_indexed = recent.index().from() <= *range.start();
+                // Not if the channels are in the index, or whether a message is the newest of its channel.
+                let can_do_without = found.is_none() && latest.is_none();
+                (range, recent.head(), (is_indexed || can_do_without).then_some(found))
             };
-            match wanted {
-                Some(wanted) => return self.readers.page(wanted, limit, reader).await,
-                None => self.readers.complete_index(reader).await?,
-            }
+            let Some(found) = found else {
+                self.readers.complete_index(reader).await?;
+                continue;
+            };
+            let found = match found {
+                Some(found) => found,
+                None => self.readers.matching(step(&range), channels, latest, reader).await?,
+            };
+            return self.readers.page(Wanted { position, found, head }, limit, reader).await;
         }
     }
 
-    pub(super) fn read_held(&self, position: u64, channels: &Channels, limit: PageLimit) -> Option<Page> {
+    pub(super) fn read_held(
+        &self,
+        position: u64,
+        channels: &Channels,
+        latest: Option<u64>,
+        limit: PageLimit,
+    ) -> Option<Page> {
         let recent = self.shared.recent();
         let earliest = self.shared.earliest();
-        let start = position.max(earliest - 1);
-        let is_indexed = recent.index().from() <= start + 1;
-        let first = recent.index().after(start, channels).next();
-        let is_held = start + 1 >= recent.earliest()
-            || is_indexed && first.is_none_or(|first| first >= recent.earliest());
-        is_held.then(|| Page { earliest, ..recent.read(position, channels, limit) })
+        let range = position.max(earliest - 1) + 1..=latest.unwrap_or(recent.head());
+        let is_held = *range.start() >= recent.earliest()
+            || recent.index().from() <= *range.start() && {
+                let found = recent.index().first(1, &range, channels, latest.is_some());
+                found.is_some_and(|found| {
+                    found.sequences.first().is_none_or(|first| *first >= recent.earliest())
+                })
+            };
+        is_held.then(|| Page { earliest, ..recent.read(position, channels, latest, limit) })
     }
 
-    pub(super) async fn position_before_newest(
+    pub(super) async fn before_newest(
         &self,
         count: usize,
+        until: u64,
         channels: &Channels,
         reader: Option<Network>,
-    ) -> Result<u64, JournalError> {
+    ) -> Result<Option<u64>, JournalError> {
         loop {
             {
                 let recent = self.shared.recent();
                 let earliest = self.shared.earliest();
-                let first = recent.index().first_of_newest(count, earliest, channels);
-                let found = first.map_or(0, |(_, found)| found);
-                if found == count || recent.index().from() <= earliest {
-                    return Ok(first.map_or(recent.head(), |(first, _)| first - 1));
+                let before = recent.index().before_newest(count, &(earliest..=until), channels);
+                let is_all = |found| found == count || recent.index().from() <= earliest;
+                if before.is_none_or(|(_, found)| is_all(found)) {
+                    return Ok(before.map(|(position, _)| position));
                 }
             }
             self.readers.complete_index(reader).await?;
         }
+    }
+
+    pub(super) async fn matching(
+        &self,
+        range: RangeInclusive<u64>,
+        channels: &Channels,
+        reader: Option<Network>,
+    ) -> Result<Vec<u64>, JournalError> {
+        {
+            let recent = self.shared.recent();
+            if *range.start() >= recent.earliest() {
+                return Ok(recent.matching(&range, channels, None));
+            }
+        }
+        Ok(self.readers.matching(range, channels, None, reader).await?.sequences)
     }
 }
 

@@ -426,7 +426,7 @@ async fn read(journal: &Journal) -> Option<Vec<(u64, String)>> {
     let limit = PageLimit { messages: 7, bytes: 1 << 20 };
     let (mut position, mut messages) = (0, Vec::new());
     loop {
-        let page = journal.read(position, &channels, limit, None).await.ok()?;
+        let page = journal.read(position, &channels, None, limit, None).await.ok()?;
         for entry in &page.entries {
             let message = &entry.message;
             assert!(message.id.sequence > position && message.id.sequence <= page.through);

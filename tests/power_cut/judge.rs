@@ -140,7 +140,7 @@ async fn ask(journal: &Journal, left: &Left) -> Result<Answers, JournalError> {
     let channels = Channels::new(CHANNELS.map(|channel| Pattern::parse(channel, 9).unwrap()));
     let (mut messages, mut position) = (Vec::new(), 0);
     loop {
-        let page = journal.read(position, &channels, limit, None).await?;
+        let page = journal.read(position, &channels, None, limit, None).await?;
         let messages_of_page = page.entries.iter().map(|entry| &entry.message);
         let text = |data: &Data| data.as_text().unwrap().into_owned();
         messages.extend(messages_of_page.map(|message| (message.id.to_string(), text(&message.data))));

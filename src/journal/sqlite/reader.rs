@@ -1,6 +1,7 @@
 //! The readers: connections to the file beside the writer's, so that reads don't hold up appends.
 
 use std::fs::File;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,9 +13,10 @@ use super::row::{self, channel};
 use super::shared::{Shared, UNAVAILABLE};
 use crate::journal::entry::{Entry, JournalError};
 use crate::journal::epochs::Epochs;
-use crate::journal::index::Index;
-use crate::journal::page::{Page, PageBuilder, PageLimit};
+use crate::journal::index::{Found, Index};
+use crate::journal::page::{Channels, Page, PageBuilder, PageLimit};
 use crate::limits::{Budget, Lease, Network, Turns};
+use crate::message::ChannelName;
 
 /// The most reads of the file at once. Higher: more pages in memory, and the disk is no faster. Lower: reads
 /// wait for each other.
@@ -24,7 +26,7 @@ const READERS: usize = 4;
 #[derive(Debug)]
 pub(super) struct Wanted {
     pub(super) position: u64,
-    pub(super) sequences: Vec<u64>,
+    pub(super) found: Found,
     /// The sequence of the last message appended when they were looked up.
     pub(super) head: u64,
 }
@@ -32,9 +34,10 @@ pub(super) struct Wanted {
 impl Wanted {
     /// The ranges of sequences to read: one, if at least half of what is in it is wanted.
     fn ranges(&self) -> Vec<[u64; 2]> {
-        match self.sequences[..] {
-            [first, .., last] if last - first < 2 * self.sequences.len() as u64 => vec![[first, last]],
-            _ => self.sequences.iter().map(|sequence| [*sequence; 2]).collect(),
+        let sequences = &self.found.sequences;
+        match sequences[..] {
+            [first, .., last] if last - first < 2 * sequences.len() as u64 => vec![[first, last]],
+            _ => sequences.iter().map(|sequence| [*sequence; 2]).collect(),
         }
     }
 }
@@ -84,6 +87,10 @@ impl Readers {
         limit: PageLimit,
         reader: Option<Network>,
     ) -> Result<Page, JournalError> {
+        if wanted.found.sequences.is_empty() {
+            let page = PageBuilder::new(wanted.position.max(wanted.found.through), limit);
+            return Ok(page.finish(wanted.head, self.shared.earliest()));
+        }
         let wanted = Arc::new(wanted);
         let mut lease = None;
         loop {
@@ -111,6 +118,33 @@ impl Readers {
         let earlier = self.query(reader, move |_, db| read_index(db, earliest, from)).await?;
         self.shared.recent_mut().index_mut().prepend(earlier);
         Ok(())
+    }
+
+    /// Those messages of this range that are on `channels`; up to `latest`, only the newest of each channel.
+    /// Looks at every message, so a range is at most a [`step`](crate::journal::recent::step).
+    pub(super) async fn matching(
+        self: &Arc<Self>,
+        range: RangeInclusive<u64>,
+        channels: &Channels,
+        latest: Option<u64>,
+        reader: Option<Network>,
+    ) -> Result<Found, JournalError> {
+        let channels = channels.clone();
+        let query = move |readers: &Readers, db: &Connection| {
+            let mut found = Vec::new();
+            for_each(db, &range, |name, sequence| {
+                if channels.contains(&name) {
+                    found.push((name, sequence));
+                }
+            })?;
+            if let Some(latest) = latest {
+                let recent = readers.shared.recent();
+                found.retain(|(name, sequence)| recent.index().has_none(name, &(sequence + 1..=latest)));
+            }
+            let sequences = found.into_iter().map(|(_, sequence)| sequence).collect();
+            Ok(Found { sequences, through: *range.end() })
+        };
+        self.query(reader, query).await
     }
 
     /// Runs `query` on a blocking thread, with a connection of its own, once it is the reader's turn. If the
@@ -182,8 +216,8 @@ impl Readers {
             "SELECT sequence, channel, event, data, time_ms, \"except\", octet_length(data) FROM entries
              WHERE sequence BETWEEN ?1 AND ?2 AND data IS NOT NULL ORDER BY sequence",
         )?;
-        let mut is_complete = wanted.sequences.len() < limit.messages;
-        let mut left = wanted.sequences.iter().copied().peekable();
+        let mut is_complete = true;
+        let mut left = wanted.found.sequences.iter().copied().peekable();
         'ranges: for range in wanted.ranges() {
             let mut rows = select.query(range)?;
             while let Some(row) = rows.next()? {
@@ -222,7 +256,7 @@ impl Readers {
             return Err(row::out_of_order());
         }
         if is_complete {
-            page.reached(wanted.head);
+            page.reached(wanted.found.through);
         }
         // `earliest` is loaded after the rows: retention may have deleted some of them during the query.
         Ok(Read::Page(page.finish(wanted.head, self.shared.earliest())))
@@ -236,19 +270,29 @@ fn connections(path: &Path) -> rusqlite::Result<Vec<Connection>> {
 /// Reads which messages are on which channel, from one sequence on and up to another.
 fn read_index(db: &Connection, from: u64, until: u64) -> rusqlite::Result<Index> {
     let mut index = Index::new(from);
+    for_each(db, &(from..=until - 1), |name, sequence| index.push(&name, sequence))?;
+    Ok(index)
+}
+
+/// Reads the channel and the sequence of each message in this range.
+fn for_each(
+    db: &Connection,
+    range: &RangeInclusive<u64>,
+    mut act: impl FnMut(ChannelName, u64),
+) -> rusqlite::Result<()> {
     let mut select = db.prepare_cached(
         "SELECT sequence, channel FROM entries
-         WHERE sequence >= ?1 AND sequence < ?2 AND data IS NOT NULL ORDER BY sequence",
+         WHERE sequence BETWEEN ?1 AND ?2 AND data IS NOT NULL ORDER BY sequence",
     )?;
-    let mut rows = select.query([from, until])?;
+    let mut rows = select.query([range.start(), range.end()])?;
     let mut last = None;
     while let Some(row) = rows.next()? {
         let sequence: u64 = row.get(0)?;
         if last.replace(sequence).is_some_and(|last| last + 1 != sequence) {
             return Err(row::out_of_order());
         }
-        index.push(&channel(row, 1)?, sequence);
+        act(channel(row, 1)?, sequence);
     }
     // The first ones may have been dropped meanwhile, the last one not without all others.
-    if last.is_some_and(|last| last + 1 != until) { Err(row::out_of_order()) } else { Ok(index) }
+    if last.is_some_and(|last| last != *range.end()) { Err(row::out_of_order()) } else { Ok(()) }
 }
