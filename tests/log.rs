@@ -223,7 +223,7 @@ fn a_long_value_is_cut_and_says_how_much_is_left_out() {
     let _stream = hub.watch(&format!("/events?{}", channels.join("&")), &[]);
     let line = hub.wait_for_log(&["subscriber connected"]);
     let (_, value) = line.split_once(" channels=").unwrap();
-    // 16 names of 128 bytes, 15 commas and 2 quotes, of which 256 bytes are there.
+    // 16 names of 128 bytes, 15 spaces and 2 quotes, of which 256 bytes are there.
     assert!(value.starts_with("\"0xxx") && value.ends_with("x…+1809"), "{line}");
     assert_eq!(value.len(), 256 + "…+1809".len());
 

@@ -78,7 +78,7 @@ impl Subscriber {
     ) -> Self {
         let number = core.next_number();
         let names: Vec<_> = channels.iter().map(|name| name.as_str()).collect();
-        tracing::info!(subscriber = number, %address, channels = names.join(","), "subscriber connected");
+        tracing::info!(subscriber = number, %address, channels = names.join(" "), "subscriber connected");
         let since = Instant::now();
         let (sent, last_id, ended) = (0, position, None);
         Subscriber { core, channels, id, address, number, since, sent, last_id, ended, _share: share }
