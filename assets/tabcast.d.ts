@@ -10,7 +10,8 @@
 export function connect<Events extends Record<string, any> = Record<string, any>>(url?: string | URL | Options, options?: Options): Hub<Events>;
 export type Options = {
     /**
-     * Where to listen, `main` by default. `emit` publishes on the first.
+     * Where to listen, `main` by default: names, and patterns such as
+     * `user.*`. `emit` publishes on the first, which must be a name for that.
      */
     channel?: string | string[] | undefined;
     /**

@@ -20,7 +20,8 @@
 
 /**
  * @typedef {object} Options
- * @property {string | string[]} [channel] Where to listen, `main` by default. `emit` publishes on the first.
+ * @property {string | string[]} [channel] Where to listen, `main` by default: names, and patterns such as
+ *   `user.*`. `emit` publishes on the first, which must be a name for that.
  * @property {number} [last] How many of the newest kept messages come first, 0 by default.
  * @property {string} [id] The page's own id, for `broadcast`; random by default.
  */

@@ -189,6 +189,26 @@ fn channels_are_listened_to_together_and_the_first_is_published_on() {
 }
 
 #[test]
+fn a_channel_may_have_any_name_and_is_emitted_on_by_its_name() {
+    let (hub, browser) = (Hub::start(&[]), Browser::start());
+    let name = "été:42/b?c&d#e,f.\"g\"";
+    let tab = open(&browser, &hub, &format!("connect({{ channel: '{name}' }})"));
+    let same = open(&browser, &hub, &format!("connect({{ channel: ['{name}'] }})"));
+    tab.run("hub.emit('x', 1); hub.emit('x', new Uint8Array([2])); hub.emit('x', 3);");
+    for tab in [&tab, &same] {
+        messages_until(tab, &json!(3));
+        assert_eq!(tab.get("seen.filter(([,, id]) => id).length"), json!(3));
+    }
+    let patterns = open(&browser, &hub, "connect({ channel: ['*.*', 'a.>', 'main'], last: 9 })");
+    assert_eq!(messages_until(&patterns, &json!(3)), json!([1, [2], 3]));
+    for emit in ["hub.emit('x', 1)", "hub.broadcast.emit('x', 1, { channel: 'a.>' })"] {
+        assert_eq!(settled(&patterns, emit)["field"], "channel");
+    }
+    settled(&patterns, "hub.emit('x', 4, { channel: 'main' })");
+    assert_eq!(hub.newest()["data"], 4);
+}
+
+#[test]
 fn a_newcomer_gets_the_newest_messages_first_whether_it_holds_a_stream_or_shares_one() {
     let (hub, browser) = (Hub::start(&[]), Browser::start());
     for number in 0..5 {

@@ -839,7 +839,7 @@ on_each_journal!(a_bad_name_is_422_wherever_it_is_given, {
         "tabcast:gap",
     ];
     let events = events.into_iter().chain(["tabcast:", "tabcast:mine"]).map(|name| ("event", name));
-    let channels = ["", &*long, "a b", "a..b", ".a", "a.", "a/b", "ü", "*", ">", "a\n", "\0"]
+    let channels = ["", &*long, "a b", "a..b", ".a", "a.", "a*", ">.a", "\u{a0}", "\u{202e}", "a\n", "\0"]
         .into_iter()
         .map(|name| ("channel", name));
     let excepts = ["", &long[..65], "a b", "ü", "a\n", "\0"].into_iter().map(|name| ("except", name));

@@ -210,7 +210,8 @@ fn publish(target: &str, content_type: &str, body: &[u8], expected: &Result<[Str
     assert_eq!(status, 201, "{text}");
     let receipt: Value = serde_json::from_slice(&answer).unwrap();
     // Other checks may have published since.
-    let (_, history) = exchange("GET", &format!("/messages?last=9&channel={channel}"), "none", b"");
+    let encoded: String = channel.bytes().map(|byte| format!("%{byte:02x}")).collect();
+    let (_, history) = exchange("GET", &format!("/messages?last=9&channel={encoded}"), "none", b"");
     let history: Value = serde_json::from_slice(&history).unwrap();
     let messages = history["messages"].as_array().unwrap();
     let message = messages.iter().find(|message| message["id"] == receipt["id"]).expect("it is kept");

@@ -1,0 +1,210 @@
+//! Channels: the names they may have, and the patterns by which they are asked for.
+
+mod common;
+
+use std::fs;
+
+use common::{Hub, Site, Stream, on_each_journal, on_each_path, sqlite3};
+use serde_json::json;
+
+/// Names of all kinds. The last two look alike: only their bytes differ.
+const NAMES: [&str; 14] = [
+    "chat:42",
+    "https://example.org/books/1?a=b&c=d#e",
+    "a,b",
+    "50%",
+    "a+b",
+    "\"quoted\"",
+    "back\\slash",
+    "<b",
+    "-",
+    "';DROP-TABLE-entries;--",
+    "漢字.한글.🎉",
+    "❤\u{fe0f}",
+    "\u{e9}t\u{e9}",
+    "e\u{301}te\u{301}",
+];
+
+/// Percent-encoded, as a query has it.
+fn encoded(text: &str) -> String {
+    text.bytes().map(|byte| format!("%{byte:02x}")).collect()
+}
+
+/// The parameters that ask for these channels.
+fn asked(channels: &[&str]) -> String {
+    let all: Vec<_> = channels.iter().map(|channel| format!("channel={}", encoded(channel))).collect();
+    all.join("&")
+}
+
+/// Publishes each text on its channel, and returns the ids.
+fn publish(hub: &Hub, messages: &[(&str, &str)]) -> Vec<String> {
+    messages.iter().map(|(channel, text)| hub.publish_to(&encoded(channel), text)).collect()
+}
+
+/// The texts of the history that this query asks for, in a row.
+fn texts(hub: &Hub, query: &str) -> String {
+    let data = hub.history_data(&format!("?{query}"));
+    data.iter().map(|text| text.as_str().unwrap()).collect::<Vec<_>>().join(" ")
+}
+
+/// The next so many texts of the stream, in a row.
+fn streamed(stream: &mut Stream, count: usize) -> String {
+    (0..count).map(|_| stream.data()).collect::<Vec<_>>().join(" ")
+}
+
+/// Publishes on more channels than a read looks at one by one, each with a message of its own.
+fn flood(hub: &Hub) {
+    std::thread::scope(|scope| {
+        for part in 0..8 {
+            scope.spawn(move || {
+                for number in 0..150 {
+                    hub.publish_to(&format!("flood.{part}.{number}"), "x");
+                }
+            });
+        }
+    });
+}
+
+fn assert_names_the_field(hub: &Hub, target: &str, field: &str) {
+    let problem = hub.get(target).problem(422);
+    assert_eq!(problem["field"], field, "{target}: {problem}");
+}
+
+on_each_journal!(a_name_of_any_kind_is_published_read_back_and_logged, {
+    let hub = Hub::start(&[]);
+    for name in NAMES {
+        let query = asked(&[name]);
+        let object = json!({ "data": "in an object", "channel": name }).to_string();
+        let receipt = hub.post("", "application/json", object).json();
+        assert_eq!(receipt["channel"], name);
+        hub.post(&format!("?{query}"), "text/plain", "in the query");
+        hub.post("", "application/x-www-form-urlencoded", format!("data=in+a+form&{query}"));
+        assert_eq!(texts(&hub, &query), "in an object in the query in a form", "{name}");
+        assert!(hub.history(&format!("?{query}")).iter().all(|message| message["channel"] == name));
+        let mut stream = hub.watch(&format!("/events?format=message&last=1&{query}"), &[]);
+        assert_eq!(stream.event().unwrap().json()["channel"], name);
+        hub.publish_to(&encoded(name), "live");
+        assert_eq!(stream.event().unwrap().json()["data"], "live");
+    }
+    for logged in [
+        "channel=\"https://example.org/books/1?a=b&c=d#e\"",
+        "channel=\"a,b\"",
+        "channel=\"\\\"quoted\\\"\"",
+        "channel=\"back\\\\slash\"",
+        "channel=\"漢字.한글.🎉\"",
+        "channel=\"❤\\u{fe0f}\"",
+    ] {
+        hub.wait_for_logs(&["message published", logged], 4);
+    }
+    // A space stands between two channels: no name has one.
+    let _stream = hub.watch(&format!("/events?{}", asked(&["a,b", "c"])), &[]);
+    hub.wait_for_log(&["subscriber connected", "channels=\"a,b c\""]);
+});
+
+#[test]
+fn names_of_all_kinds_are_there_after_a_restart_and_in_files_of_each_version() {
+    let site = Site::new(&[]);
+    let hub = site.start();
+    publish(&hub, &NAMES.map(|name| (name, name)));
+    let hub = site.restart(hub, "KILL");
+    for name in NAMES {
+        assert_eq!(texts(&hub, &asked(&[name])), name);
+        assert_eq!(texts(&hub, &format!("last=1&{}", asked(&[name]))), name);
+    }
+    assert_eq!(texts(&hub, &asked(&["*.*.*"])), "漢字.한글.🎉");
+
+    for version in 1..=2 {
+        let site = Site::new(&[]);
+        let (table, text) = if version == 1 {
+            let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/version-1.db");
+            fs::copy(fixture, site.journal()).unwrap();
+            fs::copy(format!("{fixture}-wal"), format!("{}-wal", site.journal())).unwrap();
+            ("messages", "message 12")
+        } else {
+            let mut hub = site.start();
+            publish(&hub, &[("main", "1"), ("main", "2")]);
+            hub.end("TERM");
+            ("entries", "2")
+        };
+        let newest = format!("sequence = (SELECT max(sequence) FROM {table})");
+        sqlite3(&site.journal(), &format!("UPDATE {table} SET channel = 'chat:été/1' WHERE {newest}"));
+        assert_eq!(texts(&site.start(), &asked(&["chat:été/1"])), text, "version {version}");
+    }
+}
+
+on_each_journal!(names_are_compared_byte_by_byte, {
+    let hub = Hub::start(&[]);
+    let [.., composed, decomposed] = NAMES;
+    publish(&hub, &[(composed, "composed"), (decomposed, "decomposed"), ("Main", "in capitals")]);
+    assert_eq!(texts(&hub, &asked(&[composed])), "composed");
+    assert_eq!(texts(&hub, &asked(&[decomposed])), "decomposed");
+    assert_eq!((texts(&hub, ""), texts(&hub, "channel=Main")), (String::new(), "in capitals".to_owned()));
+});
+
+on_each_path!(patterns_find_the_channels_that_match_and_each_message_once, {
+    let hub = Hub::start(&["--replay-page", "3"]);
+    let channels = ["build.1", "build.2", "build", "build.1.log", "built.1", "build.1"];
+    let messages: Vec<_> = channels.into_iter().zip(["a", "b", "c", "d", "e", "f"]).collect();
+    let ids = publish(&hub, &messages);
+    for (patterns, expected) in [
+        (&["build.*"][..], "a b f"),
+        (&["build.>"], "a b d f"),
+        (&["*.1"], "a e f"),
+        (&["*"], "c"),
+        (&[">"], "a b c d e f"),
+        (&["build.1", "build.*", "*.1", "build.>"], "a b d e f"),
+        (&["*.*.log", "built.1", "nobody.>"], "d e"),
+    ] {
+        let count = expected.split(' ').count();
+        let query = asked(patterns);
+        let newest: Vec<_> = expected.split(' ').skip(count.saturating_sub(3)).collect();
+        assert_eq!(texts(&hub, &query), newest.join(" "), "{patterns:?}");
+        assert_eq!(texts(&hub, &format!("{query}&last=1")), newest[newest.len() - 1]);
+        let mut all = hub.watch(&format!("/events?{query}&last=9"), &[]);
+        assert_eq!(streamed(&mut all, count), expected);
+        // Another page, after a reconnect.
+        let rest: Vec<_> = expected.split(' ').filter(|text| *text > "b").collect();
+        let mut again = hub.watch(&format!("/events?{query}"), &[&format!("Last-Event-ID: {}", ids[1])]);
+        assert_eq!(streamed(&mut again, rest.len()), rest.join(" "));
+    }
+    assert_eq!(texts(&hub, "channel=nobody.*"), "");
+});
+
+on_each_journal!(a_pattern_of_very_many_channels_is_read_in_order_and_by_pages, {
+    let hub = Hub::start(&[]);
+    let first = publish(&hub, &[("quiet.a", "1"), ("flood", "2"), ("quiet.a.b", "3")]);
+    flood(&hub);
+    publish(&hub, &[("quiet.b", "4")]);
+    for (pattern, expected) in
+        [("*.a.>", "3"), ("*.a", "1"), ("*", "2"), ("*.*", "1 4"), ("quiet.>", "1 3 4")]
+    {
+        let query = asked(&[pattern]);
+        assert_eq!(texts(&hub, &query), expected, "{pattern}");
+        let mut stream = hub.watch(&format!("/events?{query}&last=9"), &[]);
+        assert_eq!(streamed(&mut stream, expected.split(' ').count()), expected);
+    }
+    let (mut after, mut count) = (first[0].clone(), 0);
+    loop {
+        let page = hub.history(&format!("?channel=flood.%3E&after={after}&limit=400"));
+        count += page.len();
+        let Some(last) = page.last() else { break };
+        after = last["id"].as_str().unwrap().to_owned();
+    }
+    assert_eq!(count, 1_200);
+});
+
+on_each_journal!(a_bad_pattern_is_422_and_nobody_publishes_on_a_pattern, {
+    let hub = Hub::start(&[]);
+    for bad in ["a*", "*a", ">.a", "a.>.b", "**", ">>", "a..*", ".*", "*.", "a b.*", "\u{200b}.*", ""] {
+        for path in ["/events", "/messages"] {
+            assert_names_the_field(&hub, &format!("{path}?channel=fine.*&{}", asked(&[bad])), "channel");
+        }
+    }
+    for pattern in ["*", ">", "a.*", "a.>"] {
+        let in_query = hub.post(&format!("?{}", asked(&[pattern])), "text/plain", "x").problem(422);
+        let object = json!({ "data": 1, "channel": pattern }).to_string();
+        let in_object = hub.post("", "application/json", object).problem(422);
+        assert_eq!((&in_query["field"], &in_object["field"]), (&json!("channel"), &json!("channel")));
+    }
+    assert!(hub.history("?channel=%3E").is_empty());
+});
