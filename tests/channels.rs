@@ -1,4 +1,4 @@
-//! Channels: the names they may have, and the patterns by which they are asked for.
+//! Channels: the names they may have, the patterns by which they are asked for, and the newest message of each.
 
 mod common;
 
@@ -180,6 +180,7 @@ on_each_journal!(a_pattern_of_very_many_channels_is_read_in_order_and_by_pages, 
     {
         let query = asked(&[pattern]);
         assert_eq!(texts(&hub, &query), expected, "{pattern}");
+        assert_eq!(texts(&hub, &format!("{query}&latest=1")), expected, "{pattern}");
         let mut stream = hub.watch(&format!("/events?{query}&last=9"), &[]);
         assert_eq!(streamed(&mut stream, expected.split(' ').count()), expected);
     }
@@ -207,4 +208,51 @@ on_each_journal!(a_bad_pattern_is_422_and_nobody_publishes_on_a_pattern, {
         assert_eq!((&in_query["field"], &in_object["field"]), (&json!("channel"), &json!("channel")));
     }
     assert!(hub.history("?channel=%3E").is_empty());
+});
+
+on_each_path!(the_newest_message_of_each_channel_comes_first_in_the_order_of_the_journal, {
+    let hub = Hub::start(&["--replay-page", "2"]);
+    let messages =
+        [("s.b", "b1"), ("s.a", "a1"), ("s.a", "a2"), ("other", "x"), ("s.c", "c1"), ("s.c", "c2")];
+    let ids = publish(&hub, &messages);
+    assert_eq!(texts(&hub, "channel=s.*&latest=1"), "b1 a2", "a page");
+    assert_eq!(texts(&hub, &format!("channel=s.*&latest=1&after={}", ids[2])), "c2", "the next page");
+    assert_eq!(texts(&hub, "channel=s.*&latest=1&limit=1"), "b1");
+    assert_eq!(texts(&hub, "channel=s.*&latest=0"), "c1 c2");
+    assert_eq!(texts(&hub, "channel=nobody&latest=1"), "");
+
+    let target = "/events?latest=1&channel=s.a&channel=s.b&channel=s.c";
+    let mut stream = hub.watch(target, &[]);
+    assert!(!stream.opening.contains("id:"), "who is cut off here begins anew: {}", stream.opening);
+    assert_eq!(streamed(&mut stream, 3), "b1 a2 c2");
+    publish(&hub, &[("s.a", "a3"), ("s.a", "a4")]);
+    assert_eq!(streamed(&mut stream, 2), "a3 a4");
+    // Who was cut off after the first has everything that follows it.
+    let mut again = hub.watch(target, &[&format!("Last-Event-ID: {}", ids[0])]);
+    assert_eq!(streamed(&mut again, 6), "a1 a2 c1 c2 a3 a4");
+    assert_eq!(streamed(&mut hub.watch("/events?latest=1&channel=%3E", &[]), 4), "b1 x c2 a4");
+});
+
+on_each_path!(the_newest_message_of_a_channel_may_be_for_others_only_or_gone, {
+    let hub = Hub::start(&["--retention-messages", "3"]);
+    publish(&hub, &[("s.a", "a1"), ("s.b", "b1")]);
+    hub.post("?channel=s.b&except=me", "text/plain", "b2");
+    assert_eq!(texts(&hub, "channel=s.*&latest=1"), "a1 b2");
+    assert_eq!(texts(&hub, "channel=s.*&latest=1&as=me"), "a1");
+    publish(&hub, &[("s.c", "c1")]);
+    // What retention has dropped is no gap.
+    let answer = hub.get("/messages?channel=s.*&latest=1").json();
+    assert_eq!((answer["messages"].as_array().unwrap().len(), answer.get("gap")), (2, None));
+    let mut stream = hub.watch("/events?channel=s.b&channel=s.c&latest=1&as=me", &[]);
+    assert_eq!(stream.data(), "c1");
+});
+
+on_each_journal!(latest_is_1_or_0_and_does_not_go_with_last, {
+    let hub = Hub::start(&[]);
+    for path in ["/events", "/messages"] {
+        for bad in ["latest=2", "latest=", "latest=true", "latest=1&latest=1", "latest=1&last=2"] {
+            assert_names_the_field(&hub, &format!("{path}?{bad}"), "latest");
+        }
+    }
+    assert_eq!(hub.get("/messages?latest=0&last=2").status, 200);
 });

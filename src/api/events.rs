@@ -75,7 +75,7 @@ fn parse(uri: &Uri, headers: &HeaderMap, options: &Options) -> Result<(Request, 
     let mut query = Fields::query(uri, options)?;
     let channels = query.channels(options)?;
     let subscriber = query.one("as")?.map(|text| subscriber_id("as", &text)).transpose()?;
-    let newest = query.number("last")?;
+    let (newest, is_latest) = (query.number("last")?, query.flag("latest")?);
     let in_query = query.one("last_event_id")?;
     let format = match query.one("format")?.as_deref() {
         _ if accepts(headers, "application/x-ndjson") => Format::Ndjson,
@@ -83,14 +83,16 @@ fn parse(uri: &Uri, headers: &HeaderMap, options: &Options) -> Result<(Request, 
         Some("message") => Format::Message,
         Some(_) => return Err(Problem::invalid("format", "must be message, or left out")),
     };
-    query.finish("the parameters are channel, last, last_event_id, as, format")?;
+    query.finish("the parameters are channel, last, latest, last_event_id, as, format")?;
     // An EventSource that reconnects sends its first URL again: the header's id is newer than the query's.
     let in_header = headers.get(LAST_EVENT_ID).map(|id| String::from_utf8_lossy(id.as_bytes()).into_owned());
     let is_given = |id: &String| !id.is_empty();
     let asked = in_header.filter(is_given).or(in_query.filter(is_given));
     let start = match (asked, newest) {
+        (_, Some(_)) if is_latest => return Err(Problem::invalid("latest", "can't go with `last`")),
         (Some(asked), _) => Start::After(asked),
         (None, Some(count)) => Start::Newest(count),
+        (None, None) if is_latest => Start::Latest(None),
         (None, None) => Start::Live,
     };
     Ok((Request { channels, start, subscriber }, format))

@@ -121,6 +121,18 @@ impl Fields {
         }
     }
 
+    /// Takes the field of this name. Whether it is 1, and not 0 or left out.
+    ///
+    /// # Errors
+    /// 422 if there are two such fields, or the field is neither.
+    pub(super) fn flag(&mut self, name: &str) -> Result<bool, Problem> {
+        match self.one(name)?.as_deref() {
+            None | Some("0") => Ok(false),
+            Some("1") => Ok(true),
+            Some(_) => Err(Problem::invalid(name, "must be 1, or left out")),
+        }
+    }
+
     /// Takes the data in the field `data`, if there is one.
     ///
     /// # Errors

@@ -43,20 +43,21 @@ fn parse(state: &State, uri: &Uri) -> Result<(Request, usize), Problem> {
     let channels = query.channels(&state.options)?;
     let subscriber = query.one("as")?.map(|text| subscriber_id("as", &text)).transpose()?;
     let page = state.replay_page;
-    let (after, last, limit) = (query.one("after")?, query.number("last")?, query.number("limit")?);
-    query.finish("the parameters are channel, after, last, limit, as")?;
+    let (after, is_latest) = (query.one("after")?, query.flag("latest")?);
+    let (last, limit) = (query.number("last")?, query.number("limit")?);
+    query.finish("the parameters are channel, after, last, latest, limit, as")?;
     for (name, count) in [("last", last), ("limit", limit)] {
         if count.is_some_and(|count| count > page) {
             return Err(Problem::invalid(name, format_args!("is more than {page}, the limit")).limit(page));
         }
     }
-    let (start, limit) = match (after, last) {
-        (Some(_), Some(_)) => return Err(Problem::invalid("last", "can't go with `after`")),
-        (Some(after), None) => (Start::After(after), limit.unwrap_or(page)),
-        (None, last) => {
-            let count = last.unwrap_or(page).min(limit.unwrap_or(page));
-            (Start::Newest(count), count)
-        }
+    let limit = limit.unwrap_or(page).min(last.unwrap_or(page));
+    let start = match (is_latest, last, after) {
+        (true, Some(_), _) => return Err(Problem::invalid("latest", "can't go with `last`")),
+        (true, None, after) => Start::Latest(after),
+        (false, Some(_), Some(_)) => return Err(Problem::invalid("last", "can't go with `after`")),
+        (false, None, Some(after)) => Start::After(after),
+        (false, _, None) => Start::Newest(limit),
     };
     Ok((Request { channels, start, subscriber }, limit))
 }

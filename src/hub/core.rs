@@ -54,6 +54,11 @@ impl Core {
         self.journal.id(sequence)
     }
 
+    /// The position of a last event ID. `None` if it is no id of this journal.
+    pub(super) fn position(&self, asked: &str) -> Option<u64> {
+        self.journal.position(asked.parse().ok()?)
+    }
+
     pub(super) async fn read(
         &self,
         position: u64,

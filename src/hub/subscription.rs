@@ -28,6 +28,9 @@ pub enum Start {
     Newest(usize),
     /// After this last event ID, as the subscriber sent it.
     After(String),
+    /// Before the newest kept message of each channel; those after this last event ID, if there is one. The
+    /// other messages up to the journal's present head are left out.
+    Latest(Option<String>),
 }
 
 /// The request of a subscriber, or of a reader of history.
@@ -66,6 +69,8 @@ pub struct Subscription {
     position: u64,
     /// Set if there may be messages after `position` that only the journal has.
     behind: bool,
+    /// Up to this sequence, only the newest message of each channel is returned.
+    latest: u64,
     /// The last event ID that was asked for, if it is no id of this journal: a gap comes first.
     unknown: Option<Box<str>>,
     /// Who reads the journal; `None` if several subscribers share the subscription.
@@ -96,8 +101,9 @@ impl Subscription {
         share: Share,
     ) -> Result<Self, JournalError> {
         let mut subscription = Subscription::at_start(core, address, request).await?;
+        let core = &subscription.core;
         // Not before the start, which may be that of a message that was stored meanwhile.
-        let end = subscription.core.journal.head();
+        let end = if subscription.latest > 0 { subscription.latest } else { core.journal.head() };
         subscription.history = Some(Box::new(History { end, _share: share }));
         Ok(subscription)
     }
@@ -108,24 +114,27 @@ impl Subscription {
         address: SocketAddr,
         request: &Request,
     ) -> Result<Self, JournalError> {
-        let mut unknown = None;
-        let reader = Some(Network::from(address.ip()));
+        let journal = &core.journal;
+        let (head, reader) = (journal.head(), Some(Network::from(address.ip())));
+        let (mut latest, mut unknown) = (0, None);
+        let mut known = |asked: &String| {
+            let position = core.position(asked);
+            unknown = position.is_none().then(|| asked.as_str().into());
+            position
+        };
         let position = match &request.start {
-            Start::Live => core.journal.head(),
+            Start::Live => head,
             Start::Newest(count) => {
-                let until = core.journal.head();
-                core.journal.position_before_newest(*count, until, &request.channels, reader).await?
+                journal.position_before_newest(*count, head, &request.channels, reader).await?
             }
-            Start::After(asked) => {
-                let position = asked.parse().ok().and_then(|id| core.journal.position(id));
-                position.unwrap_or_else(|| {
-                    unknown = Some(asked.as_str().into());
-                    0
-                })
+            Start::After(asked) => known(asked).unwrap_or(0),
+            Start::Latest(asked) => {
+                latest = head;
+                asked.as_ref().map_or(journal.earliest() - 1, |asked| known(asked).unwrap_or(0))
             }
         };
         let channels = request.channels.clone();
-        Ok(Subscription { core, channels, position, behind: true, unknown, reader, history: None })
+        Ok(Subscription { core, channels, position, behind: true, latest, unknown, reader, history: None })
     }
 
     /// Begins at this position, up to which all messages are announced, without a look at the journal.
@@ -138,13 +147,15 @@ impl Subscription {
     pub fn fork(&self, position: u64, address: Option<SocketAddr>) -> Subscription {
         let (core, channels) = (Arc::clone(&self.core), self.channels.clone());
         let reader = address.map(|address| Network::from(address.ip()));
-        Subscription { core, channels, position, behind: true, unknown: None, reader, history: None }
+        let (behind, latest, unknown, history) = (true, 0, None, None);
+        Subscription { core, channels, position, behind, latest, unknown, reader, history }
     }
 
     /// The id of the position at which the subscription begins: a subscriber that is cut off before the first
-    /// message resumes from there. `None` if a gap comes first.
+    /// message resumes from there. `None` if a gap comes first, or the newest message of each channel: who has
+    /// got nothing of these begins anew.
     pub fn begins_at(&self) -> Option<MessageId> {
-        self.unknown.is_none().then(|| self.id())
+        (self.unknown.is_none() && self.latest == 0).then(|| self.id())
     }
 
     /// Reads what comes next, messages or a gap; also while the journal is unavailable, but not in a history.
@@ -156,7 +167,7 @@ impl Subscription {
     /// [`JournalError`] if the journal failed. In a history, also if the journal is unavailable.
     pub async fn next(&mut self) -> Result<Option<Next>, JournalError> {
         while self.behind && !self.is_over() {
-            match self.core.read(self.position, &self.channels, None, self.reader).await {
+            match self.core.read(self.position, &self.channels, self.latest(), self.reader).await {
                 Ok(page) => {
                     let next = self.take(page);
                     if next.is_some() {
@@ -182,12 +193,17 @@ impl Subscription {
         if !self.behind || self.is_over() {
             return Ok(None);
         }
-        let page = self.core.read_held(self.position, &self.channels, None).ok_or(NotHeld)?;
+        let page = self.core.read_held(self.position, &self.channels, self.latest()).ok_or(NotHeld)?;
         match self.take(page) {
             // Many more pages may follow.
             None if self.behind => Err(NotHeld),
             next => Ok(next),
         }
+    }
+
+    /// The sequence up to which the next page has only the newest message of each channel.
+    fn latest(&self) -> Option<u64> {
+        (self.position < self.latest).then_some(self.latest)
     }
 
     /// Goes on to the end of the page. `None` if the page has no message on these channels.
