@@ -1,11 +1,12 @@
-//! Channels: the names they may have, the patterns by which they are asked for, and the newest message of each.
+//! Channels: the names they may have, the patterns by which they are asked for, the newest message of each,
+//! and what was before a message.
 
 mod common;
 
 use std::fs;
 
 use common::{Hub, Site, Stream, on_each_journal, on_each_path, sqlite3};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Names of all kinds. The last two look alike: only their bytes differ.
 const NAMES: [&str; 14] = [
@@ -192,6 +193,9 @@ on_each_journal!(a_pattern_of_very_many_channels_is_read_in_order_and_by_pages, 
         after = last["id"].as_str().unwrap().to_owned();
     }
     assert_eq!(count, 1_200);
+    let before = format!("?channel=flood.%3E&limit=5&before={after}");
+    let all = hub.history("?channel=flood.%3E&last=6");
+    assert_eq!(hub.history(&before), all[..5]);
 });
 
 on_each_journal!(a_bad_pattern_is_422_and_nobody_publishes_on_a_pattern, {
@@ -255,4 +259,50 @@ on_each_journal!(latest_is_1_or_0_and_does_not_go_with_last, {
         }
     }
     assert_eq!(hub.get("/messages?latest=0&last=2").status, 200);
+});
+
+on_each_path!(history_before_a_message_is_the_newest_of_it, {
+    let hub = Hub::start(&["--replay-page", "4", "--retention-messages", "9"]);
+    let numbers: Vec<_> = (1..=10).map(|number| number.to_string()).collect();
+    let mut ids = Vec::new();
+    for number in &numbers {
+        ids.extend(publish(&hub, &[("main", number)]));
+    }
+    ids.extend(publish(&hub, &[("other", "x")]));
+    let before = |id: &str, more: &str| texts(&hub, &format!("before={id}{more}"));
+    assert_eq!(before(&ids[9], ""), "6 7 8 9");
+    assert_eq!(before(&ids[5], "&limit=2"), "4 5");
+    assert_eq!(before(&ids[10], "&limit=1"), "10", "of another channel");
+    assert_eq!(before(&ids[10], "&limit=2&channel=*"), "9 10");
+    assert_eq!(before(&ids[10], "&channel=other"), "");
+    assert_eq!(before(&ids[4], "&limit=4"), "3 4", "there are fewer");
+    assert_eq!(before(&ids[5], "&limit=0"), "");
+    // At the earliest kept message, and before it.
+    for id in &ids[..=2] {
+        assert_eq!(hub.get(&format!("/messages?before={id}")).text(), "{\"messages\":[]}");
+    }
+    for unknown in ["zzzzzzzz-3", "garbage", "", &ids[10].replace("-11", "-12")] {
+        let answer = hub.get(&format!("/messages?before={unknown}")).json();
+        assert_eq!(answer, json!({"gap": {"asked": unknown, "earliest": ids[2]}, "messages": []}));
+    }
+    for other in [format!("after={}", ids[2]), "last=2".to_owned(), "latest=1".to_owned()] {
+        assert_names_the_field(&hub, &format!("/messages?before={}&{other}", ids[5]), "before");
+    }
+    assert_names_the_field(&hub, &format!("/events?before={}", ids[5]), "before");
+});
+
+on_each_journal!(history_is_read_backwards_page_by_page, {
+    let hub = Hub::start(&[]);
+    let numbers: Vec<_> = (0..25).map(|number| number.to_string()).collect();
+    for number in &numbers {
+        publish(&hub, &[(if number.len() == 1 { "a.x" } else { "a.y" }, number), ("b", "not this")]);
+    }
+    let mut pages: Vec<Vec<Value>> = vec![hub.history("?channel=a.*&last=7")];
+    while !pages[0].is_empty() {
+        let first = pages[0][0]["id"].as_str().unwrap();
+        let page = hub.history(&format!("?channel=a.*&limit=7&before={first}"));
+        pages.insert(0, page);
+    }
+    let all: Vec<_> = pages.iter().flatten().map(|message| message["data"].as_str().unwrap()).collect();
+    assert_eq!(all, numbers);
 });

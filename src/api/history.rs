@@ -18,8 +18,8 @@ use crate::hub::{Next, Request, Start, Subscription};
 use crate::journal::{JournalError, Kept};
 use crate::message::SubscriberId;
 
-/// Responds with `{"messages": [message, …]}`, newest last. If messages after `after` are no longer kept, a
-/// gap comes first: `{"gap": {"asked", "earliest"}, "messages": […]}`.
+/// Responds with `{"messages": [message, …]}`, newest last. If messages after `after` are no longer kept, or
+/// `before` is no id of this journal, a gap comes first: `{"gap": {"asked", "earliest"}, "messages": […]}`.
 pub(super) async fn read(state: &State, address: SocketAddr, head: &Parts) -> Result<Response, Problem> {
     let (request, limit) = parse(state, &head.uri)?;
     let history = state.hub.history(address, &request).await?;
@@ -43,21 +43,23 @@ fn parse(state: &State, uri: &Uri) -> Result<(Request, usize), Problem> {
     let channels = query.channels(&state.options)?;
     let subscriber = query.one("as")?.map(|text| subscriber_id("as", &text)).transpose()?;
     let page = state.replay_page;
-    let (after, is_latest) = (query.one("after")?, query.flag("latest")?);
+    let (after, before, is_latest) = (query.one("after")?, query.one("before")?, query.flag("latest")?);
     let (last, limit) = (query.number("last")?, query.number("limit")?);
-    query.finish("the parameters are channel, after, last, latest, limit, as")?;
+    query.finish("the parameters are channel, after, before, last, latest, limit, as")?;
     for (name, count) in [("last", last), ("limit", limit)] {
         if count.is_some_and(|count| count > page) {
             return Err(Problem::invalid(name, format_args!("is more than {page}, the limit")).limit(page));
         }
     }
     let limit = limit.unwrap_or(page).min(last.unwrap_or(page));
-    let start = match (is_latest, last, after) {
-        (true, Some(_), _) => return Err(Problem::invalid("latest", "can't go with `last`")),
-        (true, None, after) => Start::Latest(after),
-        (false, Some(_), Some(_)) => return Err(Problem::invalid("last", "can't go with `after`")),
-        (false, None, Some(after)) => Start::After(after),
-        (false, _, None) => Start::Newest(limit),
+    let start = match (before, is_latest, last, after) {
+        (Some(before), false, None, None) => Start::Before(before, limit),
+        (Some(_), ..) => return Err(Problem::invalid("before", "can't go with `after`, `last` or `latest`")),
+        (None, true, Some(_), _) => return Err(Problem::invalid("latest", "can't go with `last`")),
+        (None, true, None, after) => Start::Latest(after),
+        (None, false, Some(_), Some(_)) => return Err(Problem::invalid("last", "can't go with `after`")),
+        (None, false, None, Some(after)) => Start::After(after),
+        (None, false, _, None) => Start::Newest(limit),
     };
     Ok((Request { channels, start, subscriber }, limit))
 }

@@ -31,6 +31,8 @@ pub enum Start {
     /// Before the newest kept message of each channel; those after this last event ID, if there is one. The
     /// other messages up to the journal's present head are left out.
     Latest(Option<String>),
+    /// Before so many messages that are the newest before this id. Only a history begins so, and ends there.
+    Before(String, usize),
 }
 
 /// The request of a subscriber, or of a reader of history.
@@ -102,8 +104,13 @@ impl Subscription {
     ) -> Result<Self, JournalError> {
         let mut subscription = Subscription::at_start(core, address, request).await?;
         let core = &subscription.core;
-        // Not before the start, which may be that of a message that was stored meanwhile.
-        let end = if subscription.latest > 0 { subscription.latest } else { core.journal.head() };
+        let end = match &request.start {
+            Start::Before(..) if subscription.unknown.is_some() => 0,
+            Start::Before(id, _) => core.position(id).unwrap_or(0).saturating_sub(1),
+            Start::Latest(_) => subscription.latest,
+            // Not before the start, which may be that of a message that was stored meanwhile.
+            _ => core.journal.head(),
+        };
         subscription.history = Some(Box::new(History { end, _share: share }));
         Ok(subscription)
     }
@@ -116,6 +123,7 @@ impl Subscription {
     ) -> Result<Self, JournalError> {
         let journal = &core.journal;
         let (head, reader) = (journal.head(), Some(Network::from(address.ip())));
+        let newest = |count, until| journal.position_before_newest(count, until, &request.channels, reader);
         let (mut latest, mut unknown) = (0, None);
         let mut known = |asked: &String| {
             let position = core.position(asked);
@@ -124,14 +132,16 @@ impl Subscription {
         };
         let position = match &request.start {
             Start::Live => head,
-            Start::Newest(count) => {
-                journal.position_before_newest(*count, head, &request.channels, reader).await?
-            }
+            Start::Newest(count) => newest(*count, head).await?,
             Start::After(asked) => known(asked).unwrap_or(0),
             Start::Latest(asked) => {
                 latest = head;
                 asked.as_ref().map_or(journal.earliest() - 1, |asked| known(asked).unwrap_or(0))
             }
+            Start::Before(asked, count) => match known(asked) {
+                Some(position) => newest(*count, position.saturating_sub(1)).await?,
+                None => 0,
+            },
         };
         let channels = request.channels.clone();
         Ok(Subscription { core, channels, position, behind: true, latest, unknown, reader, history: None })
