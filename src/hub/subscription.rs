@@ -162,8 +162,8 @@ impl Subscription {
     }
 
     /// The id of the position at which the subscription begins: a subscriber that is cut off before the first
-    /// message resumes from there. `None` if a gap comes first, or the newest message of each channel: who has
-    /// got nothing of these begins anew.
+    /// message resumes from there. `None` if a gap comes first, or the newest message of each channel: who
+    /// has got nothing of these begins anew.
     pub fn begins_at(&self) -> Option<MessageId> {
         (self.unknown.is_none() && self.latest == 0).then(|| self.id())
     }
