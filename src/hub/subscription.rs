@@ -71,14 +71,21 @@ pub struct Subscription {
     position: u64,
     /// Set if there may be messages after `position` that only the journal has.
     behind: bool,
+    /// Who reads the journal, and what only one reader can have asked for. `None` if several subscribers
+    /// share the subscription.
+    reader: Option<Box<Reader>>,
+}
+
+/// The one reader of a subscription.
+#[derive(Debug)]
+struct Reader {
+    network: Network,
     /// Up to this sequence, only the newest message of each channel is returned.
     latest: u64,
     /// The last event ID that was asked for, if it is no id of this journal: a gap comes first.
-    unknown: Option<Box<str>>,
-    /// Who reads the journal; `None` if several subscribers share the subscription.
-    reader: Option<Network>,
+    unknown: Option<String>,
     /// Set in a history.
-    history: Option<Box<History>>,
+    history: Option<History>,
 }
 
 /// What a history has, and no other subscription.
@@ -104,14 +111,15 @@ impl Subscription {
     ) -> Result<Self, JournalError> {
         let mut subscription = Subscription::at_start(core, address, request).await?;
         let core = &subscription.core;
+        let Some(reader) = &mut subscription.reader else { return Ok(subscription) };
         let end = match &request.start {
-            Start::Before(..) if subscription.unknown.is_some() => 0,
+            Start::Before(..) if reader.unknown.is_some() => 0,
             Start::Before(id, _) => core.position(id).unwrap_or(0).saturating_sub(1),
-            Start::Latest(_) => subscription.latest,
+            Start::Latest(_) => reader.latest,
             // Not before the start, which may be that of a message that was stored meanwhile.
             _ => core.journal.head(),
         };
-        subscription.history = Some(Box::new(History { end, _share: share }));
+        reader.history = Some(History { end, _share: share });
         Ok(subscription)
     }
 
@@ -122,12 +130,13 @@ impl Subscription {
         request: &Request,
     ) -> Result<Self, JournalError> {
         let journal = &core.journal;
-        let (head, reader) = (journal.head(), Some(Network::from(address.ip())));
-        let newest = |count, until| journal.position_before_newest(count, until, &request.channels, reader);
+        let (head, network) = (journal.head(), Network::from(address.ip()));
+        let newest =
+            |count, until| journal.position_before_newest(count, until, &request.channels, Some(network));
         let (mut latest, mut unknown) = (0, None);
         let mut known = |asked: &String| {
             let position = core.position(asked);
-            unknown = position.is_none().then(|| asked.as_str().into());
+            unknown = position.is_none().then(|| asked.clone());
             position
         };
         let position = match &request.start {
@@ -143,8 +152,8 @@ impl Subscription {
                 None => 0,
             },
         };
-        let channels = request.channels.clone();
-        Ok(Subscription { core, channels, position, behind: true, latest, unknown, reader, history: None })
+        let reader = Some(Box::new(Reader { network, latest, unknown, history: None }));
+        Ok(Subscription { core, channels: request.channels.clone(), position, behind: true, reader })
     }
 
     /// Begins at this position, up to which all messages are announced, without a look at the journal.
@@ -156,16 +165,17 @@ impl Subscription {
     /// subscriber; `None` if it is a group's, for which the journal is read in turns of the hub's own.
     pub fn fork(&self, position: u64, address: Option<SocketAddr>) -> Subscription {
         let (core, channels) = (Arc::clone(&self.core), self.channels.clone());
-        let reader = address.map(|address| Network::from(address.ip()));
-        let (behind, latest, unknown, history) = (true, 0, None, None);
-        Subscription { core, channels, position, behind, latest, unknown, reader, history }
+        let network = address.map(|address| Network::from(address.ip()));
+        let reader = |network| Box::new(Reader { network, latest: 0, unknown: None, history: None });
+        Subscription { core, channels, position, behind: true, reader: network.map(reader) }
     }
 
     /// The id of the position at which the subscription begins: a subscriber that is cut off before the first
     /// message resumes from there. `None` if a gap comes first, or the newest message of each channel: who
     /// has got nothing of these begins anew.
     pub fn begins_at(&self) -> Option<MessageId> {
-        (self.unknown.is_none() && self.latest == 0).then(|| self.id())
+        let begins = |reader: &Reader| reader.unknown.is_none() && reader.latest == 0;
+        self.reader.as_deref().is_none_or(begins).then(|| self.id())
     }
 
     /// Reads what comes next, messages or a gap; also while the journal is unavailable, but not in a history.
@@ -177,14 +187,14 @@ impl Subscription {
     /// [`JournalError`] if the journal failed. In a history, also if the journal is unavailable.
     pub async fn next(&mut self) -> Result<Option<Next>, JournalError> {
         while self.behind && !self.is_over() {
-            match self.core.read(self.position, &self.channels, self.latest(), self.reader).await {
+            match self.core.read(self.position, &self.channels, self.latest(), self.network()).await {
                 Ok(page) => {
                     let next = self.take(page);
                     if next.is_some() {
                         return Ok(next);
                     }
                 }
-                Err(JournalError::Unavailable { retry_after }) if self.history.is_none() => {
+                Err(JournalError::Unavailable { retry_after }) if self.end().is_none() => {
                     sleep(retry_after.min(PAUSE)).await;
                 }
                 Err(error) => return Err(error),
@@ -213,13 +223,24 @@ impl Subscription {
 
     /// The sequence up to which the next page has only the newest message of each channel.
     fn latest(&self) -> Option<u64> {
-        (self.position < self.latest).then_some(self.latest)
+        let latest = self.reader.as_ref()?.latest;
+        (self.position < latest).then_some(latest)
+    }
+
+    fn network(&self) -> Option<Network> {
+        self.reader.as_ref().map(|reader| reader.network)
+    }
+
+    /// The sequence at which a history ends.
+    fn end(&self) -> Option<u64> {
+        Some(self.reader.as_ref()?.history.as_ref()?.end)
     }
 
     /// Goes on to the end of the page. `None` if the page has no message on these channels.
     fn take(&mut self, page: Page) -> Option<Next> {
-        if self.unknown.is_some() || page.has_gap_after(self.position) {
-            let asked = self.unknown.take().map_or_else(|| self.id().to_string(), String::from);
+        let unknown = self.reader.as_mut().and_then(|reader| reader.unknown.take());
+        if unknown.is_some() || page.has_gap_after(self.position) {
+            let asked = unknown.unwrap_or_else(|| self.id().to_string());
             self.position = page.earliest - 1;
             return Some(Next::Gap {
                 asked,
@@ -231,16 +252,17 @@ impl Subscription {
         self.position = page.through;
         self.behind = page.through < page.head;
         let mut entries = page.entries;
-        if let Some(history) = &self.history {
-            entries.retain(|entry| entry.message.id.sequence <= history.end);
+        if let Some(end) = self.end() {
+            entries.retain(|entry| entry.message.id.sequence <= end);
         }
         (!entries.is_empty()).then_some(Next::Messages(entries))
     }
 
     /// Whether nothing comes any more: at the end of a history, or once every subscription ends.
     pub fn is_over(&self) -> bool {
-        match &self.history {
-            Some(history) => self.position >= history.end && self.unknown.is_none(),
+        let is_unknown = || self.reader.as_ref().is_some_and(|reader| reader.unknown.is_some());
+        match self.end() {
+            Some(end) => self.position >= end && !is_unknown(),
             None => self.core.live.is_stopped(),
         }
     }
@@ -278,8 +300,8 @@ impl Subscription {
     /// As of [`next`](Self::next).
     pub async fn reread(&self, sequence: u64) -> Result<Option<Arc<Entry>>, JournalError> {
         loop {
-            let page = match self.core.read(sequence - 1, &self.channels, None, self.reader).await {
-                Err(JournalError::Unavailable { retry_after }) if self.history.is_none() => {
+            let page = match self.core.read(sequence - 1, &self.channels, None, self.network()).await {
+                Err(JournalError::Unavailable { retry_after }) if self.end().is_none() => {
                     sleep(retry_after.min(PAUSE)).await;
                     continue;
                 }
