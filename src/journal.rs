@@ -182,7 +182,7 @@ impl Journal {
     }
 
     /// The sequence of the earliest kept message, one after the head's if none is kept.
-    pub fn earliest(&self) -> u64 {
+    fn earliest(&self) -> u64 {
         either!(self, journal => journal.earliest())
     }
 

@@ -4,6 +4,7 @@
 mod common;
 
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{Hub, Site, Stream, on_each_journal, on_each_path, sqlite3};
 use serde_json::{Value, json};
@@ -249,6 +250,31 @@ on_each_path!(the_newest_message_of_a_channel_may_be_for_others_only_or_gone, {
     assert_eq!((answer["messages"].as_array().unwrap().len(), answer.get("gap")), (2, None));
     let mut stream = hub.watch("/events?channel=s.b&channel=s.c&latest=1&as=me", &[]);
     assert_eq!(stream.data(), "c1");
+});
+
+on_each_path!(what_retention_drops_meanwhile_is_no_gap_among_the_newest_of_each_channel, {
+    let hub = Hub::start(&["--retention-messages", "40"]);
+    publish(&hub, &[("s.a", "x"); 40]);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for channel in ["s.a", "s.b", "s.c", "s.d"] {
+            let (hub, done) = (&hub, &done);
+            scope.spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    hub.publish_to(channel, "x");
+                }
+            });
+        }
+        let mut gaps = 0;
+        for _ in 0..300 {
+            let answer = hub.get("/messages?channel=s.*&latest=1");
+            gaps += usize::from(answer.text().contains("gap"));
+            let mut stream = hub.watch("/events?channel=s.a&latest=1", &[]);
+            gaps += usize::from(stream.event().unwrap().event == "tabcast:gap");
+        }
+        done.store(true, Ordering::Relaxed);
+        assert_eq!(gaps, 0, "of 600 reads");
+    });
 });
 
 on_each_journal!(latest_is_1_or_0_and_does_not_go_with_last, {

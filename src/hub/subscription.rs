@@ -145,7 +145,7 @@ impl Subscription {
             Start::After(asked) => known(asked).unwrap_or(0),
             Start::Latest(asked) => {
                 latest = head;
-                asked.as_ref().map_or(journal.earliest() - 1, |asked| known(asked).unwrap_or(0))
+                asked.as_ref().and_then(&mut known).unwrap_or(0)
             }
             Start::Before(asked, count) => match known(asked) {
                 Some(position) => newest(*count, position.saturating_sub(1)).await?,
@@ -239,7 +239,12 @@ impl Subscription {
     /// Goes on to the end of the page. `None` if the page has no message on these channels.
     fn take(&mut self, page: Page) -> Option<Next> {
         let unknown = self.reader.as_mut().and_then(|reader| reader.unknown.take());
-        if unknown.is_some() || page.has_gap_after(self.position) {
+        let has_gap = match self.latest() {
+            // A newest message that is no longer kept is no gap, and a history has no other.
+            Some(latest) => self.end().is_none() && page.has_gap_after(latest),
+            None => page.has_gap_after(self.position),
+        };
+        if unknown.is_some() || has_gap {
             let asked = unknown.unwrap_or_else(|| self.id().to_string());
             self.position = page.earliest - 1;
             return Some(Next::Gap {
