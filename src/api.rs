@@ -3,6 +3,7 @@
 
 mod bodies;
 mod body;
+mod delete;
 mod events;
 mod fields;
 mod forwarded;
@@ -123,6 +124,10 @@ impl Api {
                 history::read(&self.state, address, &head).await.map(|response| response.map(Reply::Body))
             }
             ("/events", &Method::GET) => events::subscribe(&self.state, address, &head).await,
+            (path, &Method::DELETE) if message_id(path).is_some() => {
+                let id = message_id(path).unwrap_or_default().to_owned();
+                delete::delete(&self.state, address, head, &id).await
+            }
             _ => {
                 let request = Request::from_parts(head, Body::empty());
                 let result = self.router.clone().call(request).await;
@@ -137,6 +142,11 @@ impl Api {
     }
 }
 
+/// The id in the path of one message.
+fn message_id(path: &str) -> Option<&str> {
+    path.strip_prefix("/messages/").filter(|id| !id.is_empty() && !id.contains('/'))
+}
+
 /// Routes all requests but those of [`Api::route`]. It is given no bodies.
 fn router(state: Arc<State>) -> Router {
     let history =
@@ -146,6 +156,7 @@ fn router(state: Arc<State>) -> Router {
     };
     Router::new()
         .route("/messages", only("GET, HEAD, POST").head(history))
+        .route("/messages/{id}", only("DELETE"))
         .route("/events", only("GET, HEAD").head(events))
         .merge(page::routes())
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path"))
@@ -161,7 +172,7 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
     };
     let layer = CorsLayer::new()
         .allow_origin(allowed)
-        .allow_methods([Method::GET, Method::HEAD, Method::POST])
+        .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::DELETE])
         .allow_headers([header::CONTENT_TYPE, IDEMPOTENCY_KEY, LAST_EVENT_ID])
         .expose_headers([header::RETRY_AFTER]);
     Some(layer)

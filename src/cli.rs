@@ -39,9 +39,10 @@ struct Cli {
 /// or `--version`.
 pub(crate) fn run() -> ExitCode {
     allocator::tune();
-    let matches = options::read(Cli::command(), std::env::args_os().collect());
-    let cli =
-        matches.and_then(|matches| Cli::from_arg_matches(&matches)).unwrap_or_else(|error| error.exit());
+    let read = options::read(Cli::command(), std::env::args_os().collect());
+    let read = read.and_then(|(matches, rules)| Ok((Cli::from_arg_matches(&matches)?, rules)));
+    let (mut cli, rules) = read.unwrap_or_else(|error| error.exit());
+    cli.serve.options.journal.rules = rules;
     if let Err(error) = cli.serve.options.check() {
         Cli::command().error(ErrorKind::ValueValidation, error).exit();
     }

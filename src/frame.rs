@@ -44,8 +44,8 @@ impl Frames {
         }
     }
 
-    /// The message as a JSON object: `id`, `channel`, `event`, `data`, `time`, and `except` if the message
-    /// has one, for a program that passes events on to several subscribers.
+    /// The message as a JSON object: `id`, `channel`, `event`, `data`, `time`, and `expires` and `except` if the
+    /// message has them. By `except`, a program can pass events on to several subscribers.
     pub fn json(&self, message: &Message) -> Bytes {
         let frame = self.message(message);
         frame.slice(json_start(frame)..frame.len() - 2)
@@ -70,10 +70,13 @@ fn json(message: &Message) -> String {
         data: &'a Data,
         time: Time,
         #[serde(skip_serializing_if = "Option::is_none")]
+        expires: Option<Time>,
+        #[serde(skip_serializing_if = "Option::is_none")]
         except: Option<&'a SubscriberId>,
     }
-    let Message { id, channel, event, data, time, except } = message;
-    let object = Object { id: *id, channel, event, data, time: *time, except: except.as_ref() };
+    let Message { id, channel, event, data, time, expires, except } = message;
+    let except = except.as_ref();
+    let object = Object { id: *id, channel, event, data, time: *time, expires: *expires, except };
     serde_json::to_string(&object).expect("a message is JSON")
 }
 
@@ -212,8 +215,8 @@ mod tests {
 
     fn message(event: &str, data: Data) -> Message {
         let event = EventName::parse(event, 64).unwrap();
-        let draft = Draft { channel: ChannelName::default(), event, data, except: None };
-        draft.into_message("abcdefgh-7".parse().unwrap(), Time::from_ms(0))
+        let draft = Draft { channel: ChannelName::default(), event, data, except: None, ttl: None };
+        draft.into_message("abcdefgh-7".parse().unwrap(), Time::from_ms(0), Time::now)
     }
 
     #[test]

@@ -23,7 +23,7 @@ use tokio::task::JoinHandle;
 use self::core::Core;
 use crate::journal::{Append, Committed, Failure, Journal, JournalError, Key, PageLimit};
 use crate::limits::{Budget, Lease, Network, Shares};
-use crate::message::{Draft, IdempotencyKey};
+use crate::message::{Draft, IdempotencyKey, MessageId};
 use crate::value::at_least_one;
 use publish::{INBOX, Publish};
 
@@ -114,8 +114,24 @@ impl Hub {
     ) -> Result<Published, PublishError> {
         let (answer, answered) = oneshot::channel();
         let key = key.map(|text| Key { network, text });
-        let publish = Publish { append: Append { draft, key }, lease, answer };
+        let publish = Publish { append: Append::Message { draft, key }, lease, answer };
         self.send(network, publish).await?;
+        answered.await.unwrap_or(Err(PublishError::Unknown))
+    }
+
+    /// Erases the message with this id for good, and publishes the event that says so on its channel. Returns
+    /// once both are done, as of [`publish`](Self::publish).
+    ///
+    /// # Errors
+    /// [`PublishError`]; [`PublishError::NotKept`] if there is no such message.
+    pub async fn delete(
+        &self,
+        network: Network,
+        id: MessageId,
+        lease: Lease,
+    ) -> Result<Published, PublishError> {
+        let (answer, answered) = oneshot::channel();
+        self.send(network, Publish { append: Append::Erase(id), lease, answer }).await?;
         answered.await.unwrap_or(Err(PublishError::Unknown))
     }
 
@@ -193,12 +209,13 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::journal::{Channels, Entry, KeyLimits, Place, Retention};
+    use crate::journal::{Channels, Entry, KeyLimits, Place, Retention, Rules};
     use crate::message::{ChannelName, Data, EventName, Pattern};
     use live::FEED_CAPACITY;
 
     fn hub() -> Hub {
-        let retention = Retention { messages: 1_000, bytes: 1 << 20, age: Duration::MAX };
+        let rules = Rules::default();
+        let retention = Retention { messages: 1_000, bytes: 1 << 20, age: Duration::MAX, rules };
         let keys = KeyLimits { count: 0, window: Duration::ZERO };
         let budget = Budget::unlimited();
         let (journal, committed) = Journal::open(&Place::Memory, retention, keys, &budget).unwrap();
@@ -227,7 +244,7 @@ mod tests {
 
     async fn publish(hub: &Hub, channel: &str, text: &str) -> Arc<Entry> {
         let (name, event) = (ChannelName::parse(channel, 9).unwrap(), EventName::default());
-        let draft = Draft { channel: name, event, data: Data::text(text), except: None };
+        let draft = Draft { channel: name, event, data: Data::text(text), except: None, ttl: None };
         let lease = Budget::unlimited().try_lease(0).unwrap();
         let Published::New { receipt, .. } = hub.publish(network(), draft, None, lease).await.unwrap() else {
             unreachable!("it had no key")
@@ -264,7 +281,7 @@ mod tests {
     async fn a_publisher_that_hangs_up_gives_its_memory_back_only_when_its_message_is_stored() {
         let (hub, budget) = (hub(), Budget::new(1));
         let (channel, event) = (ChannelName::default(), EventName::default());
-        let draft = Draft { channel, event, data: Data::text("x"), except: None };
+        let draft = Draft { channel, event, data: Data::text("x"), except: None, ttl: None };
         let publish = hub.publish(network(), draft, None, budget.try_lease(1).unwrap());
         // One poll puts the message into the inbox. The hub's task, on this one thread, has not run yet.
         assert!(tokio::time::timeout(Duration::ZERO, publish).await.is_err() || hub.core.journal.head() == 1);
@@ -281,6 +298,7 @@ mod tests {
                 event: EventName::default(),
                 data: Data::text("x"),
                 except: None,
+                ttl: None,
             };
             let network = Network::from(std::net::IpAddr::from([127, 0, 0, last]));
             let lease = Budget::unlimited().try_lease(0).unwrap();

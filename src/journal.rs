@@ -10,7 +10,9 @@ mod index;
 mod keys;
 mod memory;
 mod page;
+mod passed;
 mod recent;
+mod rules;
 mod sqlite;
 
 use std::fmt;
@@ -31,6 +33,7 @@ pub use keys::{Key, KeyLimits};
 pub use memory::Memory;
 pub use page::{Channels, Page, PageLimit};
 pub use recent::Retention;
+pub use rules::{Rule, Rules};
 pub use sqlite::{CopyError, OpenError, Report, Sqlite, copy, verify};
 
 /// The journal's settings: its place, and the limits of what it keeps.
@@ -60,6 +63,10 @@ pub struct Options {
     /// How long an idempotency key is remembered
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = humantime::parse_duration)]
     pub idempotency_window: Duration,
+
+    /// Rules for some channels: the tables `[[channel]]` of the settings file
+    #[arg(skip)]
+    pub rules: Rules,
 }
 
 impl Options {
@@ -72,6 +79,7 @@ impl Options {
             messages: self.retention_messages,
             bytes: bytes(self.retention_bytes),
             age: self.retention_age,
+            rules: self.rules.clone(),
         };
         let keys = KeyLimits { count: self.idempotency_keys, window: self.idempotency_window };
         Journal::open(&self.journal, retention, keys, budget)
@@ -181,9 +189,9 @@ impl Journal {
         either!(self, journal => journal.append(batch).await)
     }
 
-    /// The sequence of the earliest kept message, one after the head's if none is kept.
-    fn earliest(&self) -> u64 {
-        either!(self, journal => journal.earliest())
+    /// Every message before this sequence was dropped.
+    fn begin(&self) -> u64 {
+        either!(self, journal => journal.begin())
     }
 
     /// The kept messages after `position` on `channels`, as many as `limit` allows; up to the sequence
@@ -232,13 +240,13 @@ impl Journal {
         // A pattern is wide: back through the messages of all channels.
         let (mut left, mut end, mut position) = (count, until, until);
         loop {
-            let range = self.earliest().max((end + 1).saturating_sub(STEP))..=end;
+            let range = self.begin().max((end + 1).saturating_sub(STEP as u64))..=end;
             if left == 0 || range.is_empty() {
                 return Ok(position);
             }
             end = range.start() - 1;
             let found = either!(self, journal => journal.matching(range, channels, reader).await)?;
-            let newest = &found[found.len().saturating_sub(left)..];
+            let newest = &found.sequences[found.sequences.len().saturating_sub(left)..];
             position = newest.first().map_or(position, |first| first - 1);
             left -= newest.len();
         }

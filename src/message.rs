@@ -38,6 +38,8 @@ pub struct Message {
     pub except: Option<SubscriberId>,
     /// When the message was appended to the journal.
     pub time: Time,
+    /// When the message is no longer kept, if its publisher said so.
+    pub expires: Option<Time>,
 }
 
 impl Message {
@@ -58,13 +60,22 @@ pub struct Draft {
     pub data: Data,
     /// The subscriber that will not get the message.
     pub except: Option<SubscriberId>,
+    /// How long the message is kept at most.
+    pub ttl: Option<Duration>,
 }
 
 impl Draft {
-    /// The draft's message, with this id and time.
-    pub fn into_message(self, id: MessageId, time: Time) -> Message {
-        let Draft { channel, event, data, except } = self;
-        Message { id, channel, event, data, except, time }
+    /// The hub's own event on this channel: the message with this id was deleted.
+    pub fn deleted(id: MessageId, channel: ChannelName) -> Self {
+        let data = Data::stored(format!("{{\"id\":\"{id}\"}}")).expect("an id needs no escape");
+        Draft { channel, event: EventName::deleted(), data, except: None, ttl: None }
+    }
+
+    /// The draft's message, with this id and time. `now` is when its `ttl` begins.
+    pub fn into_message(self, id: MessageId, time: Time, now: impl FnOnce() -> Time) -> Message {
+        let Draft { channel, event, data, except, ttl } = self;
+        let expires = ttl.map(|ttl| now().after(ttl));
+        Message { id, channel, event, data, except, time, expires }
     }
 
     /// The memory that the draft takes, in bytes, but for what all drafts take.
@@ -81,6 +92,10 @@ impl Draft {
             hash.update((field.len() as u64).to_be_bytes());
             hash.update(field);
         }
+        // Only if there is one, so that requests which were kept before are still recognised.
+        if let Some(ttl) = self.ttl {
+            hash.update(ttl.as_millis().to_be_bytes());
+        }
         Fingerprint(hash.finalize().into())
     }
 }
@@ -96,6 +111,9 @@ pub struct Receipt {
     pub event: EventName,
     /// When the message was appended to the journal.
     pub time: Time,
+    /// When the message is no longer kept, if its publisher said so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Time>,
 }
 
 impl From<&Message> for Receipt {
@@ -105,6 +123,7 @@ impl From<&Message> for Receipt {
             channel: message.channel.clone(),
             event: message.event.clone(),
             time: message.time,
+            expires: message.expires,
         }
     }
 }
@@ -132,6 +151,11 @@ impl Time {
     /// Milliseconds since 1970 UTC.
     pub fn as_ms(self) -> u64 {
         self.0
+    }
+
+    /// The time so much later.
+    pub fn after(self, duration: Duration) -> Time {
+        Time(self.0.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
     }
 
     /// Whether `now` is at least `duration` after this time.
@@ -163,7 +187,10 @@ mod tests {
             event: EventName::parse(event, 32).unwrap(),
             data: Data::text(data),
             except: None,
+            ttl: None,
         };
+        let brief = Draft { ttl: Some(Duration::from_secs(1)), ..draft("a", "b") };
+        assert_ne!(brief.fingerprint(), draft("a", "b").fingerprint());
         assert_eq!(draft("a", "b").fingerprint(), draft("a", "b").fingerprint());
         assert_ne!(draft("ab", "c").fingerprint(), draft("a", "bc").fingerprint());
     }

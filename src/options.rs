@@ -9,6 +9,9 @@ use clap::builder::OsStr;
 use clap::error::ErrorKind;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 
+use crate::journal::{Rule, Rules};
+use crate::message::Pattern;
+use crate::value::duration;
 use crate::{api, delivery, hub, journal, limits, net};
 
 /// The settings of a [`Server`](crate::Server).
@@ -80,14 +83,16 @@ pub struct SettingsFile {
     pub config: Option<PathBuf>,
 }
 
-/// Reads the command's settings from the arguments, the environment and the settings file.
+/// Reads the command's settings from the arguments, the environment and the settings file, and the rules for
+/// channels, which only the file has.
 ///
 /// # Errors
 /// [`clap::Error`] if one of the three is invalid, and for `--help` and `--version`.
-pub fn read(command: Command, arguments: Vec<OsString>) -> Result<ArgMatches, clap::Error> {
+pub fn read(command: Command, arguments: Vec<OsString>) -> Result<(ArgMatches, Rules), clap::Error> {
     let matches = with_environment(command.clone()).try_get_matches_from(&arguments)?;
-    let Some(path) = matches.get_one::<PathBuf>("config") else { return Ok(matches) };
-    with_environment(with_file(command, path)?).try_get_matches_from(arguments)
+    let Some(path) = matches.get_one::<PathBuf>("config") else { return Ok((matches, Rules::default())) };
+    let (command, rules) = with_file(command, path)?;
+    Ok((with_environment(command).try_get_matches_from(arguments)?, rules))
 }
 
 /// The command with an environment variable for each setting: `TABCAST_MAX_BODY` for `--max-body`.
@@ -98,8 +103,8 @@ fn with_environment(command: Command) -> Command {
     })
 }
 
-/// The command with the values of a settings file as its defaults.
-fn with_file(mut command: Command, path: &Path) -> Result<Command, clap::Error> {
+/// The command with the values of a settings file as its defaults, and the file's rules for channels.
+fn with_file(mut command: Command, path: &Path) -> Result<(Command, Rules), clap::Error> {
     let fails = |command: &mut Command, kind, what: &dyn std::fmt::Display| {
         command.error(kind, format!("the settings file {}: {what}", path.display()))
     };
@@ -107,9 +112,13 @@ fn with_file(mut command: Command, path: &Path) -> Result<Command, clap::Error> 
         Ok(text) => text,
         Err(error) => return Err(fails(&mut command, ErrorKind::Io, &error)),
     };
-    let table: toml::Table = match text.parse() {
+    let mut table: toml::Table = match text.parse() {
         Ok(table) => table,
         Err(error) => return Err(fails(&mut command, ErrorKind::InvalidValue, &error)),
+    };
+    let rules = match table.remove("channel").map_or(Ok(Rules::default()), |value| rules(&value)) {
+        Ok(rules) => rules,
+        Err(what) => return Err(fails(&mut command, ErrorKind::ValueValidation, &what)),
     };
     for (key, value) in table {
         let is_key = |arg: &&Arg| arg.get_long() == Some(&key) && arg.get_id() != "config";
@@ -130,7 +139,50 @@ fn with_file(mut command: Command, path: &Path) -> Result<Command, clap::Error> 
         }
         command = command.mut_arg(id, |_| arg);
     }
-    Ok(command)
+    Ok((command, rules))
+}
+
+/// The rules in the tables `[[channel]]`.
+///
+/// # Errors
+/// Which table is wrong, by its number, and what is wrong with it.
+fn rules(value: &toml::Value) -> Result<Rules, String> {
+    let tables = value.as_array().ok_or("`channel` must be tables, each after a line [[channel]]")?;
+    if tables.len() > Rules::MOST {
+        return Err(format!("there are {} tables [[channel]], the limit is {}", tables.len(), Rules::MOST));
+    }
+    let rule = |(number, table): (usize, &toml::Value)| {
+        rule(table).map_err(|what| format!("the table [[channel]] number {}: {what}", number + 1))
+    };
+    Ok(Rules::new(tables.iter().enumerate().map(rule).collect::<Result<Vec<_>, _>>()?))
+}
+
+fn rule(table: &toml::Value) -> Result<Rule, String> {
+    let table = table.as_table().ok_or("it must be a table")?;
+    let (mut channels, mut messages, mut age) = (None, None, None);
+    for (key, value) in table {
+        let bad = |what: String| format!("`{key}` {what}");
+        match (key.as_str(), value) {
+            ("match", toml::Value::String(text)) => {
+                let pattern = Pattern::parse(text, usize::MAX).map_err(|error| bad(error.to_string()))?;
+                channels = Some(pattern);
+            }
+            ("match", _) => return Err(bad("must be a string".to_owned())),
+            ("messages", toml::Value::Integer(count)) => {
+                let count = usize::try_from(*count).ok().filter(|count| *count > 0);
+                messages = Some(count.ok_or_else(|| bad("must be at least 1".to_owned()))?);
+            }
+            ("messages", _) => return Err(bad("must be a whole number".to_owned())),
+            ("age", toml::Value::String(text)) => age = Some(duration(text).map_err(bad)?),
+            ("age", _) => return Err(bad("must be a string, as in \"1m\"".to_owned())),
+            _ => return Err(bad("is unknown: the keys are match, messages, age".to_owned())),
+        }
+    }
+    let channels = channels.ok_or("`match` is missing: which channels it is for")?;
+    if messages.is_none() && age.is_none() {
+        return Err("`messages` and `age` are missing: it must have one of them".to_owned());
+    }
+    Ok(Rule { channels, messages, age })
 }
 
 /// The texts that a flag would have for this value: several for a list. `None` if no flag could have it.

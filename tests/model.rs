@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::Folder;
 use proptest::prelude::*;
 use tabcast::journal::{
-    Append, Appended, Channels, Committed, Journal, Key, KeyLimits, PageLimit, Place, Retention,
+    Append, Appended, Channels, Committed, Journal, Key, KeyLimits, PageLimit, Place, Retention, Rules,
 };
 use tabcast::limits::Budget;
 use tabcast::message::{
@@ -132,6 +132,7 @@ fn draft(channel: &str, data: &str) -> Draft {
         event: EventName::default(),
         data: Data::text(data),
         except: Some(SubscriberId::parse("x").unwrap()),
+        ttl: None,
     }
 }
 
@@ -141,7 +142,9 @@ fn asked(patterns: &[usize]) -> Channels {
 
 fn open(path: Option<&Path>, retention: usize) -> (Journal, Committed) {
     let place = path.map_or(Place::Memory, |path| Place::File(path.to_owned()));
-    let retention = Retention { messages: retention, bytes: usize::MAX >> 1, age: Duration::from_secs(3600) };
+    let age = Duration::from_secs(3600);
+    let rules = Rules::default();
+    let retention = Retention { messages: retention, bytes: usize::MAX >> 1, age, rules };
     let keys = KeyLimits { count: 1_000, window: Duration::from_secs(3600) };
     Journal::open(&place, retention, keys, &Budget::unlimited()).unwrap()
 }
@@ -200,7 +203,7 @@ async fn run(path: Option<&Path>, retention: usize, steps: Vec<Step>) {
             Step::Append(batch) => {
                 let mut appends = Vec::new();
                 for (number, length, key) in &batch {
-                    appends.push(Append {
+                    appends.push(Append::Message {
                         draft: draft(NAMES[*number], &"ü".repeat(*length)),
                         key: key.map(|key| Key {
                             // Of two networks, with the same keys.
@@ -237,7 +240,7 @@ async fn run(path: Option<&Path>, retention: usize, steps: Vec<Step>) {
             }
             Step::Flood => {
                 let names: Vec<_> = (0..1_100).map(|number| format!("flood.{number}")).collect();
-                let batch = names.iter().map(|name| Append { draft: draft(name, "x"), key: None });
+                let batch = names.iter().map(|name| Append::Message { draft: draft(name, "x"), key: None });
                 let answers = journal.append(batch.collect()).await.unwrap();
                 assert_eq!(announced(&mut committed, 1_100).await, model.next(1_100));
                 for (answer, name) in answers.into_iter().zip(names) {

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::time::Duration;
 
 use anyhow::ensure;
-use tabcast::journal::{Append, Appended, Journal, KeyLimits, Place, Retention};
+use tabcast::journal::{Append, Appended, Journal, KeyLimits, Place, Retention, Rules};
 use tabcast::limits::Budget;
 use tabcast::message::{ChannelName, Data, Draft, EventName};
 
@@ -28,7 +28,8 @@ impl Kept {
     /// A journal of so many messages, numbered as the load's publishers send them.
     pub(crate) fn fill(count: usize) -> anyhow::Result<Self> {
         let folder = Folder::new()?;
-        let retention = Retention { messages: usize::MAX, bytes: usize::MAX, age: Duration::from_secs(3600) };
+        let (age, rules) = (Duration::from_secs(3600), Rules::default());
+        let retention = Retention { messages: usize::MAX, bytes: usize::MAX, age, rules };
         let keys = KeyLimits { count: 0, window: Duration::ZERO };
         let (journal, _) =
             Journal::open(&Place::File(folder.journal()), retention, keys, &Budget::unlimited())?;
@@ -36,7 +37,7 @@ impl Kept {
         tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
             for first in (0..count).step_by(BATCH) {
                 let batch = (first..count.min(first + BATCH))
-                    .map(|number| Append { draft: draft(number), key: None });
+                    .map(|number| Append::Message { draft: draft(number), key: None });
                 let appended = journal.append(batch.collect()).await?;
                 ensure!(
                     appended.iter().all(|appended| matches!(appended, Appended::New(_))),
@@ -62,5 +63,5 @@ impl Kept {
 
 fn draft(number: usize) -> Draft {
     let data = Data::text(&text(number, LENGTH));
-    Draft { channel: ChannelName::default(), event: EventName::default(), data, except: None }
+    Draft { channel: ChannelName::default(), event: EventName::default(), data, except: None, ttl: None }
 }

@@ -123,6 +123,7 @@ impl From<PublishError> for Problem {
     fn from(error: PublishError) -> Self {
         match error {
             PublishError::KeyReused => Problem::invalid("Idempotency-Key", "was used for another request"),
+            PublishError::NotKept => Problem::new(StatusCode::NOT_FOUND, "there is no such message"),
             PublishError::NoSpace => {
                 let detail = "the hub has no space to keep the message; nothing was published";
                 Problem::new(StatusCode::INSUFFICIENT_STORAGE, detail)

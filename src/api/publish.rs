@@ -2,6 +2,7 @@
 
 use std::mem;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::request::Parts;
@@ -172,7 +173,8 @@ fn draft(kind: Kind, body: &[u8], query: Fields, options: &Options) -> Result<Dr
         }
     };
     let (event, channel, except) = (fields.one("event")?, fields.one("channel")?, fields.one("except")?);
-    fields.finish("the fields are data, event, channel, except")?;
+    let ttl = fields.one("ttl")?.map(|text| ttl(&text)).transpose()?;
+    fields.finish("the fields are data, event, channel, except, ttl")?;
     let data = data.ok_or_else(|| Problem::invalid("data", "is missing"))?;
     Ok(Draft {
         event: match event {
@@ -186,7 +188,23 @@ fn draft(kind: Kind, body: &[u8], query: Fields, options: &Options) -> Result<Dr
         },
         except: except.map(|text| subscriber_id("except", &text)).transpose()?,
         data,
+        ttl,
     })
+}
+
+/// Parses the text of a field `ttl`, a duration.
+fn ttl(text: &str) -> Result<Duration, Problem> {
+    /// The longest, some ten years. Higher: of no use, as retention drops messages sooner.
+    const LIMIT: Duration = Duration::from_hours(24 * 3650);
+    match humantime::parse_duration(text) {
+        Ok(ttl) if ttl > LIMIT => {
+            let limit = usize::try_from(LIMIT.as_secs()).unwrap_or(usize::MAX);
+            Err(Problem::invalid("ttl", "is more than 3650days, the limit").limit(limit))
+        }
+        Ok(ttl) if ttl.as_millis() > 0 => Ok(ttl),
+        Ok(_) => Err(Problem::invalid("ttl", "must be at least 1ms")),
+        Err(_) => Err(Problem::invalid("ttl", "must be a duration, as in 30s or 7days")),
+    }
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {

@@ -395,12 +395,12 @@ mod tests {
 
     use super::*;
     use crate::hub::{self, Hub, Request, Start};
-    use crate::journal::{Channels, Journal, KeyLimits, Place, Retention};
+    use crate::journal::{Channels, Journal, KeyLimits, Place, Retention, Rules};
     use crate::limits::Budget;
 
     /// A subscriber to a new hub, which listens at this socket.
     async fn subscriber(stream: TcpStream) -> CatchUp {
-        let retention = Retention { messages: 1, bytes: 1, age: Duration::MAX };
+        let retention = Retention { messages: 1, bytes: 1, age: Duration::MAX, rules: Rules::default() };
         let keys = KeyLimits { count: 0, window: Duration::ZERO };
         let budget = Budget::unlimited();
         let (journal, committed) = Journal::open(&Place::Memory, retention, keys, &budget).unwrap();

@@ -53,6 +53,9 @@ pub enum PublishError {
     /// Another request was published before, under the same key.
     #[error("the idempotency key was used for another request")]
     KeyReused,
+    /// The message that was to be deleted is not kept.
+    #[error("there is no such message")]
+    NotKept,
     /// The disk is full.
     #[error("there is no space for the journal")]
     NoSpace,
@@ -111,7 +114,7 @@ pub(super) async fn run(core: Arc<Core>, mut committed: Committed, mut requests:
 fn next_batch(waiting: &[Publish]) -> usize {
     let mut bytes = 0;
     let fits = |publish: &&Publish| {
-        bytes += publish.append.draft.data.as_json().len();
+        bytes += publish.append.bytes();
         bytes <= BATCH_BYTES
     };
     waiting.iter().take(BATCH).take_while(fits).count().max(1)
@@ -149,7 +152,7 @@ async fn append(core: &Core, committed: &mut Committed, publishes: Drain<'_, Pub
     };
     let sequence = |appended: &Appended| match appended {
         Appended::New(receipt) => Some(receipt.id.sequence),
-        Appended::Repeated(_) | Appended::KeyReused => None,
+        Appended::Repeated(_) | Appended::KeyReused | Appended::NotKept => None,
     };
     let last = appended.iter().rev().find_map(sequence).unwrap_or(0);
     while core.live.state().announced < last {
@@ -164,6 +167,7 @@ async fn append(core: &Core, committed: &mut Committed, publishes: Drain<'_, Pub
             }
             Appended::Repeated(receipt) => Ok(Published::Repeated(receipt)),
             Appended::KeyReused => Err(PublishError::KeyReused),
+            Appended::NotKept => Err(PublishError::NotKept),
         };
         appended.into_iter().map(published).collect()
     };

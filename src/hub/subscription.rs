@@ -71,6 +71,8 @@ pub struct Subscription {
     position: u64,
     /// Set if there may be messages after `position` that only the journal has.
     behind: bool,
+    /// A gap up to this sequence was returned already.
+    gap_until: u64,
     /// Who reads the journal, and what only one reader can have asked for. `None` if several subscribers
     /// share the subscription.
     reader: Option<Box<Reader>>,
@@ -153,7 +155,8 @@ impl Subscription {
             },
         };
         let reader = Some(Box::new(Reader { network, latest, unknown, history: None }));
-        Ok(Subscription { core, channels: request.channels.clone(), position, behind: true, reader })
+        let channels = request.channels.clone();
+        Ok(Subscription { core, channels, position, behind: true, gap_until: 0, reader })
     }
 
     /// Begins at this position, up to which all messages are announced, without a look at the journal.
@@ -167,7 +170,8 @@ impl Subscription {
         let (core, channels) = (Arc::clone(&self.core), self.channels.clone());
         let network = address.map(|address| Network::from(address.ip()));
         let reader = |network| Box::new(Reader { network, latest: 0, unknown: None, history: None });
-        Subscription { core, channels, position, behind: true, reader: network.map(reader) }
+        let (behind, gap_until) = (true, 0);
+        Subscription { core, channels, position, behind, gap_until, reader: network.map(reader) }
     }
 
     /// The id of the position at which the subscription begins: a subscriber that is cut off before the first
@@ -244,9 +248,12 @@ impl Subscription {
             Some(latest) => self.end().is_none() && page.has_gap_after(latest),
             None => page.has_gap_after(self.position),
         };
-        if unknown.is_some() || has_gap {
+        if unknown.is_some() || has_gap && page.earliest > self.gap_until {
             let asked = unknown.unwrap_or_else(|| self.id().to_string());
-            self.position = page.earliest - 1;
+            // What a rule keeps from before `earliest` follows, without another gap.
+            let first = page.entries.first().map_or(page.through + 1, |first| first.message.id.sequence);
+            self.position = first.min(page.earliest) - 1;
+            self.gap_until = page.earliest;
             return Some(Next::Gap {
                 asked,
                 // More may have been stored since the page was read, and dropped.

@@ -24,6 +24,25 @@ pub(super) struct Moment {
     pub(super) instant: Instant,
 }
 
+/// A clock that begins with the time of day, and then goes on steadily, wherever the time of day is set.
+#[derive(Clone, Debug)]
+pub(super) struct Steady {
+    clock: Clock,
+    began: Moment,
+}
+
+impl Steady {
+    /// It begins now, but not before `earliest`.
+    pub(super) fn begin(clock: Clock, earliest: Time) -> Self {
+        let Moment { time, instant } = clock.now();
+        Steady { clock, began: Moment { time: time.max(earliest), instant } }
+    }
+
+    pub(super) fn now(&self) -> Time {
+        self.began.time.after(self.clock.now().instant.duration_since(self.began.instant))
+    }
+}
+
 impl Clock {
     pub(super) fn now(&self) -> Moment {
         match self {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::keys::Key;
 use crate::frame::{Format, Frames};
 use crate::limits::{Budget, Lease};
-use crate::message::{Draft, Message, Receipt};
+use crate::message::{Draft, Message, MessageId, Receipt};
 
 /// A stored message and its frames.
 #[derive(Debug)]
@@ -87,24 +87,41 @@ impl Entry {
     }
 }
 
-/// A message to append, and the key by which a retry is recognised.
+/// What is appended.
 #[derive(Debug)]
-pub struct Append {
-    /// The message before it has an id.
-    pub draft: Draft,
-    /// The publisher's idempotency key, if it gave one.
-    pub key: Option<Key>,
+pub enum Append {
+    /// A message.
+    Message {
+        /// The message before it has an id.
+        draft: Draft,
+        /// The publisher's idempotency key, if it gave one.
+        key: Option<Key>,
+    },
+    /// The hub's event that says that the message with this id was deleted. That message is erased.
+    Erase(MessageId),
+}
+
+impl Append {
+    /// The bytes of the message's data.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Append::Message { draft, .. } => draft.data.as_json().len(),
+            Append::Erase(_) => 0,
+        }
+    }
 }
 
 /// The result of an [`Append`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Appended {
-    /// The message is stored.
+    /// The message is stored, or that it was deleted.
     New(Receipt),
     /// The same request was stored before, under the same key, and has this receipt.
     Repeated(Receipt),
     /// Another request was stored before, under the same key. Nothing is appended.
     KeyReused,
+    /// The message that was to be erased is not kept. Nothing is appended.
+    NotKept,
 }
 
 impl Appended {

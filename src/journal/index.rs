@@ -3,23 +3,47 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::mem;
 use std::ops::{Bound, Range, RangeInclusive};
 
 use super::page::Channels;
-use crate::message::ChannelName;
+use super::rules::Rules;
+use crate::message::{ChannelName, Time};
 
 /// The most channels that are looked at for one read. Higher: such a read holds up publishing for longer than
 /// some hundred microseconds. Lower: more patterns are wide, and their reads cost what all channels hold.
 const FEW: usize = 1_024;
 
-/// The sequences of each channel's messages, from one sequence on. A pattern is wide if more than [`FEW`]
-/// channels begin as it does. For these, the journal is read in its order instead.
+/// The sequences of each channel's messages, from one sequence on. A message that is dropped for its rule, has
+/// expired or is erased leaves the index at once.
+///
+/// A pattern is wide if more than [`FEW`] channels begin as it does. For these, the journal is read in its
+/// order instead.
 #[derive(Debug)]
 pub(super) struct Index {
     /// Every kept message from this sequence on is in the index.
     from: u64,
+    rules: Rules,
     /// No channel is without messages.
-    channels: BTreeMap<ChannelName, Places>,
+    channels: BTreeMap<ChannelName, Channel>,
+    /// How many messages there are.
+    count: usize,
+    /// The first message of each channel that has a rule with an age, by the rule's number.
+    oldest: BTreeMap<(usize, u64), ChannelName>,
+    /// When messages expire: by their sequences, and in the order in which they do.
+    expires: BTreeMap<u64, Time>,
+    expiring: BTreeMap<(Time, u64), ChannelName>,
+    /// What was dropped as more than a rule keeps, or passed over, until it is taken.
+    over: Vec<u64>,
+    /// What was removed before it was in the index: messages before `from`.
+    gone: BTreeMap<u64, ChannelName>,
+}
+
+#[derive(Debug)]
+struct Channel {
+    places: Places,
+    /// The number of the channel's rule.
+    rule: Option<u16>,
 }
 
 /// The sequences of one channel's messages, in order. Most channels of many have one message.
@@ -40,8 +64,10 @@ pub(super) struct Found {
 
 impl Index {
     /// Empty. The first message added has the sequence `from`, or a later one.
-    pub(super) fn new(from: u64) -> Self {
-        Index { from, channels: BTreeMap::new() }
+    pub(super) fn new(from: u64, rules: Rules) -> Self {
+        let (channels, oldest, over, gone) = (BTreeMap::new(), BTreeMap::new(), Vec::new(), BTreeMap::new());
+        let (expires, expiring) = (BTreeMap::new(), BTreeMap::new());
+        Index { from, rules, channels, count: 0, oldest, expires, expiring, over, gone }
     }
 
     /// Every kept message from this sequence on is in the index.
@@ -49,40 +75,150 @@ impl Index {
         self.from
     }
 
-    /// Adds a message that is later than all others.
-    pub(super) fn push(&mut self, channel: &ChannelName, sequence: u64) {
-        match self.channels.get_mut(channel) {
-            Some(places) => places.push(sequence),
-            None => drop(self.channels.insert(channel.clone(), Places::One(sequence))),
+    /// How many messages there are.
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
+    pub(super) fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// Adds a message that is later than all others. What its channel then has too many is dropped.
+    pub(super) fn push(&mut self, channel: &ChannelName, sequence: u64, expires: Option<Time>) {
+        if let Some(time) = expires {
+            self.expires.insert(sequence, time);
+            self.expiring.insert((time, sequence), channel.clone());
+        }
+        self.count += 1;
+        let rule = match self.channels.get_mut(channel) {
+            Some(known) => {
+                known.places.push(sequence);
+                known.rule
+            }
+            None => {
+                let rule = self.rules.of(channel).and_then(|number| u16::try_from(number).ok());
+                self.channels.insert(channel.clone(), Channel { places: Places::One(sequence), rule });
+                self.note_oldest(channel);
+                rule
+            }
+        };
+        let Some(most) = rule.and_then(|number| self.rules.get(number.into()).messages) else { return };
+        while let Some(Channel { places: Places::Many(many), .. }) = self.channels.get(channel)
+            && many.len() > most
+            && let Some(&first) = many.front()
+        {
+            self.remove(channel, first);
+            self.over.push(first);
         }
     }
 
-    /// Removes the channel's messages up to `sequence`.
-    pub(super) fn remove(&mut self, channel: &ChannelName, sequence: u64) {
-        let Some(places) = self.channels.get_mut(channel) else { return };
-        let is_over = match places {
-            Places::One(only) => *only <= sequence,
+    /// Passes over a message that has expired.
+    pub(super) fn pass_over(&mut self, sequence: u64) {
+        self.over.push(sequence);
+    }
+
+    /// Removes the message. Returns whether it was there, or is one that the index lacks.
+    pub(super) fn remove(&mut self, channel: &ChannelName, sequence: u64) -> bool {
+        if sequence < self.from {
+            return self.gone.insert(sequence, channel.clone()).is_none();
+        }
+        let Some(known) = self.channels.get_mut(channel) else { return false };
+        let (first, rule) = (known.places.first(), known.rule);
+        let is_over = match &mut known.places {
+            Places::One(only) if *only == sequence => true,
+            Places::One(_) => return false,
             Places::Many(many) => {
-                while many.front().is_some_and(|first| *first <= sequence) {
-                    many.pop_front();
-                }
+                let Ok(at) = many.binary_search(&sequence) else { return false };
+                many.remove(at);
                 many.is_empty()
             }
         };
         if is_over {
             self.channels.remove(channel);
         }
+        if first == sequence
+            && let Some(rule) = rule
+        {
+            self.oldest.remove(&(rule.into(), first));
+            self.note_oldest(channel);
+        }
+        if let Some(time) = self.expires.remove(&sequence) {
+            self.expiring.remove(&(time, sequence));
+        }
+        self.count -= 1;
+        true
     }
 
-    /// Adds the messages of an index that ends where this one begins.
-    pub(super) fn prepend(&mut self, earlier: Index) {
-        let later = std::mem::replace(self, earlier);
-        for (channel, places) in later.channels {
-            match self.channels.get_mut(&channel) {
-                Some(earlier) => places.within(&(0..=u64::MAX)).for_each(|nth| earlier.push(places.at(nth))),
-                None => drop(self.channels.insert(channel, places)),
+    fn note_oldest(&mut self, channel: &ChannelName) {
+        let Some(Channel { places, rule: Some(rule) }) = self.channels.get(channel) else { return };
+        let rule = usize::from(*rule);
+        if self.rules.get(rule).age.is_some() {
+            self.oldest.insert((rule, places.first()), channel.clone());
+        }
+    }
+
+    /// Adds the messages of an index that ends where this one begins, with the same rules, but for those
+    /// before `begin`, which were dropped meanwhile.
+    pub(super) fn prepend(&mut self, mut earlier: Index, begin: u64) {
+        for (sequence, channel) in mem::take(&mut self.gone) {
+            earlier.remove(&channel, sequence);
+        }
+        earlier.gone.clear();
+        earlier.drop_before(begin);
+        let mut later = mem::replace(self, earlier);
+        self.over.append(&mut later.over);
+        for (channel, known) in later.channels {
+            for sequence in known.places.iter() {
+                self.push(&channel, sequence, later.expires.remove(&sequence));
             }
         }
+    }
+
+    /// Removes the messages before `begin`: a look at each channel.
+    pub(super) fn drop_before(&mut self, begin: u64) {
+        let dropped = |(channel, known): (&ChannelName, &Channel)| {
+            let before = known.places.iter().take_while(|sequence| *sequence < begin);
+            before.map(|sequence| (channel.clone(), sequence)).collect::<Vec<_>>()
+        };
+        for (channel, sequence) in self.channels.iter().flat_map(dropped).collect::<Vec<_>>() {
+            self.remove(&channel, sequence);
+        }
+    }
+
+    /// Whether the message is in the index.
+    pub(super) fn contains(&self, channel: &ChannelName, sequence: u64) -> bool {
+        let known = self.channels.get(channel);
+        known.is_some_and(|known| !known.places.within(&(sequence..=sequence)).is_empty())
+    }
+
+    /// Whether a rule gives the channel a share of its own.
+    pub(super) fn is_protected(&self, channel: &ChannelName) -> bool {
+        if self.rules.is_empty() {
+            return false;
+        }
+        let rule = match self.channels.get(channel) {
+            Some(known) => known.rule.map(usize::from),
+            None => self.rules.of(channel),
+        };
+        rule.is_some_and(|rule| self.rules.get(rule).messages.is_some())
+    }
+
+    /// Takes the sequences of what was dropped as more than a rule keeps, or passed over.
+    pub(super) fn take_over(&mut self) -> Vec<u64> {
+        mem::take(&mut self.over)
+    }
+
+    /// The oldest message on the channels of this rule, which has an age.
+    pub(super) fn oldest(&self, rule: usize) -> Option<(u64, ChannelName)> {
+        let ((_, sequence), channel) = self.oldest.range((rule, 0)..=(rule, u64::MAX)).next()?;
+        Some((*sequence, channel.clone()))
+    }
+
+    /// The message that expires first, if it has expired at `now`.
+    pub(super) fn expired(&self, now: impl FnOnce() -> Time) -> Option<(u64, ChannelName)> {
+        let ((time, sequence), channel) = self.expiring.first_key_value()?;
+        (*time <= now()).then(|| (*sequence, channel.clone()))
     }
 
     /// The first messages in this range on these channels, at most so many. If `is_latest`, only the range's
@@ -140,7 +276,7 @@ impl Index {
 
     /// Whether the channel has no message in this range.
     pub(super) fn has_none(&self, channel: &ChannelName, range: &RangeInclusive<u64>) -> bool {
-        self.channels.get(channel).is_none_or(|places| places.within(range).is_empty())
+        self.channels.get(channel).is_none_or(|known| known.places.within(range).is_empty())
     }
 
     /// The messages of each of these channels, once for each channel. `None` if a pattern is wide.
@@ -149,18 +285,19 @@ impl Index {
         for (nth, pattern) in channels.iter().enumerate() {
             let is_new = |name: &ChannelName| !channels.iter().take(nth).any(|earlier| earlier.matches(name));
             if let Some(name) = pattern.name() {
-                lists.extend(self.channels.get(&name).filter(|_| is_new(&name)));
+                let known = self.channels.get(&name).filter(|_| is_new(&name));
+                lists.extend(known.map(|known| &known.places));
                 continue;
             }
             let prefix = pattern.prefix();
             let from = self.channels.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
-            for (name, places) in from.take_while(|(name, _)| name.as_str().starts_with(prefix)) {
+            for (name, known) in from.take_while(|(name, _)| name.as_str().starts_with(prefix)) {
                 looked_at += 1;
                 if looked_at > FEW {
                     return None;
                 }
                 if pattern.matches(name) && is_new(name) {
-                    lists.push(places);
+                    lists.push(&known.places);
                 }
             }
         }
@@ -169,6 +306,16 @@ impl Index {
 }
 
 impl Places {
+    /// The sequence of the first message.
+    fn first(&self) -> u64 {
+        self.at(0)
+    }
+
+    /// The sequences, in order.
+    fn iter(&self) -> impl Iterator<Item = u64> + use<'_> {
+        self.within(&(0..=u64::MAX)).map(|nth| self.at(nth))
+    }
+
     fn push(&mut self, sequence: u64) {
         match self {
             Places::One(first) => *self = Places::Many(VecDeque::from([*first, sequence])),
@@ -207,16 +354,16 @@ mod tests {
 
     #[test]
     fn the_messages_of_some_channels_are_found_in_order_from_either_end() {
-        let mut index = Index::new(5);
+        let mut index = Index::new(5, Rules::default());
         let channels = ["a", "b", "c", "a", "a", "b", "d"];
         for (channel, sequence) in channels.into_iter().zip(5..) {
-            index.push(&name(channel), sequence);
+            index.push(&name(channel), sequence, None);
         }
-        let mut earlier = Index::new(1);
+        let mut earlier = Index::new(1, Rules::default());
         for (channel, sequence) in ["b", "a", "e", "a"].into_iter().zip(1..) {
-            earlier.push(&name(channel), sequence);
+            earlier.push(&name(channel), sequence, None);
         }
-        index.prepend(earlier);
+        index.prepend(earlier, 0);
         assert_eq!(index.from(), 1);
         let asked =
             |channels: &[&str]| Channels::new(channels.iter().map(|text| Pattern::parse(text, 9).unwrap()));
@@ -244,7 +391,7 @@ mod tests {
         assert_eq!((newest(0, 1..=11, &["a"]), newest(3, 4..=11, &["e"])), (Some((11, 0)), Some((11, 0))));
         assert!(index.has_none(&name("a"), &(6..=7)) && !index.has_none(&name("a"), &(6..=8)));
         for (channel, sequence) in [("b", 1), ("a", 2), ("e", 3), ("a", 4), ("a", 5), ("b", 6), ("c", 7)] {
-            index.remove(&name(channel), sequence);
+            assert!(index.remove(&name(channel), sequence));
         }
         assert_eq!(all(&index, 1..=11, &["a", "b", "c", "d", "e"]), [8, 9, 10, 11]);
         assert_eq!(index.channels.len(), 3);
@@ -252,9 +399,9 @@ mod tests {
 
     #[test]
     fn only_so_many_channels_are_looked_at() {
-        let mut index = Index::new(1);
+        let mut index = Index::new(1, Rules::default());
         for sequence in 1..=FEW as u64 + 1 {
-            index.push(&name(&format!("many.{sequence}")), sequence);
+            index.push(&name(&format!("many.{sequence}")), sequence, None);
         }
         let found = |index: &Index, text| {
             let channels = Channels::new([Pattern::parse(text, 9).unwrap()]);

@@ -135,6 +135,7 @@ mod tests {
             channel: ChannelName::default(),
             event: EventName::default(),
             time: Time::now(),
+            expires: None,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::ops::RangeInclusive;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Instant;
 
 use tokio::sync::watch;
 use tokio::task::yield_now;
@@ -10,11 +11,13 @@ use super::clock::{Clock, Moment};
 use super::committed::Announcer;
 use super::entry::{Append, Appended, Entry, Failure, JournalError};
 use super::epochs::Epochs;
+use super::index::Found;
 use super::keys::{KeyLimits, Keys};
 use super::page::{Channels, Page, PageLimit};
+use super::passed::Passed;
 use super::recent::{Recent, RecentLimit, Retention};
 use crate::limits::{Network, Turns};
-use crate::message::Receipt;
+use crate::message::{ChannelName, Draft, MessageId, Receipt, Time};
 
 /// A journal that stores its messages in memory only.
 #[derive(Debug)]
@@ -32,13 +35,41 @@ pub struct Memory {
 struct Stored {
     recent: Recent,
     keys: Keys,
+    /// The time of the last message.
+    latest: Time,
+    /// The rules that have an age, by their numbers.
+    ages: Vec<(usize, Passed)>,
+}
+
+impl Stored {
+    /// Whether messages are to be dropped that have expired, or have the age of their rule.
+    fn is_overdue(&self, now: Instant) -> bool {
+        let is_old = |(rule, passed): &(usize, Passed)| {
+            let oldest = self.recent.index().oldest(*rule);
+            oldest.is_some_and(|(sequence, _)| sequence < passed.before(now))
+        };
+        self.recent.has_expired() || self.ages.iter().any(is_old)
+    }
+
+    /// Drops those messages.
+    fn drop_overdue(&mut self, now: Instant) {
+        self.recent.expire();
+        for (rule, passed) in &self.ages {
+            let before = passed.before(now);
+            self.recent.drop_old(*rule, |sequence| sequence < before);
+        }
+    }
 }
 
 impl Memory {
     /// An empty journal with a new epoch. `retention.age` is ignored.
     pub(super) fn new(retention: Retention, keys: KeyLimits, announcer: Announcer) -> Self {
-        let limit = RecentLimit { messages: retention.messages, bytes: retention.bytes };
-        let stored = RwLock::new(Stored { recent: Recent::new(limit, 0, false), keys: Keys::new(keys) });
+        let Retention { messages, bytes, rules, .. } = retention;
+        let ages =
+            rules.iter().enumerate().filter_map(|(rule, of)| Some((rule, Passed::new(of.age?)))).collect();
+        let recent = Recent::new(RecentLimit { messages, bytes }, rules);
+        let (keys, latest) = (Keys::new(keys), Time::from_ms(0));
+        let stored = RwLock::new(Stored { recent, keys, latest, ages });
         // Half of the runtime's threads: the others go on publishing and sending.
         let at_once = std::thread::available_parallelism().map_or(1, |threads| threads.get().div_ceil(2));
         let (turns, failure) = (Turns::new(at_once), watch::Sender::new(None));
@@ -49,7 +80,15 @@ impl Memory {
         &self.epochs
     }
 
+    /// What is stored, without what is to be dropped by now.
     fn stored(&self) -> RwLockReadGuard<'_, Stored> {
+        let now = Instant::now();
+        let stored = self.stored.read().unwrap_or_else(PoisonError::into_inner);
+        if !stored.is_overdue(now) {
+            return stored;
+        }
+        drop(stored);
+        self.stored.write().unwrap_or_else(PoisonError::into_inner).drop_overdue(now);
         self.stored.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -57,8 +96,8 @@ impl Memory {
         self.stored().recent.head()
     }
 
-    pub(super) fn earliest(&self) -> u64 {
-        self.stored().recent.earliest()
+    pub(super) fn begin(&self) -> u64 {
+        self.stored().recent.begin()
     }
 
     pub(super) fn failure(&self) -> watch::Receiver<Option<Failure>> {
@@ -68,10 +107,19 @@ impl Memory {
     pub(super) async fn append(&self, batch: Vec<Append>) -> Result<Vec<Appended>, JournalError> {
         let mut stored = self.stored.write().unwrap_or_else(PoisonError::into_inner);
         let Moment { time, instant: now } = Clock::System.now();
+        stored.drop_overdue(now);
         // Not before an earlier message's, if the clock was set back.
-        let time = stored.recent.newest_time().map_or(time, |newest| time.max(newest));
+        let time = time.max(stored.latest);
+        stored.latest = time;
         let mut committed = Vec::with_capacity(batch.len());
-        let mut append = |Append { draft, key }| {
+        let mut append = |append| {
+            let (draft, key) = match append {
+                Append::Message { draft, key } => (draft, key),
+                Append::Erase(id) => match self.erase(&mut stored.recent, id) {
+                    Some(channel) => (Draft::deleted(id, channel), None),
+                    None => return Appended::NotKept,
+                },
+            };
             // Only a key needs the fingerprint, which costs as much as the rest of an append.
             let key = key.map(|key| (key, draft.fingerprint()));
             if let Some((key, request)) = &key
@@ -79,11 +127,15 @@ impl Memory {
             {
                 return Appended::again(first == request, || answer.clone());
             }
-            let id = self.epochs.id(stored.recent.head() + 1);
-            let entry = Arc::new(Entry::new(draft.into_message(id, time)));
+            let sequence = stored.recent.head() + 1;
+            let message = draft.into_message(self.epochs.id(sequence), time, || stored.recent.now());
+            let entry = Arc::new(Entry::new(message));
             let receipt = Receipt::from(&entry.message);
             if let Some((key, request)) = key {
                 stored.keys.insert(key, request, receipt.clone(), now);
+            }
+            for (_, passed) in &mut stored.ages {
+                passed.store(now, sequence);
             }
             stored.recent.push(Arc::clone(&entry));
             committed.push(entry);
@@ -92,6 +144,13 @@ impl Memory {
         let appended = batch.into_iter().map(&mut append).collect();
         self.announcer.announce(committed);
         Ok(appended)
+    }
+
+    /// Drops the message with this id. Returns its channel, or `None` if it is not kept.
+    fn erase(&self, recent: &mut Recent, id: MessageId) -> Option<ChannelName> {
+        let sequence = self.epochs.position(id, recent.head())?;
+        let channel = recent.get(sequence).filter(|message| message.id == id)?.channel.clone();
+        recent.remove(&channel, sequence).then_some(channel)
     }
 
     pub(super) async fn read(
@@ -132,7 +191,7 @@ impl Memory {
     ) -> Result<Option<u64>, JournalError> {
         let _turn = self.turns.take(reader).await;
         let Stored { recent, .. } = &*self.stored();
-        let before = recent.index().before_newest(count, &(recent.earliest()..=until), channels);
+        let before = recent.index().before_newest(count, &(recent.begin()..=until), channels);
         Ok(before.map(|(position, _)| position))
     }
 
@@ -141,7 +200,7 @@ impl Memory {
         range: RangeInclusive<u64>,
         channels: &Channels,
         reader: Option<Network>,
-    ) -> Result<Vec<u64>, JournalError> {
+    ) -> Result<Found, JournalError> {
         let turn = self.turns.take(reader).await;
         let found = self.stored().recent.matching(&range, channels, None);
         drop(turn);

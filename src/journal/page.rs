@@ -51,12 +51,14 @@ pub struct Page {
     /// The sequence of the last message appended, 0 if there was none. The last page is the one whose
     /// `through` is `head`.
     pub head: u64,
-    /// The sequence of the earliest kept message, `head + 1` if none is kept.
+    /// Before this sequence, messages on the channels were dropped to stay within the limits of the journal.
+    /// What a rule keeps may be from before it.
     pub earliest: u64,
 }
 
 impl Page {
-    /// Whether retention has dropped messages after `position`. A read from there leaves them out.
+    /// Whether retention has dropped messages after `position`. A read from there leaves them out. It also leaves
+    /// out what a rule has dropped, what has expired and what was erased, and that is no gap.
     pub fn has_gap_after(&self, position: u64) -> bool {
         position + 1 < self.earliest
     }

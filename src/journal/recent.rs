@@ -1,22 +1,24 @@
 //! A journal's newest messages, held in memory.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::clock::{Clock, Steady};
 use super::entry::Entry;
 use super::index::{Found, Index};
 use super::page::{Channels, Page, PageBuilder, PageLimit};
-use crate::message::Time;
+use super::rules::Rules;
+use crate::message::{ChannelName, Message, Time};
 
 /// The most messages of which the channels are looked at in one read of a wide pattern. Higher: such a read
 /// holds up publishing for longer than some hundred microseconds. Lower: a search among many messages takes
 /// more reads.
-pub(super) const STEP: u64 = 1_000;
+pub(super) const STEP: usize = 1_000;
 
 /// The limits of the messages a journal keeps. The oldest are dropped to stay within each limit.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Retention {
     /// The most messages.
     pub messages: usize,
@@ -24,19 +26,41 @@ pub struct Retention {
     pub bytes: usize,
     /// The longest time since a message was stored. A journal in memory ignores it.
     pub age: Duration,
+    /// Rules for some channels.
+    pub rules: Rules,
 }
 
-/// The newest messages of a journal, without a hole.
+/// The newest messages of a journal; all that are kept, if they are kept in memory alone.
 #[derive(Debug)]
 pub(super) struct Recent {
     limit: RecentLimit,
-    /// Newest last. Their sequences are consecutive, and the last one is `head`.
-    entries: VecDeque<Arc<Entry>>,
+    /// The messages held, by their sequences.
+    entries: BTreeMap<u64, Arc<Entry>>,
     bytes: usize,
     head: u64,
+    /// Every kept message from this sequence on is held.
+    held_from: u64,
+    /// Every message before this sequence was dropped.
+    begin: u64,
+    /// The index has no message before this sequence.
+    indexed_from: u64,
+    earliest: Earliest,
+    /// In memory, whatever is before this sequence is protected.
+    walked: u64,
     index: Index,
-    /// Whether messages are kept elsewhere once they are no longer held, and so stay in the index.
-    are_kept: bool,
+    clock: Steady,
+    /// In a file, the messages that were dropped one by one, and whose rows are not deleted yet.
+    dropped: Option<BTreeSet<u64>>,
+}
+
+/// Before which sequences messages were dropped to stay within the limits of the journal as a whole: there is
+/// a gap. What a rule drops, what expires and what is erased is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Earliest {
+    /// On channels without a share of their own.
+    pub(super) others: u64,
+    /// On channels that have one by a rule.
+    pub(super) protected: u64,
 }
 
 /// The limits of [`Recent`].
@@ -49,60 +73,177 @@ pub(super) struct RecentLimit {
 }
 
 impl Recent {
-    /// No messages yet. The first one pushed must have the sequence `head + 1`. `are_kept`: messages that are
-    /// no longer held are kept elsewhere, and stay in the index.
-    pub(super) fn new(limit: RecentLimit, head: u64, are_kept: bool) -> Self {
-        Recent { limit, entries: VecDeque::new(), bytes: 0, head, index: Index::new(head + 1), are_kept }
+    /// No messages yet, in memory alone.
+    pub(super) fn new(limit: RecentLimit, rules: Rules) -> Self {
+        let clock = Steady::begin(Clock::System, Time::from_ms(0));
+        Recent {
+            limit,
+            entries: BTreeMap::new(),
+            bytes: 0,
+            head: 0,
+            held_from: 1,
+            begin: 1,
+            indexed_from: 1,
+            earliest: Earliest { others: 1, protected: 1 },
+            walked: 1,
+            index: Index::new(1, rules),
+            clock,
+            dropped: None,
+        }
     }
 
-    /// The sequence of the last message pushed, or the `head` given to `new`.
+    /// The same for a file, which keeps messages from `begin` to `head`; none of them is held yet.
+    pub(super) fn of_file(
+        limit: RecentLimit,
+        rules: Rules,
+        (begin, head): (u64, u64),
+        earliest: Earliest,
+        clock: Steady,
+    ) -> Self {
+        let index = Index::new(if begin > head { 1 } else { head + 1 }, rules.clone());
+        let (held_from, dropped) = (head + 1, Some(BTreeSet::new()));
+        Recent { head, held_from, begin, earliest, index, clock, dropped, ..Recent::new(limit, rules) }
+    }
+
+    /// The sequence of the last message pushed, or the `head` of the file.
     pub(super) fn head(&self) -> u64 {
         self.head
     }
 
-    /// The time of the last message held.
-    pub(super) fn newest_time(&self) -> Option<Time> {
-        self.entries.back().map(|entry| entry.message.time)
+    /// Every kept message from this sequence on is held.
+    pub(super) fn held_from(&self) -> u64 {
+        self.held_from
     }
 
-    /// The sequence of the earliest message held, `head + 1` if none is held.
-    pub(super) fn earliest(&self) -> u64 {
-        self.head + 1 - self.entries.len() as u64
+    /// Every message before this sequence was dropped.
+    pub(super) fn begin(&self) -> u64 {
+        self.begin
     }
 
-    /// Adds the message after `head`, and drops the oldest messages until all are within the limits.
+    /// Before which sequence there is a gap for the readers of these channels.
+    pub(super) fn earliest(&self, channels: &Channels) -> u64 {
+        let is_protected = self.index.rules().protect(channels);
+        if is_protected { self.earliest.protected } else { self.earliest.others }
+    }
+
+    /// How many messages are kept. The index is complete.
+    pub(super) fn count(&mut self) -> usize {
+        if self.indexed_from < self.begin {
+            self.index.drop_before(self.begin);
+            self.indexed_from = self.begin;
+        }
+        self.index.count()
+    }
+
+    /// The clock by which messages expire.
+    pub(super) fn now(&self) -> Time {
+        self.clock.now()
+    }
+
+    /// Adds the message after `head`, and drops messages until all are within the limits.
     pub(super) fn push(&mut self, entry: Arc<Entry>) {
         debug_assert_eq!(entry.message.id.sequence, self.head + 1, "a hole");
         self.head += 1;
         self.bytes += entry.weight();
-        self.index.push(&entry.message.channel, self.head);
-        self.entries.push_back(entry);
+        self.index.push(&entry.message.channel, self.head, entry.message.expires);
+        self.entries.insert(self.head, entry);
+        self.let_go_over();
         // The newest message stays whatever its weight: it was accepted, and subscribers have yet to read it.
         while self.entries.len() > 1
             && (self.entries.len() > self.limit.messages || self.bytes > self.limit.bytes)
         {
-            self.pop();
-        }
-    }
-
-    /// Drops the messages with a sequence below `earliest`.
-    pub(super) fn drop_before(&mut self, earliest: u64) {
-        while self.earliest() < earliest && !self.entries.is_empty() {
-            self.pop();
-        }
-    }
-
-    fn pop(&mut self) {
-        if let Some(entry) = self.entries.pop_front() {
-            self.bytes -= entry.weight();
-            if !self.are_kept {
-                self.index.remove(&entry.message.channel, entry.message.id.sequence);
+            if self.dropped.is_none() {
+                self.drop_oldest();
+            } else if let Some((sequence, entry)) = self.entries.pop_first() {
+                self.bytes -= entry.weight();
+                self.held_from = sequence + 1;
             }
         }
     }
 
-    /// The messages held after `position` on `channels`; up to `latest`, only the newest of each channel. The
-    /// page lacks messages if `position + 1 < earliest` and earlier messages are kept elsewhere.
+    /// Drops the oldest message that no rule protects, else the oldest.
+    fn drop_oldest(&mut self) {
+        while let Some((&sequence, entry)) = self.entries.range(self.walked..self.head).next() {
+            self.walked = sequence + 1;
+            let channel = entry.message.channel.clone();
+            if !self.index.is_protected(&channel) {
+                return self.drop_for_limits(&channel, sequence);
+            }
+        }
+        let Some((&sequence, oldest)) = self.entries.first_key_value() else { return };
+        let channel = oldest.message.channel.clone();
+        self.drop_for_limits(&channel, sequence);
+    }
+
+    /// Drops a message. Returns whether it was kept, as far as the index knows.
+    pub(super) fn remove(&mut self, channel: &ChannelName, sequence: u64) -> bool {
+        let was_kept = self.index.remove(channel, sequence);
+        if was_kept {
+            self.let_go(sequence);
+        }
+        was_kept
+    }
+
+    /// Drops the messages that have expired.
+    pub(super) fn expire(&mut self) {
+        while let Some((sequence, channel)) = self.index.expired(|| self.clock.now()) {
+            self.remove(&channel, sequence);
+        }
+    }
+
+    /// Drops the messages on the channels of this rule, the oldest first, while `is_old` is true.
+    pub(super) fn drop_old(&mut self, rule: usize, is_old: impl Fn(u64) -> bool) {
+        while let Some((sequence, channel)) =
+            self.index.oldest(rule).filter(|(sequence, _)| is_old(*sequence))
+        {
+            self.remove(&channel, sequence);
+        }
+    }
+
+    /// Whether a message has expired that was not dropped yet.
+    pub(super) fn has_expired(&self) -> bool {
+        self.index.expired(|| self.clock.now()).is_some()
+    }
+
+    /// Drops the messages before `begin`.
+    pub(super) fn drop_before(&mut self, begin: u64) {
+        self.begin = begin;
+        self.earliest = Earliest { others: begin, protected: begin };
+        while let Some(first) = self.entries.first_entry().filter(|first| *first.key() < begin) {
+            self.held_from = first.key() + 1;
+            self.bytes -= first.remove().weight();
+        }
+    }
+
+    /// Whether a rule protects the channel's messages.
+    pub(super) fn is_protected(&self, channel: &ChannelName) -> bool {
+        self.index.is_protected(channel)
+    }
+
+    /// Before which sequences there is a gap.
+    pub(super) fn gaps(&self) -> Earliest {
+        self.earliest
+    }
+
+    /// Drops a message to stay within the limits of the journal. It is the oldest of all, or of those that no
+    /// rule protects.
+    pub(super) fn drop_for_limits(&mut self, channel: &ChannelName, sequence: u64) {
+        let Earliest { others, protected } = &mut self.earliest;
+        *others = (*others).max(sequence + 1);
+        if self.index.is_protected(channel) {
+            *protected = (*protected).max(sequence + 1);
+        }
+        self.remove(channel, sequence);
+    }
+
+    /// Drops a message whose row is deleted already.
+    pub(super) fn erase(&mut self, channel: &ChannelName, sequence: u64) {
+        self.remove(channel, sequence);
+        self.were_deleted(&[sequence]);
+    }
+
+    /// The messages held after `position` on `channels`: all that are kept, if the first of them is held. Up to
+    /// `latest`, only the newest of each channel.
     pub(super) fn read(
         &self,
         position: u64,
@@ -110,17 +251,14 @@ impl Recent {
         latest: Option<u64>,
         limit: PageLimit,
     ) -> Page {
-        let (head, earliest) = (self.head, self.earliest());
-        let start = position.max(earliest - 1);
+        let (head, earliest) = (self.head, self.earliest(channels));
+        let start = position.max(self.begin - 1);
         let range = start + 1..=latest.unwrap_or(head);
         let found = self.index.first(limit.messages, &range, channels, latest.is_some());
-        let found = found.unwrap_or_else(|| {
-            let range = step(&range);
-            Found { through: *range.end(), sequences: self.matching(&range, channels, latest) }
-        });
+        let found = found.unwrap_or_else(|| self.matching(&range, channels, latest));
         let mut page = PageBuilder::new(start, limit);
         for sequence in found.sequences {
-            let Some(entry) = self.entry(sequence) else { break };
+            let Some(entry) = self.entries.get(&sequence) else { break };
             if !page.can_take(entry.weight()) {
                 return page.finish(head, earliest);
             }
@@ -130,26 +268,34 @@ impl Recent {
         page.finish(head, earliest)
     }
 
-    /// The sequences of those messages of this range that are held, and on `channels`; up to `latest`, only
-    /// the newest of each channel. Looks at every message, so a range is at most a [`step`].
+    /// The first messages of this range that are held, and on `channels`; up to `latest`, only the newest of
+    /// each channel. Looks at every message, at most [`STEP`] of them.
     pub(super) fn matching(
         &self,
         range: &RangeInclusive<u64>,
         channels: &Channels,
         latest: Option<u64>,
-    ) -> Vec<u64> {
-        let is_asked_for = |sequence: &u64| {
-            self.entry(*sequence).is_some_and(|entry| {
-                let name = &entry.message.channel;
-                let is_newest = |latest| self.index.has_none(name, &(sequence + 1..=latest));
-                channels.contains(name) && latest.is_none_or(is_newest)
-            })
-        };
-        range.clone().filter(is_asked_for).collect()
+    ) -> Found {
+        let (mut sequences, mut through) = (Vec::new(), *range.end());
+        // An empty range is an error to the map.
+        let held = range.clone().min().into_iter().flat_map(|_| self.entries.range(range.clone()));
+        for (nth, (&sequence, entry)) in held.enumerate() {
+            if nth == STEP {
+                through = sequence - 1;
+                break;
+            }
+            let name = &entry.message.channel;
+            let is_newest = |latest| self.index.has_none(name, &(sequence + 1..=latest));
+            if channels.contains(name) && latest.is_none_or(is_newest) {
+                sequences.push(sequence);
+            }
+        }
+        Found { sequences, through }
     }
 
-    fn entry(&self, sequence: u64) -> Option<&Arc<Entry>> {
-        self.entries.get(usize::try_from(sequence.checked_sub(self.earliest())?).ok()?)
+    /// The message at this sequence, if it is held.
+    pub(super) fn get(&self, sequence: u64) -> Option<&Message> {
+        self.entries.get(&sequence).map(|entry| &entry.message)
     }
 
     /// Which messages are on which channel, of those held and maybe of earlier ones.
@@ -161,9 +307,41 @@ impl Recent {
     pub(super) fn index_mut(&mut self) -> &mut Index {
         &mut self.index
     }
-}
 
-/// The beginning of this range, as far as one read of a wide pattern goes.
-pub(super) fn step(range: &RangeInclusive<u64>) -> RangeInclusive<u64> {
-    *range.start()..=*range.end().min(&(range.start() + STEP - 1))
+    /// Adds the messages that the index lacks, unless somebody else has. What rules drop of them is dropped.
+    pub(super) fn complete_index(&mut self, earlier: Index, until: u64) {
+        if self.index.from() == until {
+            self.index.prepend(earlier, self.begin);
+            self.let_go_over();
+        }
+    }
+
+    /// The messages that were dropped one by one, and whose rows are not deleted yet.
+    pub(super) fn dropped(&self) -> impl Iterator<Item = u64> {
+        self.dropped.iter().flatten().copied()
+    }
+
+    /// The rows of these messages are deleted.
+    pub(super) fn were_deleted(&mut self, sequences: &[u64]) {
+        let Some(dropped) = &mut self.dropped else { return };
+        for sequence in sequences {
+            dropped.remove(sequence);
+        }
+    }
+
+    fn let_go_over(&mut self) {
+        for sequence in self.index.take_over() {
+            self.let_go(sequence);
+        }
+    }
+
+    /// Holds a message no longer that has left the index.
+    fn let_go(&mut self, sequence: u64) {
+        if let Some(entry) = self.entries.remove(&sequence) {
+            self.bytes -= entry.weight();
+        }
+        if let Some(dropped) = &mut self.dropped {
+            dropped.insert(sequence);
+        }
+    }
 }

@@ -33,15 +33,17 @@ use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use tokio::sync::{oneshot, watch};
 
-use super::clock::Clock;
+use super::clock::{Clock, Steady};
 use super::committed::Announcer;
 use super::entry::{Append, Appended, Failure, JournalError};
 use super::epochs::Epochs;
+use super::index::Found;
 use super::keys::KeyLimits;
 use super::page::{Channels, Page, PageLimit};
-use super::recent::{Recent, RecentLimit, Retention, step};
+use super::recent::{Earliest, Recent, RecentLimit, Retention};
 use crate::limits::{Budget, Network};
 use reader::{Readers, Wanted};
+use schema::State;
 use shared::Shared;
 use writer::{Job, Writer};
 
@@ -73,10 +75,19 @@ impl Sqlite {
         budget: &Budget,
     ) -> Result<Self, OpenError> {
         let (mut opened, lock) = open::open(path)?;
-        let (head, earliest) = (opened.state.head, opened.state.earliest);
+        let State { head, begin, latest, earliest, .. } = opened.state;
+        let has_holes = earliest.is_some();
+        let mut earliest = earliest.unwrap_or(Earliest { others: begin, protected: begin });
+        if has_holes && opened.state.protected != retention.rules.protected() {
+            // What was dropped of channels that have a share now is a gap for their readers.
+            earliest.protected = earliest.others;
+            schema::store_retention(&opened.db, earliest, &retention.rules)?;
+        }
         let epochs = Arc::new(Epochs::begin(std::mem::take(&mut opened.state.epochs), head));
         let limit = RecentLimit { messages: RECENT.messages.min(retention.messages), ..RECENT };
-        let shared = Arc::new(Shared::new(Recent::new(limit, head, true), earliest));
+        let clock = Steady::begin(Clock::System, latest);
+        let recent = Recent::of_file(limit, retention.rules.clone(), (begin, head), earliest, clock);
+        let shared = Arc::new(Shared::new(recent, has_holes));
         let readers =
             Readers::open(&opened.path, Arc::clone(&epochs), Arc::clone(&shared), lock, budget.clone())?;
         let readers = Arc::new(readers);
@@ -97,8 +108,8 @@ impl Sqlite {
         self.shared.recent().head()
     }
 
-    pub(super) fn earliest(&self) -> u64 {
-        self.shared.earliest()
+    pub(super) fn begin(&self) -> u64 {
+        self.shared.recent().begin()
     }
 
     pub(super) fn failure(&self) -> watch::Receiver<Option<Failure>> {
@@ -124,24 +135,23 @@ impl Sqlite {
             if let Some(page) = self.read_held(position, channels, latest, limit) {
                 return Ok(page);
             }
-            let (range, head, found) = {
+            let wanted = {
                 let recent = self.shared.recent();
-                let range = position.max(self.shared.earliest() - 1) + 1..=latest.unwrap_or(recent.head());
-                let found = recent.index().first(limit.messages, &range, channels, latest.is_some());
+                let range = position.max(recent.begin() - 1) + 1..=latest.unwrap_or(recent.head());
                 let is_indexed = recent.index().from() <= *range.start();
-                // Not if the channels are in the index, or whether a message is the newest of its channel.
-                let can_do_without = found.is_none() && latest.is_none();
-                (range, recent.head(), (is_indexed || can_do_without).then_some(found))
+                let found = || recent.index().first(limit.messages, &range, channels, latest.is_some());
+                is_indexed.then(|| (found(), range.clone(), recent.head()))
             };
-            let Some(found) = found else {
+            let Some((found, range, head)) = wanted else {
                 self.readers.complete_index(reader).await?;
                 continue;
             };
             let found = match found {
                 Some(found) => found,
-                None => self.readers.matching(step(&range), channels, latest, reader).await?,
+                None => self.readers.matching(range, channels, latest, reader).await?,
             };
-            return self.readers.page(Wanted { position, found, head }, limit, reader).await;
+            let wanted = Wanted { position, channels: channels.clone(), found, head };
+            return self.readers.page(wanted, limit, reader).await;
         }
     }
 
@@ -152,17 +162,16 @@ impl Sqlite {
         latest: Option<u64>,
         limit: PageLimit,
     ) -> Option<Page> {
-        let recent = self.shared.recent();
-        let earliest = self.shared.earliest();
-        let range = position.max(earliest - 1) + 1..=latest.unwrap_or(recent.head());
-        let is_held = *range.start() >= recent.earliest()
+        let recent = self.shared.unexpired();
+        let range = position.max(recent.begin() - 1) + 1..=latest.unwrap_or(recent.head());
+        let is_held = *range.start() >= recent.held_from()
             || recent.index().from() <= *range.start() && {
                 let found = recent.index().first(1, &range, channels, latest.is_some());
                 found.is_some_and(|found| {
-                    found.sequences.first().is_none_or(|first| *first >= recent.earliest())
+                    found.sequences.first().is_none_or(|first| *first >= recent.held_from())
                 })
             };
-        is_held.then(|| Page { earliest, ..recent.read(position, channels, latest, limit) })
+        is_held.then(|| recent.read(position, channels, latest, limit))
     }
 
     pub(super) async fn before_newest(
@@ -174,10 +183,10 @@ impl Sqlite {
     ) -> Result<Option<u64>, JournalError> {
         loop {
             {
-                let recent = self.shared.recent();
-                let earliest = self.shared.earliest();
-                let before = recent.index().before_newest(count, &(earliest..=until), channels);
-                let is_all = |found| found == count || recent.index().from() <= earliest;
+                let recent = self.shared.unexpired();
+                let begin = recent.begin();
+                let before = recent.index().before_newest(count, &(begin..=until), channels);
+                let is_all = |found| found == count || recent.index().from() <= begin;
                 if before.is_none_or(|(_, found)| is_all(found)) {
                     return Ok(before.map(|(position, _)| position));
                 }
@@ -191,14 +200,15 @@ impl Sqlite {
         range: RangeInclusive<u64>,
         channels: &Channels,
         reader: Option<Network>,
-    ) -> Result<Vec<u64>, JournalError> {
+    ) -> Result<Found, JournalError> {
         {
-            let recent = self.shared.recent();
-            if *range.start() >= recent.earliest() {
+            let recent = self.shared.unexpired();
+            if *range.start() >= recent.held_from() {
                 return Ok(recent.matching(&range, channels, None));
             }
         }
-        Ok(self.readers.matching(range, channels, None, reader).await?.sequences)
+        self.readers.complete_index(reader).await?;
+        self.readers.matching(range, channels, None, reader).await
     }
 }
 

@@ -107,6 +107,11 @@ impl EventName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The name of the hub's own event that says that a message was deleted.
+    pub fn deleted() -> Self {
+        EventName(format!("{RESERVED_PREFIX}deleted").into())
+    }
 }
 
 impl Default for EventName {

@@ -55,6 +55,32 @@ impl Pattern {
         tokens.next().is_none()
     }
 
+    /// Whether each channel that `other` matches is asked for.
+    pub fn covers(&self, other: &Pattern) -> bool {
+        let (mut tokens, mut others) = (self.tokens(), other.tokens());
+        loop {
+            match (tokens.next(), others.next()) {
+                (None, None) | (Some(Token::Rest), Some(_)) => return true,
+                (Some(Token::Any), Some(Token::Any | Token::Name(_))) => {}
+                (Some(token), Some(other)) if token == other => {}
+                _ => return false,
+            }
+        }
+    }
+
+    /// Whether there can be a channel that both match.
+    pub fn overlaps(&self, other: &Pattern) -> bool {
+        let (mut tokens, mut others) = (self.tokens(), other.tokens());
+        loop {
+            match (tokens.next(), others.next()) {
+                (None, None) | (Some(Token::Rest), Some(_)) | (Some(_), Some(Token::Rest)) => return true,
+                (Some(Token::Name(name)), Some(Token::Name(other))) if name != other => return false,
+                (None, _) | (_, None) => return false,
+                _ => {}
+            }
+        }
+    }
+
     /// The text with which each such channel begins.
     pub fn prefix(&self) -> &str {
         self.0.split(['*', '>']).next().unwrap_or_default()
@@ -141,5 +167,27 @@ mod tests {
             assert!(!matches(text, channel), "{text} {channel}");
         }
         assert!(matches("*.b.>", "a.b.c.d") && matches("*.*.c", "a.b.c") && !matches("*.*.c", "a.b.d"));
+    }
+
+    #[test]
+    fn of_two_patterns_one_may_cover_the_other_or_both_match_some_channel() {
+        let texts = ["a", "*", ">", "a.b", "a.*", "a.>", "*.b", "*.>", "*.*", "a.b.c", "a.*.c", "*.b.>"];
+        let channels = ["a", "b", "a.b", "b.b", "a.x", "x.y", "a.b.c", "a.x.c", "x.b.y", "a.b.y.z", "x.y.z"];
+        let channels = channels.map(|channel| ChannelName::parse(channel, 9).unwrap());
+        for one in texts.map(pattern) {
+            for other in texts.map(pattern) {
+                let others = || channels.iter().filter(|channel| other.matches(channel));
+                assert_eq!(
+                    one.covers(&other),
+                    others().all(|channel| one.matches(channel)),
+                    "{one:?} {other:?}"
+                );
+                assert_eq!(
+                    one.overlaps(&other),
+                    others().any(|channel| one.matches(channel)),
+                    "{one:?} {other:?}"
+                );
+            }
+        }
     }
 }

@@ -17,6 +17,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use tabcast::journal::{
     Append, Appended, Channels, Committed, Journal, Key, KeyLimits, OpenError, PageLimit, Place, Retention,
+    Rules,
 };
 use tabcast::limits::{Budget, Network};
 use tabcast::message::{
@@ -399,8 +400,8 @@ static RUNTIME: LazyLock<Runtime> =
     LazyLock::new(|| runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap());
 
 fn open(folder: &Folder) -> Result<(Journal, Committed), OpenError> {
-    let retention =
-        Retention { messages: 1_000, bytes: usize::MAX >> 1, age: Duration::from_secs(1_000_000_000) };
+    let (age, rules) = (Duration::from_secs(1_000_000_000), Rules::default());
+    let retention = Retention { messages: 1_000, bytes: usize::MAX >> 1, age, rules };
     let keys = KeyLimits { count: 1_000, window: Duration::from_secs(3600) };
     Journal::open(&Place::File(folder.file()), retention, keys, &Budget::unlimited())
 }
@@ -412,10 +413,11 @@ async fn append(journal: &Journal, text: &str) -> Option<u64> {
         event: EventName::default(),
         data: Data::text(text),
         except: None,
+        ttl: None,
     };
     let text = IdempotencyKey::parse(&fastrand::u64(..).to_string()).unwrap();
     let key = Some(Key { network: Network::from(IpAddr::from([127, 0, 0, 1])), text });
-    match journal.append(vec![Append { draft, key }]).await.ok()?.remove(0) {
+    match journal.append(vec![Append::Message { draft, key }]).await.ok()?.remove(0) {
         Appended::New(receipt) => Some(receipt.id.sequence),
         other => panic!("{other:?}"),
     }

@@ -149,12 +149,13 @@ async fn ask(journal: &Journal, left: &Left) -> Result<Answers, JournalError> {
             break;
         }
     }
-    let append = |mark: &str| Append {
+    let append = |mark: &str| Append::Message {
         draft: Draft {
             channel: ChannelName::default(),
             event: EventName::default(),
             data: Data::text(&text(mark)),
             except: None,
+            ttl: None,
         },
         key: key(mark).map(|key| Key {
             network: Network::from(IpAddr::from([127, 0, 0, 1])),
@@ -165,7 +166,7 @@ async fn ask(journal: &Journal, left: &Left) -> Result<Answers, JournalError> {
     let appended = journal.append(marks.map(append).collect()).await?;
     let id = |appended| match appended {
         Appended::New(receipt) | Appended::Repeated(receipt) => receipt.id.to_string(),
-        Appended::KeyReused => "another message's".to_owned(),
+        Appended::KeyReused | Appended::NotKept => "another message's".to_owned(),
     };
     let mut retried: Vec<_> = appended.into_iter().map(id).collect();
     let new = retried.pop().unwrap();

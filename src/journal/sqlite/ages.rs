@@ -5,19 +5,16 @@
 //! an earlier one is by the clock, once the clock has said so for a while. And no message is younger
 //! than a later one.
 
-use std::collections::VecDeque;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crate::journal::clock::{Clock, Moment};
+use crate::journal::passed::{PARTS, Passed};
 use crate::message::Time;
 
 /// For how long the clock must have said so. Higher: after a start, old messages are kept for longer. Lower:
 /// a clock that is wrong for a minute, as after a machine's start, drops messages.
 const TRUST: Duration = Duration::from_secs(60);
-
-/// Into how many parts an age is divided. Higher: more memory. Lower: messages are kept for longer than their
-/// age, by one of the parts.
-const PARTS: u32 = 1024;
 
 /// The shortest time between two [`StoredBy`]. Higher: where the clock was set back, messages of an earlier
 /// run are kept for longer than a short age. Lower: more rows.
@@ -32,14 +29,13 @@ pub(super) struct Ages {
     /// The time of the last message. No later one has an earlier time.
     latest: Time,
     /// One for each age that is asked for.
-    passed: Vec<Passed>,
+    passed: Vec<(Passed, Certain)>,
     /// Oldest first, and so with ever later times.
     stored_by: Vec<StoredBy>,
     /// Whether one of those is not in the file yet.
     is_recorded: bool,
     /// How far apart [`StoredBy`] are.
     step: Duration,
-    certain: Certain,
 }
 
 /// An age, and the messages that have it.
@@ -60,16 +56,6 @@ pub(super) struct StoredBy {
     pub(super) time: Time,
 }
 
-/// An age of messages that were stored since the journal was opened.
-#[derive(Debug)]
-struct Passed {
-    age: Duration,
-    /// At each instant, the sequence of the next message. Oldest first, and only the first is of that age.
-    stored: VecDeque<(Instant, u64)>,
-    /// The same after the last message.
-    last: Option<(Instant, u64)>,
-}
-
 /// The earliest that the clock has been, for a while, as compared with the time that passed.
 #[derive(Debug)]
 struct Certain {
@@ -85,23 +71,21 @@ struct Certain {
 
 impl Ages {
     /// For a journal whose last message, at `head`, has the time `latest`. `ages` are those that are asked
-    /// for.
+    /// for, each once or more often.
     pub(super) fn new(
         clock: Clock,
         head: u64,
         latest: Time,
         recorded: Vec<StoredBy>,
-        ages: [Duration; 2],
+        ages: impl IntoIterator<Item = Duration>,
     ) -> Self {
         let Moment { time, instant } = clock.now();
-        let [longest, shortest] = [ages[0].max(ages[1]), ages[0].min(ages[1])];
-        let trust = TRUST.min(shortest / 10);
-        let certain = Certain { trust, opened: instant, began: instant, present: i128::MAX, before: None };
-        let passed = ages.map(|age| Passed { age, stored: VecDeque::new(), last: None }).into();
-        let step = (longest / PARTS).max(SHORTEST);
+        let ages = BTreeSet::from_iter(ages);
+        let step = (ages.last().copied().unwrap_or_default() / PARTS).max(SHORTEST);
+        let passed = ages.into_iter().map(|age| (Passed::new(age), Certain::new(age, instant))).collect();
         let stored_by = Vec::new();
         let is_recorded = true;
-        let mut ages = Ages { clock, opened: head, latest, passed, stored_by, is_recorded, step, certain };
+        let mut ages = Ages { clock, opened: head, latest, passed, stored_by, is_recorded, step };
         recorded.into_iter().for_each(|stored_by| ages.set_back(stored_by));
         ages.is_recorded = true;
         if time < latest {
@@ -119,7 +103,7 @@ impl Ages {
     /// an earlier message.
     pub(super) fn store(&mut self, sequence: u64, now: Moment) -> Time {
         let Moment { time, instant } = now;
-        for passed in &mut self.passed {
+        for (passed, _) in &mut self.passed {
             passed.store(instant, sequence);
         }
         if time < self.latest {
@@ -151,12 +135,13 @@ impl Ages {
 
     /// The messages that have this age `now`. It is one of those given to [`new`](Self::new).
     pub(super) fn old(&mut self, age: Duration, now: Moment) -> Old {
-        let until = self.certain.now(now).and_then(|time| {
+        let asked = self.passed.iter_mut().find(|(passed, _)| passed.age == age);
+        let (passed, certain) =
+            asked.map_or((0, None), |(passed, certain)| (passed.before(now.instant), certain.now(now)));
+        let until = certain.and_then(|time| {
             let time = time.checked_sub(i128::try_from(age.as_millis()).ok()?)?;
             u64::try_from(time).ok().map(Time::from_ms)
         });
-        let passed = self.passed.iter().find(|passed| passed.age == age);
-        let passed = passed.map_or(0, |passed| passed.before(now.instant));
         let is_known =
             |by: &&StoredBy| by.sequence <= self.opened && until.is_some_and(|until| by.time <= until);
         let known = self.stored_by.iter().rfind(is_known);
@@ -173,29 +158,13 @@ impl Old {
     }
 }
 
-impl Passed {
-    fn store(&mut self, now: Instant, sequence: u64) {
-        if self.stored.back().is_none_or(|(last, _)| now.duration_since(*last) >= self.age / PARTS) {
-            self.stored.push_back((now, sequence));
-        }
-        while self.stored.get(1).is_some_and(|(second, _)| now.duration_since(*second) >= self.age) {
-            self.stored.pop_front();
-        }
-        self.last = Some((now, sequence + 1));
-    }
-
-    /// The sequence before which all messages have the age, 0 if none has.
-    fn before(&self, now: Instant) -> u64 {
-        if self.age.is_zero() {
-            return u64::MAX;
-        }
-        let is_old = |(at, _): &(Instant, u64)| now.duration_since(*at) >= self.age;
-        let old = self.stored.partition_point(is_old).checked_sub(1).map(|last| self.stored[last].1);
-        self.last.filter(is_old).map(|(_, next)| next).or(old).unwrap_or(0)
-    }
-}
-
 impl Certain {
+    /// For an age of messages. Where it is short, the clock is trusted sooner.
+    fn new(age: Duration, now: Instant) -> Self {
+        let trust = TRUST.min(age / 10);
+        Certain { trust, opened: now, began: now, present: i128::MAX, before: None }
+    }
+
     /// The time of day in ms, at the earliest. `None` until the clock was looked at for long enough.
     fn now(&mut self, now: Moment) -> Option<i128> {
         let passed = now.instant.duration_since(self.opened).as_millis();

@@ -60,13 +60,14 @@ impl Alone {
 }
 
 /// Whether the database is sound, with all tables of a journal, and without a hole between its first message
-/// and its last.
+/// and its last, unless it has those of messages that were dropped one by one.
 fn is_whole(db: &Connection) -> bool {
     let check = db.query_row("PRAGMA integrity_check(1)", [], |row| Ok(row.get_ref(0)?.as_str()? == "ok"));
     let count = "SELECT count(*) = 0 OR count(*) = max(sequence) - min(sequence) + 1
                  FROM entries WHERE data IS NOT NULL";
     let count = db.query_row(count, [], |row| row.get(0));
-    check.unwrap_or(false) && count.unwrap_or(false) && schema::read(db).is_ok()
+    let is_whole = |state: schema::State| state.earliest.is_some() || count.unwrap_or(false);
+    check.unwrap_or(false) && schema::read(db).is_ok_and(is_whole)
 }
 
 /// Writes a new mark. To be called when the WAL begins anew, before anything else is written; `head` is the

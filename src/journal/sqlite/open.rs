@@ -55,6 +55,8 @@ pub(super) fn open(path: &Path) -> Result<(Opened, File), OpenError> {
     let mut db = file::connect_writer(&resolved)?;
     if found.version < VERSION {
         schema::migrate(&mut db, found.epochs[0].epoch)?;
+    } else if !found.is_complete {
+        schema::complete(&mut db)?;
     }
     settle(&db, &resolved)?;
     let state = schema::read(&db)?;

@@ -1,11 +1,11 @@
 //! The readers: connections to the file beside the writer's, so that reads don't hold up appends.
 
 use std::fs::File;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, params};
 
 use super::fault::Fault;
 use super::file;
@@ -15,8 +15,9 @@ use crate::journal::entry::{Entry, JournalError};
 use crate::journal::epochs::Epochs;
 use crate::journal::index::{Found, Index};
 use crate::journal::page::{Channels, Page, PageBuilder, PageLimit};
+use crate::journal::recent::STEP;
 use crate::limits::{Budget, Lease, Network, Turns};
-use crate::message::ChannelName;
+use crate::message::Time;
 
 /// The most reads of the file at once. Higher: more pages in memory, and the disk is no faster. Lower: reads
 /// wait for each other.
@@ -26,6 +27,7 @@ const READERS: usize = 4;
 #[derive(Debug)]
 pub(super) struct Wanted {
     pub(super) position: u64,
+    pub(super) channels: Channels,
     pub(super) found: Found,
     /// The sequence of the last message appended when they were looked up.
     pub(super) head: u64,
@@ -89,7 +91,7 @@ impl Readers {
     ) -> Result<Page, JournalError> {
         if wanted.found.sequences.is_empty() {
             let page = PageBuilder::new(wanted.position.max(wanted.found.through), limit);
-            return Ok(page.finish(wanted.head, self.shared.earliest()));
+            return Ok(page.finish(wanted.head, self.shared.recent().earliest(&wanted.channels)));
         }
         let wanted = Arc::new(wanted);
         let mut lease = None;
@@ -111,17 +113,27 @@ impl Readers {
         reader: Option<Network>,
     ) -> Result<(), JournalError> {
         let _completing = self.completing.lock().await;
-        let (from, earliest) = (self.shared.recent().index().from(), self.shared.earliest());
-        if from <= earliest {
+        let (begin, until, rules, now) = {
+            let recent = self.shared.recent();
+            (recent.begin(), recent.index().from(), recent.index().rules().clone(), recent.now())
+        };
+        if until <= begin {
             return Ok(());
         }
-        let earlier = self.query(reader, move |_, db| read_index(db, earliest, from)).await?;
-        self.shared.recent_mut().index_mut().prepend(earlier);
+        let read = move |readers: &Readers, db: &Connection| {
+            let mut earlier = Index::new(begin, rules);
+            let rows = read_index(db, &mut earlier, begin..until, usize::MAX, now)?;
+            // The first ones may have been dropped meanwhile, the last one not without all others.
+            let is_whole = rows.count == 0 || rows.last + 1 == until && rows.first + rows.count == until;
+            if is_whole || readers.shared.has_holes() { Ok(earlier) } else { Err(row::out_of_order()) }
+        };
+        let earlier = self.query(reader, read).await?;
+        self.shared.recent_mut().complete_index(earlier, until);
         Ok(())
     }
 
-    /// Those messages of this range that are on `channels`; up to `latest`, only the newest of each channel.
-    /// Looks at every message, so a range is at most a [`step`](crate::journal::recent::step).
+    /// The first messages of this range that are on `channels`; up to `latest`, only the newest of each
+    /// channel. Looks at every message, at most [`STEP`] of them. The index must be complete.
     pub(super) async fn matching(
         self: &Arc<Self>,
         range: RangeInclusive<u64>,
@@ -131,18 +143,25 @@ impl Readers {
     ) -> Result<Found, JournalError> {
         let channels = channels.clone();
         let query = move |readers: &Readers, db: &Connection| {
-            let mut found = Vec::new();
-            for_each(db, &range, |name, sequence| {
-                if channels.contains(&name) {
-                    found.push((name, sequence));
-                }
+            let mut select = db.prepare_cached(
+                "SELECT sequence, channel FROM entries
+                 WHERE sequence BETWEEN ?1 AND ?2 AND data IS NOT NULL ORDER BY sequence LIMIT ?3",
+            )?;
+            let rows = select.query_map(params![range.start(), range.end(), STEP], |row| {
+                Ok((row.get(0)?, row::channel(row, 1)?))
             })?;
-            if let Some(latest) = latest {
-                let recent = readers.shared.recent();
-                found.retain(|(name, sequence)| recent.index().has_none(name, &(sequence + 1..=latest)));
-            }
-            let sequences = found.into_iter().map(|(_, sequence)| sequence).collect();
-            Ok(Found { sequences, through: *range.end() })
+            let rows: Vec<(u64, _)> = rows.collect::<rusqlite::Result<_>>()?;
+            let last = rows.get(STEP - 1).map(|(last, _)| *last);
+            let recent = readers.shared.recent();
+            let is_asked_for = |(sequence, name): &(u64, _)| {
+                let is_newest = |latest| recent.index().has_none(name, &(sequence + 1..=latest));
+                // A row may be that of a message which was dropped.
+                channels.contains(name)
+                    && recent.index().contains(name, *sequence)
+                    && latest.is_none_or(is_newest)
+            };
+            let sequences = rows.iter().filter(|row| is_asked_for(row)).map(|(sequence, _)| *sequence);
+            Ok(Found { sequences: sequences.collect(), through: last.unwrap_or(*range.end()) })
         };
         self.query(reader, query).await
     }
@@ -213,17 +232,18 @@ impl Readers {
     ) -> rusqlite::Result<Read> {
         let mut page = PageBuilder::new(wanted.position, limit);
         let mut select = db.prepare_cached(
-            "SELECT sequence, channel, event, data, time_ms, \"except\", octet_length(data) FROM entries
-             WHERE sequence BETWEEN ?1 AND ?2 AND data IS NOT NULL ORDER BY sequence",
+            "SELECT sequence, channel, event, data, time_ms, \"except\", expires_ms, octet_length(data)
+             FROM entries WHERE sequence BETWEEN ?1 AND ?2 AND data IS NOT NULL ORDER BY sequence",
         )?;
-        let mut is_complete = true;
+        let mut is_cut = false;
+        // A message that was dropped since it was looked up: then its row may be deleted.
+        let is_dropped = |sequence| self.shared.has_holes() || sequence < self.shared.recent().begin();
         let mut left = wanted.found.sequences.iter().copied().peekable();
         'ranges: for range in wanted.ranges() {
             let mut rows = select.query(range)?;
             while let Some(row) = rows.next()? {
                 let sequence: u64 = row.get(0)?;
-                // Retention raises `earliest` before it deletes a row, and it is loaded after the rows.
-                while left.next_if(|next| *next < sequence && *next < self.shared.earliest()).is_some() {}
+                while left.next_if(|next| *next < sequence && is_dropped(*next)).is_some() {}
                 match left.peek() {
                     Some(next) if *next < sequence => return Err(row::out_of_order()),
                     Some(next) if *next == sequence => {}
@@ -232,9 +252,9 @@ impl Readers {
                 // The data is read only once there is memory for it.
                 let channel = channel(row, 1)?;
                 let names = channel.as_str().len() + row.get_ref(2)?.as_str()?.len();
-                let data: usize = row.get(6)?;
+                let data: usize = row.get(7)?;
                 if !page.can_take(Entry::least_weight(names, data)) {
-                    is_complete = false;
+                    is_cut = true;
                     break 'ranges;
                 }
                 // Half of the budget always comes back soon; the other half may be kept for long.
@@ -244,7 +264,7 @@ impl Readers {
                     if page.is_empty() {
                         return Ok(Read::Needs(most));
                     }
-                    is_complete = false;
+                    is_cut = true;
                     break 'ranges;
                 };
                 left.next();
@@ -252,14 +272,14 @@ impl Readers {
                 page.add(sequence, Arc::new(row::entry(row, id, channel)?.leased(lease)));
             }
         }
-        if is_complete && left.any(|next| next >= self.shared.earliest()) {
-            return Err(row::out_of_order());
-        }
-        if is_complete {
+        if !is_cut {
+            if left.any(|next| !is_dropped(next)) {
+                return Err(row::out_of_order());
+            }
             page.reached(wanted.found.through);
         }
         // `earliest` is loaded after the rows: retention may have deleted some of them during the query.
-        Ok(Read::Page(page.finish(wanted.head, self.shared.earliest())))
+        Ok(Read::Page(page.finish(wanted.head, self.shared.recent().earliest(&wanted.channels))))
     }
 }
 
@@ -267,32 +287,39 @@ fn connections(path: &Path) -> rusqlite::Result<Vec<Connection>> {
     (0..READERS).map(|_| file::connect(path)).collect()
 }
 
-/// Reads which messages are on which channel, from one sequence on and up to another.
-fn read_index(db: &Connection, from: u64, until: u64) -> rusqlite::Result<Index> {
-    let mut index = Index::new(from);
-    for_each(db, &(from..=until - 1), |name, sequence| index.push(&name, sequence))?;
-    Ok(index)
+/// The rows that were read for an index.
+pub(super) struct Rows {
+    pub(super) first: u64,
+    pub(super) last: u64,
+    pub(super) count: u64,
 }
 
-/// Reads the channel and the sequence of each message in this range.
-fn for_each(
+/// Reads which messages are on which channel, at most so many of those in the range. What has expired `now` is
+/// passed over: it is none of those that a rule keeps.
+pub(super) fn read_index(
     db: &Connection,
-    range: &RangeInclusive<u64>,
-    mut act: impl FnMut(ChannelName, u64),
-) -> rusqlite::Result<()> {
+    index: &mut Index,
+    range: Range<u64>,
+    most: usize,
+    now: Time,
+) -> rusqlite::Result<Rows> {
     let mut select = db.prepare_cached(
-        "SELECT sequence, channel FROM entries
-         WHERE sequence BETWEEN ?1 AND ?2 AND data IS NOT NULL ORDER BY sequence",
+        "SELECT sequence, channel, expires_ms FROM entries
+         WHERE sequence >= ?1 AND sequence < ?2 AND data IS NOT NULL ORDER BY sequence LIMIT ?3",
     )?;
-    let mut rows = select.query([range.start(), range.end()])?;
-    let mut last = None;
+    let most = i64::try_from(most).unwrap_or(i64::MAX);
+    let mut rows = select.query(params![range.start, range.end, most])?;
+    let mut read = Rows { first: 0, last: 0, count: 0 };
     while let Some(row) = rows.next()? {
-        let sequence: u64 = row.get(0)?;
-        if last.replace(sequence).is_some_and(|last| last + 1 != sequence) {
-            return Err(row::out_of_order());
+        read.last = row.get(0)?;
+        if read.count == 0 {
+            read.first = read.last;
         }
-        act(channel(row, 1)?, sequence);
+        read.count += 1;
+        match row::time(row, 2)? {
+            Some(expires) if expires <= now => index.pass_over(read.last),
+            expires => index.push(&channel(row, 1)?, read.last, expires),
+        }
     }
-    // The first ones may have been dropped meanwhile, the last one not without all others.
-    if last.is_some_and(|last| last != *range.end()) { Err(row::out_of_order()) } else { Ok(()) }
+    Ok(read)
 }

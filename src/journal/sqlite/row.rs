@@ -13,8 +13,8 @@ use crate::message::{
     ChannelName, Data, Epoch, EventName, Fingerprint, Message, MessageId, Receipt, SubscriberId, Time,
 };
 
-/// The entry of a row with the columns `sequence, channel, event, data, time_ms, except`. The first two are
-/// parsed already.
+/// The entry of a row with the columns `sequence, channel, event, data, time_ms, except, expires_ms`. The
+/// first two are parsed already.
 pub(super) fn entry(row: &Row<'_>, id: MessageId, channel: ChannelName) -> rusqlite::Result<Entry> {
     Ok(Entry::new(Message {
         id,
@@ -26,7 +26,13 @@ pub(super) fn entry(row: &Row<'_>, id: MessageId, channel: ChannelName) -> rusql
             Some(text) => Some(SubscriberId::parse(text).map_err(|error| damaged(5, error))?),
             None => None,
         },
+        expires: time(row, 6)?,
     }))
+}
+
+/// The time in this column, if there is one.
+pub(super) fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Time>> {
+    Ok(row.get::<_, Option<u64>>(column)?.map(Time::from_ms))
 }
 
 pub(super) fn channel(row: &Row<'_>, column: usize) -> rusqlite::Result<ChannelName> {
@@ -58,8 +64,9 @@ pub(super) fn remembered(
     epochs: &Epochs,
     key: &str,
 ) -> rusqlite::Result<Option<(Fingerprint, Receipt)>> {
-    let mut select =
-        db.prepare_cached("SELECT request, sequence, channel, event, time_ms FROM entries WHERE key = ?1")?;
+    let mut select = db.prepare_cached(
+        "SELECT request, sequence, channel, event, time_ms, expires_ms FROM entries WHERE key = ?1",
+    )?;
     select
         .query_row([key], |row| {
             let receipt = Receipt {
@@ -67,6 +74,7 @@ pub(super) fn remembered(
                 channel: channel(row, 2)?,
                 event: event(row, 3)?,
                 time: Time::from_ms(row.get(4)?),
+                expires: time(row, 5)?,
             };
             Ok((Fingerprint(row.get(0)?), receipt))
         })

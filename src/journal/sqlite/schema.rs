@@ -1,9 +1,11 @@
 //! The tables of the file, and how a file of an older version gets them.
 
-use rusqlite::{Connection, OptionalExtension, TransactionBehavior, ffi};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, ffi, params};
 
 use super::ages::StoredBy;
 use crate::journal::epochs::Begun;
+use crate::journal::recent::Earliest;
+use crate::journal::rules::Rules;
 use crate::message::{Epoch, Time};
 
 /// Marks a file as a journal, in SQLite's header: "tabc". The command `file` shows it.
@@ -47,6 +49,18 @@ FROM entries WHERE data IS NOT NULL;
 PRAGMA user_version = 2;
 ";
 
+/// What files of version 2 may lack that were made before messages could be dropped one by one. `retention`
+/// is of use once `holes` is 1: messages were deleted that were not the oldest. It has [`Earliest`], and which
+/// channels had a share of their own.
+const LATER: &str = "
+ALTER TABLE entries ADD COLUMN expires_ms INTEGER;
+CREATE INDEX expiring ON entries (expires_ms) WHERE expires_ms IS NOT NULL AND data IS NOT NULL;
+CREATE INDEX bare ON entries (sequence) WHERE data IS NULL;
+CREATE TABLE retention
+  (earliest INTEGER NOT NULL, protected INTEGER NOT NULL, holes INTEGER NOT NULL, rules TEXT NOT NULL);
+INSERT INTO retention VALUES (0, 0, 0, '');
+";
+
 /// What a journal's file says of the journal.
 #[derive(Debug)]
 pub(super) struct State {
@@ -55,7 +69,13 @@ pub(super) struct State {
     /// The sequence of the last message, 0 if there never was one.
     pub(super) head: u64,
     /// The sequence of the earliest kept message, `head + 1` if none is kept.
-    pub(super) earliest: u64,
+    pub(super) begin: u64,
+    /// Before which sequences there is a gap. `None` if messages were only ever deleted from the beginning.
+    pub(super) earliest: Option<Earliest>,
+    /// Which channels had a share of their own then: [`Rules::protected`](crate::journal::Rules::protected).
+    pub(super) protected: String,
+    /// Whether the file has what [`LATER`] adds.
+    pub(super) is_complete: bool,
     /// The time of the last message.
     pub(super) latest: Time,
     pub(super) stored_by: Vec<StoredBy>,
@@ -99,6 +119,7 @@ pub(super) fn create(db: &Connection) -> rusqlite::Result<()> {
 /// Makes what version 2 has beside the messages, in a journal that was made with this epoch.
 fn beside(db: &Connection, first: Epoch) -> rusqlite::Result<()> {
     db.execute_batch(BESIDE)?;
+    db.execute_batch(LATER)?;
     db.execute("INSERT INTO epochs VALUES (?1, 0)", [first.to_string()])?;
     // A new journal has no WAL. A file of version 1 is known by its epoch, whatever it has without its WAL.
     db.execute(
@@ -120,6 +141,13 @@ pub(super) fn migrate(db: &mut Connection, first: Epoch) -> rusqlite::Result<()>
     transaction.commit()
 }
 
+/// Adds what a file of this version lacks, as a whole or not at all.
+pub(super) fn complete(db: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    transaction.execute_batch(LATER)?;
+    transaction.commit()
+}
+
 /// Reads the journal's state.
 pub(super) fn read(db: &Connection) -> Result<State, Unreadable> {
     let application: i32 = db.pragma_query_value(None, "application_id", |row| row.get(0))?;
@@ -137,18 +165,38 @@ pub(super) fn read(db: &Connection) -> Result<State, Unreadable> {
     if epochs.is_empty() || !epochs.is_sorted_by_key(|begun| begun.after) {
         return Err(Unreadable::NotAJournal);
     }
+    let is_complete =
+        db.query_row("SELECT count(*) FROM sqlite_schema WHERE name = 'retention'", [], |row| row.get(0))?;
     // With each column that the journal reads or writes.
     let last = format!(
-        "SELECT sequence, time_ms, channel, event, data, {table}.\"except\", key, request FROM {table}
-         ORDER BY sequence DESC LIMIT 1"
+        "SELECT sequence, time_ms, channel, event, data, {table}.\"except\", key, request{} FROM {table}
+         ORDER BY sequence DESC LIMIT 1",
+        if is_complete { ", expires_ms" } else { "" }
     );
     let last: Option<(u64, u64)> =
         db.query_row(&last, [], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
     let (head, latest) = last.unwrap_or_default();
-    let earliest = format!("SELECT sequence FROM {table} WHERE data IS NOT NULL ORDER BY sequence LIMIT 1");
-    let earliest: Option<u64> = db.query_row(&earliest, [], |row| row.get(0)).optional()?;
-    let (earliest, latest) = (earliest.unwrap_or(head + 1), Time::from_ms(latest));
-    Ok(State { version, epochs, head, earliest, latest, stored_by })
+    let begin = format!("SELECT sequence FROM {table} WHERE data IS NOT NULL ORDER BY sequence LIMIT 1");
+    let begin: Option<u64> = db.query_row(&begin, [], |row| row.get(0)).optional()?;
+    let (begin, latest) = (begin.unwrap_or(head + 1), Time::from_ms(latest));
+    let (earliest, protected) = if is_complete { retention(db)? } else { (None, String::new()) };
+    Ok(State { version, epochs, head, begin, earliest, protected, is_complete, latest, stored_by })
+}
+
+fn retention(db: &Connection) -> Result<(Option<Earliest>, String), Unreadable> {
+    let row = db.query_row("SELECT earliest, protected, holes, rules FROM retention", [], |row| {
+        let earliest = Earliest { others: row.get(0)?, protected: row.get(1)? };
+        Ok((row.get::<_, bool>(2)?.then_some(earliest), row.get(3)?))
+    });
+    Ok(row?)
+}
+
+/// Writes that messages were deleted which were not the oldest, and before which sequences there is a gap.
+pub(super) fn store_retention(db: &Connection, earliest: Earliest, rules: &Rules) -> rusqlite::Result<()> {
+    let Earliest { others, protected } = earliest;
+    db.prepare_cached("UPDATE retention SET earliest = ?1, protected = ?2, holes = 1, rules = ?3")?
+        .execute(params![others, protected, rules.protected()])
+        .map(drop)
 }
 
 /// The epoch of a journal of version 1, which is a part of its table's definition.

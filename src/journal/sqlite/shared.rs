@@ -1,6 +1,6 @@
 //! The state that the writer and the readers share.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -10,21 +10,21 @@ use super::gate::Gate;
 use crate::journal::entry::{Failure, JournalError};
 use crate::journal::recent::Recent;
 
-/// The newest messages, the earliest kept message, the gate before the file, and the journal's failure.
+/// The newest messages, which messages are kept, the gate before the file, and the journal's failure.
 #[derive(Debug)]
 pub(super) struct Shared {
     recent: RwLock<Recent>,
-    /// The sequence of the earliest kept message, `head + 1` if none is kept. The writer raises it before it
-    /// deletes rows: a query that loads `earliest` after its rows knows whether it may lack some.
-    earliest: AtomicU64,
+    /// Whether rows were deleted that were not the oldest. The writer sets it before it deletes the first of
+    /// them: a query that loads it after its rows knows whether it may lack some.
+    has_holes: AtomicBool,
     gate: Gate,
     failure: watch::Sender<Option<Failure>>,
 }
 
 impl Shared {
-    pub(super) fn new(recent: Recent, earliest: u64) -> Self {
-        let (earliest, failure) = (AtomicU64::new(earliest), watch::Sender::new(None));
-        Shared { recent: RwLock::new(recent), earliest, gate: Gate::default(), failure }
+    pub(super) fn new(recent: Recent, has_holes: bool) -> Self {
+        let (has_holes, failure) = (AtomicBool::new(has_holes), watch::Sender::new(None));
+        Shared { recent: RwLock::new(recent), has_holes, gate: Gate::default(), failure }
     }
 
     pub(super) fn recent(&self) -> RwLockReadGuard<'_, Recent> {
@@ -35,14 +35,20 @@ impl Shared {
         self.recent.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn earliest(&self) -> u64 {
-        self.earliest.load(Ordering::Acquire)
+    /// The same without what has expired by now.
+    pub(super) fn unexpired(&self) -> RwLockReadGuard<'_, Recent> {
+        if self.recent().has_expired() {
+            self.recent_mut().expire();
+        }
+        self.recent()
     }
 
-    /// Drops the messages before `earliest`. Their rows are deleted later.
-    pub(super) fn drop_before(&self, earliest: u64) {
-        self.earliest.store(earliest, Ordering::Release);
-        self.recent_mut().drop_before(earliest);
+    pub(super) fn has_holes(&self) -> bool {
+        self.has_holes.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_holes(&self) {
+        self.has_holes.store(true, Ordering::Release);
     }
 
     /// What each query of the file passes.

@@ -153,6 +153,15 @@ impl Wal {
         Ok(!checkpoint(db, "TRUNCATE")?.was_hindered)
     }
 
+    /// Copies all of the WAL to the file, and empties it, while the hub's own queries are held up. Returns whether
+    /// nobody else hindered that.
+    pub(super) fn empty(&mut self, db: &Connection, gate: &Gate) -> rusqlite::Result<bool> {
+        let Some(_closed) = gate.close(LONGEST_WAIT) else { return Ok(false) };
+        let length = checkpoint(db, "TRUNCATE")?;
+        self.note(&length);
+        Ok(length.is_whole() && !length.was_hindered)
+    }
+
     /// Has on the disk that the last transaction failed. SQLite can write all of one to the WAL, and then
     /// have no space for the WAL's index: whoever opens the file next would take it for committed.
     pub(super) fn erase(db: &Connection, path: &Path) -> io::Result<()> {

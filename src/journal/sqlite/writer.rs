@@ -5,26 +5,28 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use tokio::sync::oneshot;
 
 use super::ages::{Ages, StoredBy};
 use super::fault::Fault;
-use super::file;
+use super::file::{self, OpenError};
 use super::open::Opened;
 use super::pages::Pages;
 use super::place::Place;
 use super::reader::Readers;
 use super::row;
+use super::schema;
 use super::shared::{Shared, UNAVAILABLE};
 use super::wal::{BUSY_TIMEOUT, Wal};
 use crate::journal::clock::Clock;
 use crate::journal::committed::Announcer;
 use crate::journal::entry::{Append, Appended, Batch, Entry, JournalError};
 use crate::journal::epochs::Epochs;
+use crate::journal::index::Index;
 use crate::journal::keys::KeyLimits;
-use crate::journal::recent::Retention;
-use crate::message::Receipt;
+use crate::journal::recent::{Recent, Retention};
+use crate::message::{ChannelName, Draft, MessageId, Receipt, Time};
 
 /// How often an idle writer looks for messages that are too old, and whether the files are still there.
 /// Higher: old messages are kept for longer, and a lost file is noticed later. Lower: an idle hub wakes more
@@ -41,6 +43,13 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 pub(super) struct Job {
     pub(super) batch: Vec<Append>,
     pub(super) answer: oneshot::Sender<Result<Vec<Appended>, JournalError>>,
+}
+
+/// What became of a batch.
+struct Committed {
+    appended: Vec<Appended>,
+    new: Batch,
+    erased: Vec<(ChannelName, u64)>,
 }
 
 /// The state of the writer's thread.
@@ -61,8 +70,14 @@ pub(super) struct Writer {
     pub(super) head: u64,
     /// Every row before this sequence is deleted, or remains without data for its key.
     pub(super) swept: u64,
-    /// How many rows remain for their key.
+    /// Whatever is kept before this sequence is protected by a rule.
+    pub(super) walked: u64,
+    /// How many rows remain without data: for their key, or for the last sequence.
     pub(super) key_rows: usize,
+    /// What the index lacks, as far as it was read, and the sequence up to which it was.
+    pub(super) earlier: Option<(Index, u64)>,
+    /// Whether the WAL may have the bytes of an erased message.
+    pub(super) is_erasing: bool,
     /// When retention was last checked.
     pub(super) checked: Instant,
     pub(super) pages: Pages,
@@ -70,7 +85,7 @@ pub(super) struct Writer {
     /// The most bytes that were written since the pages were counted and the WAL's length was looked at.
     pub(super) unchecked: u64,
     /// Whether `db` is the file, and there are connections to read it.
-    is_open: bool,
+    pub(super) is_open: bool,
     /// Since when a lock is taken that the writer needs. An append that succeeds ends it.
     locked_since: Option<Instant>,
 }
@@ -83,14 +98,16 @@ impl Writer {
         retention: Retention,
         keys: KeyLimits,
         clock: Clock,
-    ) -> rusqlite::Result<Self> {
+    ) -> Result<Self, OpenError> {
         let Opened { db, path, state, place } = opened;
-        let (head, earliest) = (state.head, state.earliest);
+        let (head, begin) = (state.head, state.begin);
         let (epochs, shared) = (Arc::clone(&readers.epochs), Arc::clone(&readers.shared));
         let pages = Pages::of(&db)?;
         let key_rows =
-            db.query_row("SELECT count(*) FROM entries WHERE sequence < ?1", [earliest], |row| row.get(0))?;
-        let ages = Ages::new(clock, head, state.latest, state.stored_by, [retention.age, keys.window]);
+            db.query_row("SELECT count(*) FROM entries WHERE data IS NULL", [], |row| row.get(0))?;
+        let rules = retention.rules.iter().filter_map(|rule| rule.age);
+        let ages = rules.chain([retention.age, keys.window]);
+        let ages = Ages::new(clock, head, state.latest, state.stored_by, ages);
         let wal = Wal::of(&db)?;
         let mut writer = Writer {
             db,
@@ -105,8 +122,11 @@ impl Writer {
             keys,
             ages,
             head,
-            swept: earliest,
+            swept: begin,
+            walked: begin,
             key_rows,
+            earlier: None,
+            is_erasing: false,
             checked: Instant::now(),
             pages,
             wal,
@@ -114,7 +134,10 @@ impl Writer {
             is_open: true,
             locked_since: None,
         };
-        writer.limit_count();
+        // Where that takes a look at each message, it is done later: a start is fast.
+        if writer.is_plain() {
+            writer.limit_count()?;
+        }
         Ok(writer)
     }
 
@@ -132,7 +155,7 @@ impl Writer {
             }
         }
         let _watch = Watch(Arc::clone(&self.shared));
-        let mut is_sweeping = false;
+        let mut is_sweeping = !self.is_plain();
         loop {
             // While there is more to sweep, a job goes first if one waits.
             match jobs.recv_timeout(if is_sweeping { Duration::ZERO } else { TICK }) {
@@ -151,6 +174,7 @@ impl Writer {
             }
             is_sweeping = self.maintain_until_failure().ok()?;
         }
+        self.sweep_all();
         // Copies the WAL to the file, so that one file is left. If that fails, the two files are the journal.
         (self.is_open && self.shared.failure().borrow().is_none()).then(|| {
             let _ = Wal::remove(&self.db);
@@ -227,18 +251,36 @@ impl Writer {
         let is_locked_out = self.locked_since.is_some();
         let _ = self.db.busy_timeout(if is_locked_out { Duration::ZERO } else { BUSY_TIMEOUT });
         let begun = Instant::now();
-        let result = self.make_space(&batch).and_then(|()| self.commit(batch));
+        let erases = batch.iter().any(|append| matches!(append, Append::Erase(_)));
+        let result = self.make_space(&batch).and_then(|()| {
+            if erases {
+                self.prepare_to_erase()?;
+            }
+            let committed = self.commit(batch);
+            if erases {
+                self.set_secure(false)?;
+            }
+            committed
+        });
         match result {
-            Ok((appended, committed)) => {
+            Ok(Committed { appended, new, erased }) => {
                 self.locked_since = None;
                 self.check_place()?;
                 let mut recent = self.shared.recent_mut();
-                committed.iter().for_each(|entry| recent.push(Arc::clone(entry)));
+                recent.expire();
+                erased.iter().for_each(|(channel, sequence)| recent.erase(channel, *sequence));
+                new.iter().for_each(|entry| recent.push(Arc::clone(entry)));
                 self.head = recent.head();
                 drop(recent);
-                self.announcer.announce(committed);
-                self.limit_count();
-                Ok(appended)
+                self.is_erasing |= !erased.is_empty();
+                let result = self.empty_wal().and_then(|()| self.limit_count());
+                self.announcer.announce(new);
+                match result {
+                    Err(fault) if !fault.is_passing() => {
+                        Err(self.shared.fail(format!("can't write the journal: {fault}")))
+                    }
+                    _ => Ok(appended),
+                }
             }
             Err(fault) if !fault.is_passing() || !self.db.is_autocommit() => {
                 // After a failed fsync the batch may be on the disk or not, and a later fsync that succeeds
@@ -276,18 +318,33 @@ impl Writer {
     }
 
     /// Commits the batch in one transaction. Returns the result of each append, and the new entries.
-    fn commit(&mut self, batch: Vec<Append>) -> Result<(Vec<Appended>, Batch), Fault> {
+    fn commit(&mut self, batch: Vec<Append>) -> Result<Committed, Fault> {
         self.wal.begin(&self.db, self.head)?;
         let transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let (mut appended, mut committed) =
             (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
+        let (mut erased, mut bare) = (Vec::new(), 0);
         let mut insert = transaction.prepare_cached(
-            "INSERT INTO entries (sequence, channel, event, data, time_ms, \"except\", key, request)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            "INSERT INTO entries (sequence, channel, event, data, time_ms, \"except\", key, request, expires_ms)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
         )?;
         let now = self.ages.now();
         let forgotten = self.ages.old(self.keys.window, now);
-        for Append { draft, key } in batch {
+        for append in batch {
+            let (draft, key) = match append {
+                Append::Message { draft, key } => (draft, key),
+                Append::Erase(id) => {
+                    let found = kept(&transaction, &self.epochs, &self.shared.recent(), id)?;
+                    let Some(channel) = found.filter(|_| !erased.iter().any(|(_, at)| *at == id.sequence))
+                    else {
+                        appended.push(Appended::NotKept);
+                        continue;
+                    };
+                    bare += delete(&transaction, id.sequence)?;
+                    erased.push((channel.clone(), id.sequence));
+                    (Draft::deleted(id, channel), None)
+                }
+            };
             let is_remembered = self.keys.count > 0;
             let key = key.filter(|_| is_remembered);
             let key = key.map(|key| (row::key(self.epochs.first(), &key), draft.fingerprint()));
@@ -305,7 +362,8 @@ impl Writer {
             }
             let sequence = self.head + 1 + committed.len() as u64;
             let time = self.ages.store(sequence, now);
-            let entry = Entry::new(draft.into_message(self.epochs.id(sequence), time));
+            let expires_from = || self.shared.recent().now();
+            let entry = Entry::new(draft.into_message(self.epochs.id(sequence), time, expires_from));
             let message = &entry.message;
             insert.execute(params![
                 sequence,
@@ -316,6 +374,7 @@ impl Writer {
                 message.except.as_ref().map(|subscriber| subscriber.as_str()),
                 key.as_ref().map(|(key, _)| key),
                 key.as_ref().map(|(_, request)| request.0),
+                message.expires.map(Time::as_ms),
             ])?;
             appended.push(Appended::New(Receipt::from(message)));
             committed.push(Arc::new(entry));
@@ -327,11 +386,75 @@ impl Writer {
         if let Some(stored_by) = self.ages.unrecorded() {
             record(&transaction, stored_by)?;
         }
+        if !erased.is_empty() {
+            self.shared.set_holes();
+            let gaps = self.shared.recent().gaps();
+            schema::store_retention(&transaction, gaps, &self.retention.rules)?;
+        }
         transaction.commit()?;
+        self.key_rows += bare;
         self.has_epoch |= !committed.is_empty();
         self.ages.set_recorded();
-        Ok((appended, committed))
+        Ok(Committed { appended, new: committed, erased })
     }
+
+    /// Prepares the next transaction to erase messages: it is to overwrite their bytes.
+    fn prepare_to_erase(&mut self) -> Result<(), Fault> {
+        while !self.is_complete() {
+            self.complete_index()?;
+        }
+        drop(self.shared.unexpired());
+        self.set_secure(true)
+    }
+
+    /// Whether SQLite overwrites what it deletes.
+    fn set_secure(&self, is_secure: bool) -> Result<(), Fault> {
+        Ok(self.db.pragma_update_and_check(None, "secure_delete", is_secure, |_| Ok(()))?)
+    }
+
+    /// Copies the WAL to the file, and empties it, if it may have the bytes of an erased message. While another
+    /// program reads it, that has to wait.
+    pub(super) fn empty_wal(&mut self) -> Result<(), Fault> {
+        if self.is_erasing {
+            self.is_erasing = !self.wal.empty(&self.db, self.shared.gate())?;
+        }
+        Ok(())
+    }
+}
+
+/// The channel of the message with this id, if it is kept.
+fn kept(
+    db: &Connection,
+    epochs: &Epochs,
+    recent: &Recent,
+    id: MessageId,
+) -> rusqlite::Result<Option<ChannelName>> {
+    // No sequence beyond the head: one may be greater than SQLite's numbers.
+    if epochs.position(id, recent.head()).is_none() || epochs.id(id.sequence) != id {
+        return Ok(None);
+    }
+    let mut select = db.prepare_cached("SELECT channel FROM entries WHERE sequence = ?1")?;
+    let channel = select.query_row([id.sequence], |row| row::channel(row, 0)).optional()?;
+    let is_kept = |channel: &ChannelName| {
+        id.sequence >= recent.begin() && recent.index().contains(channel, id.sequence)
+    };
+    Ok(channel.filter(is_kept))
+}
+
+/// Deletes the row of this message, or only its data if it is the last or has a key. Returns how many rows
+/// remain, 0 or 1.
+pub(super) fn delete(db: &Connection, sequence: u64) -> rusqlite::Result<usize> {
+    let deleted = db
+        .prepare_cached(
+            "DELETE FROM entries WHERE sequence = ?1 AND data IS NOT NULL AND key IS NULL
+             AND sequence < (SELECT max(sequence) FROM entries)",
+        )?
+        .execute([sequence])?;
+    if deleted > 0 {
+        return Ok(0);
+    }
+    db.prepare_cached("UPDATE entries SET data = NULL WHERE sequence = ?1 AND data IS NOT NULL")?
+        .execute([sequence])
 }
 
 /// Writes the present epoch, and deletes those of which nothing is left. A cursor of theirs is a gap
