@@ -15,15 +15,15 @@ use super::socket::Socket;
 use super::stream::{self, Delivery};
 use crate::frame::{self, Format};
 use crate::hub::{Next, NotHeld, Reason, Subscriber, Subscription};
-use crate::journal::Entry;
+use crate::journal::{Channels, Entry};
 
 /// The members of a group, and what they are sent.
 #[derive(Debug)]
 pub(super) struct Group {
     /// Where all members are.
     pub(super) subscription: Subscription,
-    pub(super) format: Format,
-    pub(super) framing: Framing,
+    format: Format,
+    framing: Framing,
     /// Whether the shard will have the group go on without any event.
     pub(super) is_queued: bool,
     members: Slab<Member>,
@@ -122,6 +122,11 @@ impl Group {
         let (members, state, active) = (Slab::new(), State::Idle, Instant::now());
         let format = first.format;
         Group { subscription, format, framing, is_queued: false, members, state, active, due: active }
+    }
+
+    /// What the members have in common, and no other group of the shard has.
+    pub(super) fn identity(&self) -> (&Channels, Format, Framing) {
+        (self.subscription.channels(), self.format, self.framing)
     }
 
     /// Whether the group can be forgotten.
@@ -395,7 +400,7 @@ mod tests {
 
     use super::*;
     use crate::hub::{self, Hub, Request, Start};
-    use crate::journal::{Channels, Journal, KeyLimits, Place, Retention, Rules};
+    use crate::journal::{Journal, KeyLimits, Place, Retention, Rules};
     use crate::limits::Budget;
 
     /// A subscriber to a new hub, which listens at this socket.

@@ -2,13 +2,15 @@
 //! send it, some writes of one after some of another. A group that waits for nothing but messages costs no
 //! time, and no more than its place here.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::mem;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
+use hashbrown::HashTable;
 use slab::Slab;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::yield_now;
@@ -16,11 +18,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::task::TaskTracker;
 
 use super::catch_up::CatchUp;
-use super::chunks::Framing;
 use super::group::{Encoded, Group, Turn};
-use crate::frame::Format;
 use crate::hub::{Feed, Heard, Next, NotHeld, Reason, Subscription};
-use crate::journal::{Channels, JournalError};
+use crate::journal::JournalError;
 
 /// The writes before other tasks have their turn, of some 5 µs each. Higher: publishers and new connections
 /// wait longer. Lower: a round is interrupted more often.
@@ -50,7 +50,9 @@ pub(super) struct Shard {
     sender: mpsc::WeakUnboundedSender<Event>,
     /// The keys are the listeners' numbers on the feed.
     groups: Slab<Group>,
-    keys: HashMap<Key, u32>,
+    /// The keys, found by what their groups' members have in common: a map would keep that a second time.
+    keys: HashTable<u32>,
+    hasher: RandomState,
     /// The keys of groups that are to go on.
     queue: VecDeque<u32>,
     /// When each group is to be asked for a keep-alive.
@@ -75,14 +77,6 @@ pub(super) enum Event {
     Read { group: u32, subscription: Box<Subscription>, next: Result<Option<Next>, JournalError> },
 }
 
-/// Identifies a group: its members have the same channels, format and framing.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Key {
-    channels: Channels,
-    format: Format,
-    framing: Framing,
-}
-
 impl Shard {
     /// A shard with no groups, and where its events are sent.
     pub(super) fn new(feed: Feed, tasks: TaskTracker) -> (Self, mpsc::UnboundedSender<Event>) {
@@ -96,7 +90,8 @@ impl Shard {
             events,
             sender: sender.downgrade(),
             groups: Slab::new(),
-            keys: HashMap::new(),
+            keys: HashTable::new(),
+            hasher: RandomState::new(),
             queue: VecDeque::new(),
             due: BTreeSet::new(),
             pauses: BTreeSet::new(),
@@ -241,37 +236,50 @@ impl Shard {
 
     /// The key of the subscriber's group, which is made if there is none. `None` if there are too many.
     fn group_of(&mut self, joining: &CatchUp) -> Option<u32> {
-        let (channels, format) = (joining.delivery.subscription.channels().clone(), joining.delivery.format);
-        let key = Key { channels, format, framing: joining.socket.framing };
-        if let Some(group) = self.keys.get(&key) {
-            return Some(*group);
+        let Shard { groups, keys, hasher, .. } = self;
+        let wanted = Group::new(&joining.delivery, joining.socket.framing);
+        let hash = hasher.hash_one(wanted.identity());
+        let is_wanted = |key: &u32| {
+            groups.get(*key as usize).is_some_and(|group: &Group| group.identity() == wanted.identity())
+        };
+        if let Some(key) = keys.find(hash, is_wanted) {
+            return Some(*key);
         }
-        if self.groups.len() == Feed::MAX_LISTENERS {
+        if groups.len() == Feed::MAX_LISTENERS {
             return None;
         }
-        if self.groups.len() == self.groups.capacity() {
+        if groups.len() == groups.capacity() {
             // Otherwise the slab would double its capacity, and half of it could be empty.
-            self.groups.reserve_exact(self.groups.len() / 8 + 1);
+            groups.reserve_exact(groups.len() / 8 + 1);
         }
-        let vacant = self.groups.vacant_entry();
-        let number = number(vacant.key());
-        let group = vacant.insert(Group::new(&joining.delivery, key.framing));
-        let announced = self.feed.listen(&key.channels, number);
+        let number = number(groups.insert(wanted));
+        keys.insert_unique(hash, number, |key| {
+            groups.get(*key as usize).map_or(0, |group| hasher.hash_one(group.identity()))
+        });
+        let group = groups.get_mut(number as usize)?;
+        let announced = self.feed.listen(group.subscription.channels(), number);
         group.subscription.advance(announced);
         group.due = Instant::now() + self.keep_alive.min(Group::FAR);
         self.due.insert((group.due, number));
-        self.keys.insert(key, number);
         Some(number)
     }
 
     /// Forgets the group if it has no members.
     fn forget_if_over(&mut self, key: u32) {
-        if self.groups.get(key as usize).is_some_and(Group::is_over) {
-            let group = self.groups.remove(key as usize);
-            let channels = group.subscription.channels().clone();
-            self.feed.leave(&channels, key);
+        let Shard { groups, keys, hasher, .. } = self;
+        if groups.get(key as usize).is_some_and(Group::is_over) {
+            let group = groups.remove(key as usize);
+            self.feed.leave(group.subscription.channels(), key);
             self.due.remove(&(group.due, key));
-            self.keys.remove(&Key { channels, format: group.format, framing: group.framing });
+            let rehash = |key: &u32| {
+                groups.get(*key as usize).map_or(0, |group: &Group| hasher.hash_one(group.identity()))
+            };
+            if let Ok(entry) = keys.find_entry(hasher.hash_one(group.identity()), |other| *other == key) {
+                entry.remove();
+            }
+            if keys.len() < keys.capacity() / 4 {
+                keys.shrink_to(keys.len() * 2, rehash);
+            }
         }
     }
 
