@@ -18,7 +18,7 @@ const SETTINGS: [(&str, &str); 6] = [
 ];
 
 /// Which hub, by the arguments.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Hub {
     /// More flags for the hub, separated by spaces
     #[arg(long = "hub", value_name = "FLAGS", allow_hyphen_values = true, default_value = "")]
@@ -34,7 +34,8 @@ pub(crate) enum Place<'a> {
     Memory,
     /// In this file.
     File(&'a Path),
-    /// In this file, and more messages than by default.
+    /// More messages than by default, in memory or in this file.
+    LargeMemory,
     LargeFile(&'a Path),
 }
 
@@ -48,14 +49,12 @@ impl Hub {
             .stdin(Stdio::null());
         command.envs(SETTINGS);
         match place {
-            Place::Memory => command.env("TABCAST_JOURNAL", "memory"),
-            Place::File(path) => command.env("TABCAST_JOURNAL", path),
-            Place::LargeFile(path) => {
-                let retention =
-                    [("TABCAST_RETENTION_MESSAGES", "2000000"), ("TABCAST_RETENTION_BYTES", "4GiB")];
-                command.env("TABCAST_JOURNAL", path).envs(retention)
-            }
+            Place::Memory | Place::LargeMemory => command.env("TABCAST_JOURNAL", "memory"),
+            Place::File(path) | Place::LargeFile(path) => command.env("TABCAST_JOURNAL", path),
         };
+        if matches!(place, Place::LargeMemory | Place::LargeFile(_)) {
+            command.envs([("TABCAST_RETENTION_MESSAGES", "2000000"), ("TABCAST_RETENTION_BYTES", "4GiB")]);
+        }
         command
     }
 }

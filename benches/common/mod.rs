@@ -5,6 +5,7 @@
 
 pub(crate) mod files;
 pub(crate) mod hub;
+pub(crate) mod kept;
 pub(crate) mod load;
 pub(crate) mod machine;
 pub(crate) mod numbers;

@@ -1,6 +1,7 @@
 //! A server under measurement: a process of its own, on a loopback port, ended when dropped.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -10,7 +11,7 @@ use anyhow::{Context, bail, ensure};
 
 use super::machine::process_times;
 
-/// How long a server may take to start.
+/// How long a server may take to start, or to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The process.
@@ -40,6 +41,17 @@ impl Process {
             ensure!(begun.elapsed() < PATIENCE, "the server does not listen after {PATIENCE:?}");
             thread::sleep(Duration::from_micros(50));
         }
+    }
+
+    /// Waits until it answers a request for this path, and takes the first bytes of the answer.
+    pub(crate) fn await_answer(&mut self, path: &str) -> anyhow::Result<()> {
+        let mut stream = self.connect()?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.address)?;
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer)?;
+        ensure!(answer == *b"HTTP/1.1 200", "the hub answers {:?}", String::from_utf8_lossy(&answer));
+        Ok(())
     }
 
     /// The CPU time so far, user and system together, in µs.

@@ -36,7 +36,6 @@
 
 #[path = "../common/mod.rs"]
 mod common;
-mod kept;
 mod limits;
 mod target;
 
@@ -51,10 +50,10 @@ use clap::{Parser, ValueEnum};
 
 use common::files::Folder;
 use common::hub::Hub;
+use common::kept::Kept;
 use common::load::{Dialect, LENGTH, Load, Pace};
 use common::machine::{self, CpuTime};
 use common::numbers::{cell, median, quantile_us, sorted};
-use kept::Kept;
 use target::Target;
 
 /// Publishers that each wait for their answer: publishes that wait together share an fsync. The last is the
@@ -261,7 +260,7 @@ fn measure(args: &Args, workload: Workload, target: Target) -> anyhow::Result<Ve
 fn measure_kept(args: &Args, kept: &mut Option<Kept>) -> anyhow::Result<Vec<(Figure, Target, f64)>> {
     let kept: &Kept = match kept {
         Some(kept) => kept,
-        None => kept.insert(Kept::fill(KEPT)?),
+        None => kept.insert(Kept::fill(KEPT, |_| "main".to_owned())?),
     };
     let folder = kept.copy()?;
     let (server, start_ms) = target::start_on(&args.hub, &folder.journal())?;

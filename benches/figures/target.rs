@@ -1,18 +1,14 @@
 //! What is measured, and how it is started.
 
 use std::fmt;
-use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use anyhow::{bail, ensure};
+use anyhow::bail;
 
 use crate::common::hub::{Hub, Place};
 use crate::common::process::{Process, free_address};
-
-/// How long the hub may take to answer.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Target {
@@ -80,12 +76,6 @@ fn first_answer(hub: &Hub, place: Place<'_>) -> anyhow::Result<(Process, f64)> {
     command.stderr(Stdio::null());
     let begun = Instant::now();
     let mut server = Process::spawn(command, address)?;
-    let mut stream = server.connect()?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    write!(stream, "GET /messages HTTP/1.1\r\nHost: {address}\r\n\r\n")?;
-    let mut answer = [0; 12];
-    stream.read_exact(&mut answer)?;
-    let time = begun.elapsed();
-    ensure!(answer == *b"HTTP/1.1 200", "the hub answers {:?}", String::from_utf8_lossy(&answer));
-    Ok((server, time.as_secs_f64() * 1e3))
+    server.await_answer("/messages")?;
+    Ok((server, begun.elapsed().as_secs_f64() * 1e3))
 }

@@ -1,6 +1,7 @@
 //! A journal full of messages. Hubs are started on copies of it.
 
 use std::fs::{self, File};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::ensure;
@@ -8,8 +9,8 @@ use tabcast::journal::{Append, Appended, Journal, KeyLimits, Place, Retention, R
 use tabcast::limits::Budget;
 use tabcast::message::{ChannelName, Data, Draft, EventName};
 
-use crate::common::files::Folder;
-use crate::common::load::{LENGTH, text};
+use super::files::Folder;
+use super::load::{LENGTH, text};
 
 /// Messages appended at once: each append costs an fsync.
 const BATCH: usize = 5_000;
@@ -25,8 +26,9 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    /// A journal of so many messages, numbered as the load's publishers send them.
-    pub(crate) fn fill(count: usize) -> anyhow::Result<Self> {
+    /// A journal of so many messages, numbered as the load's publishers send them, each on the channel that
+    /// `channel` names for its number.
+    pub(crate) fn fill(count: usize, channel: impl Fn(usize) -> String) -> anyhow::Result<Self> {
         let folder = Folder::new()?;
         let (age, rules) = (Duration::from_secs(3600), Rules::default());
         let retention = Retention { messages: usize::MAX, bytes: usize::MAX, age, rules };
@@ -36,9 +38,10 @@ impl Kept {
         let prefix = format!("{}-", journal.id(1).epoch);
         tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
             for first in (0..count).step_by(BATCH) {
-                let batch = (first..count.min(first + BATCH))
-                    .map(|number| Append::Message { draft: draft(number), key: None });
-                let appended = journal.append(batch.collect()).await?;
+                let batch: anyhow::Result<_> = (first..count.min(first + BATCH))
+                    .map(|number| Ok(Append::Message { draft: draft(number, &channel(number))?, key: None }))
+                    .collect();
+                let appended = journal.append(batch?).await?;
                 ensure!(
                     appended.iter().all(|appended| matches!(appended, Appended::New(_))),
                     "an append is not new"
@@ -48,11 +51,19 @@ impl Kept {
         })?;
         // The drop waits for the last checkpoint: then all messages are in one file.
         drop(journal);
-        let bytes = folder.journal().metadata()?.len() as f64;
+        // What is not on the disk yet would hold up a hub's fsyncs.
+        let file = File::open(folder.journal())?;
+        file.sync_all()?;
+        let bytes = file.metadata()?.len() as f64;
         Ok(Kept { folder, prefix, bytes })
     }
 
-    /// A copy that is on the disk: else its writing would hold up the hub's fsyncs.
+    /// The path of its file.
+    pub(crate) fn journal(&self) -> PathBuf {
+        self.folder.journal()
+    }
+
+    /// A copy that is on the disk, too.
     pub(crate) fn copy(&self) -> anyhow::Result<Folder> {
         let folder = Folder::new()?;
         fs::copy(self.folder.journal(), folder.journal())?;
@@ -61,7 +72,8 @@ impl Kept {
     }
 }
 
-fn draft(number: usize) -> Draft {
+fn draft(number: usize, channel: &str) -> anyhow::Result<Draft> {
     let data = Data::text(&text(number, LENGTH));
-    Draft { channel: ChannelName::default(), event: EventName::default(), data, except: None, ttl: None }
+    let channel = ChannelName::parse(channel, channel.len())?;
+    Ok(Draft { channel, event: EventName::default(), data, except: None, ttl: None })
 }
