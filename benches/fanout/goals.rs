@@ -1,8 +1,9 @@
 //! The goals: what the hub's fan-out has to reach, as ratios within one run.
 
 use crate::common::numbers::{cell, median, number};
+use crate::measured::{Figure, Measured};
 use crate::server::Server;
-use crate::workload::{Figure, Measured, Workload};
+use crate::workload::Workload;
 
 /// The value to reach, and on which side of it a figure is good.
 #[derive(Clone, Copy)]
@@ -11,30 +12,51 @@ enum Goal {
     AtLeast(f64),
 }
 
-/// A text, a figure of the hub's, the server it is in proportion to, and the goal.
-type Row = (&'static str, Figure, Option<Server>, Goal);
+/// A text, a server's figure, what it is in proportion to, and the goal.
+type Row = (&'static str, (Figure, Server), Option<(Figure, Server)>, Goal);
 
-const GOALS: [Row; 7] = [
-    (
+/// CPU time in one workload, in proportion to another server's.
+const fn cpu(text: &'static str, workload: Workload, base: Server, most: f64) -> Row {
+    let figure = Figure::Cpu(workload);
+    (text, (figure, Server::Tabcast), Some((figure, base)), Goal::AtMost(most))
+}
+
+/// A figure of the hub's that is in proportion to nothing.
+const fn alone(text: &'static str, figure: Figure, server: Server, most: f64) -> Row {
+    (text, (figure, server), None, Goal::AtMost(most))
+}
+
+const GOALS: &[Row] = &[
+    cpu(
         "CPU per delivery, 100 subscribers, one at a time, × limit",
-        Figure::Cpu(Workload::FanOut100),
-        Some(Server::Limit),
-        Goal::AtMost(1.05),
+        Workload::FanOut100,
+        Server::Limit,
+        1.05,
     ),
-    ("… 1,000 subscribers", Figure::Cpu(Workload::FanOut1000), Some(Server::Limit), Goal::AtMost(1.15)),
-    ("… 10,000 subscribers", Figure::Cpu(Workload::FanOut10000), Some(Server::Limit), Goal::AtMost(1.05)),
-    (
+    cpu("… 1,000 subscribers", Workload::FanOut1000, Server::Limit, 1.15),
+    cpu("… 10,000 subscribers", Workload::FanOut10000, Server::Limit, 1.05),
+    cpu(
         "CPU per delivery, 1,000 subscribers, 32 at once, × coalescing limit",
-        Figure::Cpu(Workload::Burst1000),
-        Some(Server::Coalescing),
-        Goal::AtMost(0.5),
+        Workload::Burst1000,
+        Server::Coalescing,
+        0.5,
     ),
-    ("resident bytes per idle subscriber, of 10,000", Figure::Bytes, None, Goal::AtMost(1024.0)),
-    ("POSTs acknowledged per second, × bare axum", Figure::Posts, Some(Server::Bare), Goal::AtLeast(0.8)),
+    alone(
+        "resident bytes per idle subscriber, of 10,000",
+        Figure::Bytes(Workload::Memory),
+        Server::Tabcast,
+        1024.0,
+    ),
+    (
+        "POSTs acknowledged per second, × bare axum",
+        (Figure::Posts(Workload::Posts), Server::Tabcast),
+        Some((Figure::Posts(Workload::Posts), Server::Bare)),
+        Goal::AtLeast(0.8),
+    ),
     (
         "p99 from POST to the last of 1,000, one at a time, × limit",
-        Figure::P99(Workload::FanOut1000),
-        Some(Server::Limit),
+        (Figure::P99(Workload::FanOut1000), Server::Tabcast),
+        Some((Figure::P99(Workload::FanOut1000), Server::Limit)),
         Goal::AtMost(1.2),
     ),
 ];
@@ -50,8 +72,8 @@ pub(crate) fn print(measured: &Measured) {
 
 fn row(measured: &Measured, (text, figure, base, goal): &Row) -> Option<String> {
     let values = match base {
-        Some(base) => measured.ratios(*figure, Server::Tabcast, *base)?,
-        None => measured.values(*figure, Server::Tabcast)?.to_vec(),
+        Some(base) => measured.in_proportion(*figure, *base)?,
+        None => measured.values(figure.0, figure.1)?.to_vec(),
     };
     let (wanted, met) = match goal {
         Goal::AtMost(most) => (format!("≤ {}", number(*most)), median(&values) <= *most),

@@ -54,6 +54,9 @@ mod cores;
 mod cpu;
 mod goals;
 mod limits;
+mod measure;
+mod measured;
+mod one_channel;
 mod picture;
 mod proofs;
 mod server;
@@ -72,9 +75,10 @@ use common::hub::Hub;
 use common::machine::CpuTime;
 use cores::Cores;
 use cpu::Accounting;
+use measured::Measured;
 use server::{SETUP, Server};
 use setting::Setting;
-use workload::{Measured, Workload};
+use workload::Workload;
 
 /// Descriptors for the proof with the most subscribers, and some for all else.
 const DESCRIPTORS: u64 = 15_100;
@@ -131,7 +135,7 @@ fn main() -> anyhow::Result<()> {
     let (proofs, mut measurements): (Vec<_>, Vec<_>) =
         args.workloads.iter().partition(|workload| workload.is_proof());
     if args.workloads.is_empty() {
-        measurements = Workload::measurements().collect();
+        measurements = Workload::by_default().collect();
     }
     let setting = Setting {
         hub: args.hub,
@@ -189,8 +193,7 @@ fn measure_all(
             let first = round % servers.len().max(1);
             servers.rotate_left(first);
             for server in servers {
-                measured
-                    .measure(setting, workload, server)
+                measure::measure(&mut measured, setting, workload, server)
                     .with_context(|| format!("{workload:?} with {server}"))?;
             }
         }

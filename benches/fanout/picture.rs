@@ -6,14 +6,15 @@ use std::fmt::Write as _;
 use clap::ValueEnum;
 
 use crate::common::numbers::number;
+use crate::measured::{Figure, Measured};
 use crate::server::Server;
-use crate::workload::{Figure, Measured, Workload};
+use crate::workload::Workload;
 
 /// A column of bars: heading, a second line, figure.
 const COLUMNS: [(&str, &str, Figure); 3] = [
     ("One message at a time", "CPU, µs per delivery", Figure::Cpu(Workload::FanOut1000)),
     ("32 messages at a time", "CPU, µs per delivery", Figure::Cpu(Workload::Burst1000)),
-    ("Idle subscriber", "resident bytes, of 10,000", Figure::Bytes),
+    ("Idle subscriber", "resident bytes, of 10,000", Figure::Bytes(Workload::Memory)),
 ];
 
 // All in px.

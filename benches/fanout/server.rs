@@ -142,12 +142,9 @@ impl Server {
                 return Ok(setting.hub.command(address, Place::File(&folder.journal())));
             }
             (Server::Nchan, Some(folder)) => {
-                let config = folder.path().join("nginx.conf");
-                let path = folder.path().to_str().context("the build's folder is not UTF-8")?;
-                let text = include_str!("peers/nchan.conf");
-                fs::write(&config, text.replace("FOLDER", path).replace("LISTEN", &address.to_string()))?;
+                let config = configure(folder, "nginx.conf", include_str!("peers/nchan.conf"), address)?;
                 let mut command = Command::new("nginx");
-                command.args(["-e", "stderr", "-p", path, "-c"]).arg(config);
+                command.args(["-e", "stderr", "-p"]).arg(folder.path()).arg("-c").arg(config);
                 command
             }
             (Server::Node, _) => node("node.js", address),
@@ -180,6 +177,15 @@ impl Server {
             _ => bail!("{self} is another program"),
         }
     }
+}
+
+/// Writes a server's configuration, with its folder and address filled in, and returns the path.
+fn configure(folder: &Folder, name: &str, text: &str, address: SocketAddr) -> anyhow::Result<PathBuf> {
+    let path = folder.path().to_str().context("the build's folder is not UTF-8")?;
+    let text = text.replace("FOLDER", path).replace("LISTEN", &address.to_string());
+    let config = folder.path().join(name);
+    fs::write(&config, text)?;
+    Ok(config)
 }
 
 fn node(program: &str, address: SocketAddr) -> Command {

@@ -6,9 +6,10 @@ use crate::common::machine::{self, version};
 use crate::common::numbers::{median, number};
 use crate::cpu::Accounting;
 use crate::goals;
+use crate::measured::{Figure, Measured};
 use crate::server::Server;
 use crate::setting::Setting;
-use crate::workload::{Figure, Measured, Workload};
+use crate::workload::Workload;
 
 /// A column's heading, and its cell for a server.
 type Column<'a> = (String, Box<dyn Fn(Server) -> Option<String> + 'a>);
@@ -63,7 +64,9 @@ pub(crate) fn print(setting: &Setting, rounds: u16, others: f64, measured: &Meas
             Some([quantile(0.5)?, quantile(0.99)?, quantile(0.999)?].join(" / "))
         }),
     );
-    let figure = |figure| move |server| Some(number(measured.median(figure, server)?));
+    let column = |heading: &str, figure| -> Column<'_> {
+        (heading.to_owned(), Box::new(move |server| Some(number(measured.median(figure, server)?))))
+    };
     let times = |p50, p99| {
         move |server| {
             let ms = |figure| Some(number(measured.median(figure, server)? / 1e3));
@@ -73,9 +76,9 @@ pub(crate) fn print(setting: &Setting, rounds: u16, others: f64, measured: &Meas
     section(
         "Around it",
         vec![
-            ("resident bytes per idle subscriber".to_owned(), Box::new(figure(Figure::Bytes))),
-            ("connects/s".to_owned(), Box::new(figure(Figure::Connects))),
-            ("POSTs acknowledged/s".to_owned(), Box::new(figure(Figure::Posts))),
+            column("resident bytes per idle subscriber", Figure::Bytes(Workload::Memory)),
+            column("connects/s", Figure::Connects(Workload::Memory)),
+            column("POSTs acknowledged/s", Figure::Posts(Workload::Posts)),
             (
                 "POST to answer during a fan-out to 10,000, ms: p50 / p99".to_owned(),
                 Box::new(times(Figure::BesideP50, Figure::BesideP99)),

@@ -1,0 +1,31 @@
+//! How each workload is done with a server.
+
+use anyhow::bail;
+
+use crate::measured::Measured;
+use crate::one_channel;
+use crate::server::Server;
+use crate::setting::Setting;
+use crate::workload::Workload;
+
+/// One measurement of one server.
+pub(crate) fn measure(
+    measured: &mut Measured,
+    setting: &Setting,
+    workload: Workload,
+    server: Server,
+) -> anyhow::Result<()> {
+    let figures = match workload {
+        Workload::Memory => one_channel::memory(setting, workload, server)?,
+        Workload::Posts => one_channel::posts(setting, workload, server)?,
+        Workload::Beside => one_channel::beside(setting, server)?,
+        _ => match workload.fan_out() {
+            Some((subscribers, window)) => {
+                one_channel::fan_out(measured, setting, workload, server, subscribers, window)?
+            }
+            None => bail!("{workload:?} is a proof"),
+        },
+    };
+    measured.add(server, figures);
+    Ok(())
+}
