@@ -1,14 +1,19 @@
 //! The load: publishers and subscribers on nonblocking sockets, all on the caller's thread.
 //!
 //! A subscriber costs one read and one comparison per wake-up: what the first of them gets is parsed, and all
-//! others have to get the same ([`record`]). Each message has a number in its text, by which its time of
-//! sending is known.
+//! others have to get the same ([`record`]). Subscribers of channels of their own get different messages:
+//! there each message is parsed, and has to be the one that is due ([`due`]). Each message has a number in
+//! its text, by which its time of sending is known.
 
+mod audience;
 mod chunks;
 mod dialect;
+mod due;
 pub(crate) mod publisher;
 mod record;
 mod subscriber;
+mod taker;
+mod tally;
 mod text;
 
 use std::io::{ErrorKind, Read, Write};
@@ -21,12 +26,15 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use socket2::SockRef;
 
+use audience::Audience;
 pub(crate) use dialect::Dialect;
+use due::Due;
 use publisher::{Exchange, Publisher};
-use record::Record;
+use record::{Place, Reader, Record};
 use subscriber::{Progress, Subscriber};
+use tally::Tally;
 use text::Numbered;
-pub(crate) use text::{LENGTH, text};
+pub(crate) use text::{LENGTH, channel_name, text};
 
 /// How long the load waits for bytes that have to come before it fails.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -80,26 +88,20 @@ pub(crate) struct Load {
     stalled: Vec<TcpStream>,
     publishers: Vec<Publisher>,
     record: Record,
+    /// Who listens to which channels; `None` if all listen to the same.
+    audience: Option<Audience>,
     post: Numbered,
     /// Larger than what usually comes between two reads: a read that fills it is followed by another.
     buffer: Box<[u8]>,
-    /// When each message was sent, or was due.
-    sent: Vec<Instant>,
-    /// By place in the record, to how many subscribers a message is still to be delivered.
-    left: Vec<usize>,
-    /// How many messages all subscribers have.
-    finished: usize,
-    /// How many messages were received, summed over the subscribers.
-    delivered: usize,
+    tally: Tally,
     /// How many subscribers have had their opening.
     open: usize,
     answer_times: Vec<Duration>,
-    delivery_times: Vec<Duration>,
 }
 
 /// Where a subscriber was when it was cut off.
 pub(crate) struct Cut {
-    received: usize,
+    place: Place,
 }
 
 impl Load {
@@ -124,30 +126,59 @@ impl Load {
             stalled: Vec::new(),
             publishers: Vec::new(),
             record: Record::new(dialect, length, first),
-            post: Numbered::new(dialect.post(address, None, &text(first, length))),
+            audience: None,
+            post: Numbered::new(dialect.post(address, None, &text(first, length)), first),
             buffer: vec![0; 256 << 10].into(),
-            sent: Vec::new(),
-            left: Vec::new(),
-            finished: 0,
-            delivered: 0,
+            tally: Tally::default(),
             open: 0,
             answer_times: Vec::new(),
-            delivery_times: Vec::new(),
         })
+    }
+
+    /// A load whose subscribers listen to these channels, the first to those of the first entry. All messages
+    /// are on channel 0, until [`aim`](Self::aim) says something else.
+    pub(crate) fn on_channels(
+        address: SocketAddr,
+        dialect: Dialect,
+        channels: Vec<Vec<usize>>,
+    ) -> anyhow::Result<Self> {
+        let mut load = Load::new(address, dialect)?;
+        let post = dialect.post(address, Some(&channel_name(0)), &text(0, LENGTH));
+        load.post = Numbered::new(post, 0);
+        load.audience = Some(Audience::new(channels, || Due::new(dialect, LENGTH)));
+        Ok(load)
+    }
+
+    /// From now on the message of a number is published on the channel that `aim` says.
+    pub(crate) fn aim(&mut self, aim: impl FnMut(usize) -> usize + 'static) {
+        if let Some(audience) = &mut self.audience {
+            audience.aim = Box::new(aim);
+        }
+    }
+
+    /// How many messages were received, summed over the subscribers.
+    pub(crate) fn delivered(&self) -> usize {
+        self.tally.delivered
     }
 
     /// Connects so many more subscribers. Returns when each has had its stream's opening.
     pub(crate) fn subscribe(&mut self, count: usize) -> anyhow::Result<()> {
-        self.subscribe_to("/events", count)
+        self.subscribe_all(count, |load| {
+            let path = load.dialect.path(load.channels(load.subscribers.len()));
+            load.dialect.subscribe(load.address, &path, None)
+        })
     }
 
     fn subscribe_to(&mut self, path: &str, count: usize) -> anyhow::Result<()> {
-        let request = self.dialect.subscribe(self.address, path, None);
+        self.subscribe_all(count, |load| load.dialect.subscribe(load.address, path, None))
+    }
+
+    fn subscribe_all(&mut self, count: usize, request: impl Fn(&Self) -> Vec<u8>) -> anyhow::Result<()> {
         let all = self.subscribers.len() + count;
         let begun = Instant::now();
         while self.open < all {
             while self.subscribers.len() < all.min(self.open + CONNECTING) {
-                self.connect_subscriber(&request, self.record.len())?;
+                self.connect_subscriber(&request(self), Place::after(self.record.len(), &self.record))?;
             }
             ensure!(begun.elapsed() < PATIENCE, "{} of {all} streams opened", self.open);
             self.take_what_comes(POLL)?;
@@ -155,11 +186,26 @@ impl Load {
         Ok(())
     }
 
-    fn connect_subscriber(&mut self, request: &[u8], received: usize) -> anyhow::Result<()> {
+    /// Waits until so many messages were received.
+    fn wait_for(&mut self, delivered: usize) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        while self.tally.delivered < delivered {
+            let come = self.tally.delivered;
+            ensure!(begun.elapsed() < LONGEST_REPLAY, "{come} of {delivered} messages came");
+            self.take_what_comes(POLL)?;
+        }
+        Ok(())
+    }
+
+    /// The channels of a subscriber; none if all listen to the same.
+    fn channels(&self, subscriber: usize) -> &[usize] {
+        self.audience.as_ref().map_or(&[], |audience| audience.channels(subscriber))
+    }
+
+    fn connect_subscriber(&mut self, request: &[u8], place: Place) -> anyhow::Result<()> {
         let mut stream = self.connect(Token(self.subscribers.len()))?;
         stream.write_all(request)?;
-        let progress = Progress::new(self.dialect, received, &self.record);
-        self.subscribers.push(Subscriber { stream, progress });
+        self.subscribers.push(Subscriber { stream, progress: Progress::new(self.dialect), place });
         Ok(())
     }
 
@@ -176,17 +222,30 @@ impl Load {
     /// Cuts all subscribers off at once.
     pub(crate) fn cut(&mut self) -> Vec<Cut> {
         self.open = 0;
-        self.subscribers.drain(..).map(|subscriber| Cut { received: subscriber.progress.received }).collect()
+        self.subscribers.drain(..).map(|subscriber| Cut { place: subscriber.place }).collect()
     }
 
     /// Reconnects them all at once, each with its last event ID.
     pub(crate) fn bring_back(&mut self, cut: &[Cut]) -> anyhow::Result<()> {
-        for Cut { received } in cut {
-            let last = received.checked_sub(1).context("who has had no message has no last event ID")?;
-            let request = self.dialect.subscribe(self.address, "/events", Some(self.record.id(last)?));
-            self.connect_subscriber(&request, *received)?;
+        for Cut { place } in cut {
+            self.come_back(*place)?;
         }
         Ok(())
+    }
+
+    /// Reconnects the next subscriber, which was there in the record.
+    fn come_back(&mut self, place: Place) -> anyhow::Result<()> {
+        let subscriber = self.subscribers.len();
+        let last = match &self.audience {
+            Some(audience) => audience.dues[subscriber].last()?,
+            None => {
+                let last = place.received.checked_sub(1);
+                self.record.last(last.context("who has had no message has no last event ID")?)?
+            }
+        };
+        let path = self.dialect.path(self.channels(subscriber));
+        let request = self.dialect.subscribe(self.address, &path, Some(&last));
+        self.connect_subscriber(&request, place)
     }
 
     /// Reads what comes, for that time.
@@ -213,10 +272,7 @@ impl Load {
         load.record.published = count + PUBLISHED_MEANWHILE;
         let begun = Instant::now();
         load.subscribe_to(path, 1)?;
-        while load.delivered < count {
-            ensure!(begun.elapsed() < LONGEST_REPLAY, "{} of {count} messages replayed", load.delivered);
-            load.take_what_comes(POLL)?;
-        }
+        load.wait_for(count)?;
         Ok(begun.elapsed())
     }
 
@@ -227,6 +283,9 @@ impl Load {
             self.publishers.push(Publisher { stream, exchange: Exchange::new() });
         }
         self.record.in_order = self.publishers.len() <= 1;
+        for due in self.audience.iter_mut().flat_map(|audience| &mut audience.dues) {
+            due.in_order = self.record.in_order;
+        }
         Ok(())
     }
 
@@ -263,31 +322,31 @@ impl Load {
         mut more: impl FnMut(usize) -> bool,
     ) -> anyhow::Result<Run> {
         let begun = Instant::now();
-        let sent_before = self.sent.len();
+        let sent_before = self.tally.sent.len();
         // When an answer or a message last came, and how many had come until then.
         let mut progress = (begun, 0);
         let mut over = false;
         // When the next message is due, for `Pace::Every`.
         let mut due = begun;
         self.answer_times.clear();
-        self.delivery_times.clear();
+        self.tally.delivery_times.clear();
         loop {
             let answered = self.publishers.iter().all(|publisher| publisher.exchange.is_idle());
-            let on_their_way = if self.subscribers.is_empty() { 0 } else { self.sent.len() - self.finished };
-            let come = self.delivered + self.answer_times.len();
+            let on_their_way = self.on_their_way();
+            let come = self.tally.delivered + self.answer_times.len();
             if come != progress.1 {
                 progress = (Instant::now(), come);
             }
             let late = progress.0.elapsed() > PATIENCE;
             ensure!(!late, "{on_their_way} messages are not delivered to all; all answered: {answered}");
-            over = over || !more(self.sent.len() - sent_before);
+            over = over || !more(self.tally.sent.len() - sent_before);
             let mut wait = POLL;
             match pace {
                 _ if over && answered && on_their_way == 0 => {
                     return Ok(Run {
                         elapsed: begun.elapsed(),
                         answer_times: mem::take(&mut self.answer_times),
-                        delivery_times: mem::take(&mut self.delivery_times),
+                        delivery_times: mem::take(&mut self.tally.delivery_times),
                     });
                 }
                 _ if over => {}
@@ -311,49 +370,79 @@ impl Load {
         for publisher in
             self.publishers.iter_mut().filter(|publisher| publisher.exchange.is_idle()).take(most)
         {
-            let number = self.record.first + self.sent.len();
-            self.sent.push(publisher.exchange.begin(due));
+            let number = self.record.first + self.tally.sent.len();
+            let mut channel = 0;
+            if let Some(audience) = &mut self.audience {
+                channel = (audience.aim)(number);
+                let listeners = audience.add(number, channel);
+                self.tally.left.push(listeners);
+                self.tally.finished += usize::from(listeners == 0);
+            }
+            let post = self.post.with(number, channel);
+            self.tally.sent.push(publisher.exchange.begin(due));
             self.record.published = number + 1;
-            publisher.stream.write_all(self.post.with(number)).context("can't POST")?;
+            publisher.stream.write_all(post).context("can't POST")?;
         }
         Ok(())
     }
 
+    /// How many messages are still to be delivered to somebody.
+    fn on_their_way(&self) -> usize {
+        if self.subscribers.is_empty() { 0 } else { self.tally.sent.len() - self.tally.finished }
+    }
+
     /// Waits this long for bytes, and reads all that are there.
     fn take_what_comes(&mut self, wait: Duration) -> anyhow::Result<()> {
-        match self.poll.poll(&mut self.events, Some(wait)) {
-            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
-            result => result?,
+        self.wait(wait)?;
+        let events = mem::replace(&mut self.events, Events::with_capacity(0));
+        let taken = events.iter().try_for_each(|event| self.take_from(event.token()));
+        self.events = events;
+        taken
+    }
+
+    fn wait(&mut self, time: Duration) -> anyhow::Result<()> {
+        match self.poll.poll(&mut self.events, Some(time)) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {
+                self.events.clear();
+                Ok(())
+            }
+            result => Ok(result?),
         }
-        for event in &self.events {
-            let Token(token) = event.token();
-            if token >= FIRST_PUBLISHER {
-                let Publisher { stream, exchange } = &mut self.publishers[token - FIRST_PUBLISHER];
-                read_all(stream, &mut self.buffer, |bytes| {
-                    self.answer_times.extend(exchange.take(bytes)?);
-                    Ok(())
-                })?;
-            } else {
-                let Subscriber { stream, progress } = &mut self.subscribers[token];
-                let (was_open, had) = (progress.is_open(), progress.received);
-                read_all(stream, &mut self.buffer, |bytes| progress.take(bytes, &mut self.record))?;
-                if let Some(answer) = progress.take_answer() {
-                    stream.write_all(answer)?;
-                }
-                self.open += usize::from(progress.is_open() && !was_open);
-                let received = had..progress.received;
-                self.delivered += received.len();
-                self.left.resize(self.record.len(), self.subscribers.len());
-                for place in received {
-                    self.left[place] -= 1;
-                    if self.left[place] == 0 {
-                        self.finished += 1;
-                        let sent = self.sent.get(self.record.number(place) - self.record.first);
-                        self.delivery_times.extend(sent.map(Instant::elapsed));
-                    }
-                }
+    }
+
+    /// Reads all bytes that are there on that connection.
+    fn take_from(&mut self, token: Token) -> anyhow::Result<()> {
+        let Token(token) = token;
+        if token >= FIRST_PUBLISHER {
+            let Publisher { stream, exchange } = &mut self.publishers[token - FIRST_PUBLISHER];
+            return read_all(stream, &mut self.buffer, |bytes| {
+                self.answer_times.extend(exchange.take(bytes)?);
+                Ok(())
+            });
+        }
+        let Subscriber { stream, progress, place } = &mut self.subscribers[token];
+        let was_open = progress.is_open();
+        if let Some(audience) = &mut self.audience {
+            let due = &mut audience.dues[token];
+            read_all(stream, &mut self.buffer, |bytes| progress.take(bytes, due))?;
+            for number in due.take_came() {
+                self.tally.deliver(number, number);
+            }
+        } else {
+            let had = place.received;
+            let mut reader = Reader { place, record: &mut self.record };
+            read_all(stream, &mut self.buffer, |bytes| progress.take(bytes, &mut reader))?;
+            let received = had..reader.place.received;
+            self.tally.left.resize(self.record.len(), self.subscribers.len());
+            for place in received {
+                self.tally.deliver(place, self.record.number(place) - self.record.first);
             }
         }
+        let Subscriber { stream, progress, .. } = &mut self.subscribers[token];
+        if let Some(answer) = progress.take_answer() {
+            stream.write_all(answer)?;
+        }
+        self.open += usize::from(progress.is_open() && !was_open);
         Ok(())
     }
 }

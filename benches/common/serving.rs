@@ -12,7 +12,7 @@ use serde::Deserialize;
 #[derive(Deserialize)]
 pub(crate) struct Publish {
     pub(crate) data: String,
-    /// `None` for the subscribers' channel.
+    /// `None` for the channel of all subscribers that name none.
     pub(crate) channel: Option<String>,
 }
 

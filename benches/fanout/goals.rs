@@ -26,6 +26,11 @@ const fn alone(text: &'static str, figure: Figure, server: Server, most: f64) ->
     (text, (figure, server), None, Goal::AtMost(most))
 }
 
+/// A figure of the hub's, in proportion to another of its own.
+const fn pair(text: &'static str, server: Server, figure: Figure, base: Figure, most: f64) -> Row {
+    (text, (figure, server), Some((base, server)), Goal::AtMost(most))
+}
+
 const GOALS: &[Row] = &[
     cpu(
         "CPU per delivery, 100 subscribers, one at a time, × limit",
@@ -36,16 +41,42 @@ const GOALS: &[Row] = &[
     cpu("… 1,000 subscribers", Workload::FanOut1000, Server::Limit, 1.15),
     cpu("… 10,000 subscribers", Workload::FanOut10000, Server::Limit, 1.05),
     cpu(
+        "CPU per delivery, 10,000 subscribers, each on ten of 1,000 channels, × limit",
+        Workload::TenOf1000,
+        Server::Limit,
+        1.5,
+    ),
+    cpu(
         "CPU per delivery, 1,000 subscribers, 32 at once, × coalescing limit",
         Workload::Burst1000,
         Server::Coalescing,
         0.5,
     ),
+    pair(
+        "CPU per message, 10,000 channels in turn, × one channel",
+        Server::Tabcast,
+        Figure::Cpu(Workload::RoundRobin),
+        Figure::OneChannelCpu,
+        1.3,
+    ),
+    pair("… in a file", Server::TabcastFile, Figure::Cpu(Workload::RoundRobin), Figure::OneChannelCpu, 1.3),
     alone(
-        "resident bytes per idle subscriber, of 10,000",
+        "resident bytes per idle subscriber, of 10,000 on one channel",
         Figure::Bytes(Workload::Memory),
         Server::Tabcast,
-        1024.0,
+        750.0,
+    ),
+    alone(
+        "resident bytes per idle subscriber, each on a channel of its own",
+        Figure::Bytes(Workload::MemoryOwn),
+        Server::Tabcast,
+        1000.0,
+    ),
+    alone(
+        "resident bytes per idle subscriber, each on ten channels of its own",
+        Figure::Bytes(Workload::MemoryTen),
+        Server::Tabcast,
+        2000.0,
     ),
     (
         "POSTs acknowledged per second, × bare axum",

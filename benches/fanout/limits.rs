@@ -3,6 +3,7 @@
 //! It leaves out what costs the hub time: it checks nothing, keeps no message, takes a request only in one
 //! piece, and ends if a subscriber is slow.
 
+use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -35,6 +36,7 @@ const LISTENER: Token = Token(usize::MAX);
 /// One connection.
 struct Peer {
     stream: TcpStream,
+    /// Whether it subscribed without naming a channel.
     subscribed: bool,
 }
 
@@ -47,6 +49,8 @@ pub(crate) fn serve(address: SocketAddr, sends: Sends) -> anyhow::Result<()> {
     let mut events = Events::with_capacity(1024);
     // By token. A connection that is closed leaves its place empty.
     let mut peers: Vec<Option<Peer>> = Vec::new();
+    // By channel, the tokens of those that named it.
+    let mut listeners: HashMap<String, Vec<usize>> = HashMap::new();
     let mut pending = Vec::new();
     let mut number = 0;
     let mut sent = 0;
@@ -74,40 +78,59 @@ pub(crate) fn serve(address: SocketAddr, sends: Sends) -> anyhow::Result<()> {
                 let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\
                     transfer-encoding: chunked\r\n\r\n";
                 peer.stream.write_all(&[head.as_bytes(), &chunk(": limit\n\n")].concat())?;
+                let path = request.split(' ').nth(1).context("a request has a path")?;
+                let channels = path.split(['?', '&']).filter_map(|part| part.strip_prefix("channel="));
                 peer.subscribed = true;
+                for channel in channels {
+                    peer.subscribed = false;
+                    listeners.entry(channel.to_owned()).or_default().push(token);
+                }
                 continue;
             }
             let (_, body) = request.split_once("\r\n\r\n").context("a POST comes in one piece")?;
             let Publish { data, channel } = serde_json::from_str(body)?;
             peer.stream.write_all(b"HTTP/1.1 201 Created\r\ncontent-length: 0\r\n\r\n")?;
-            if channel.is_some() {
+            let tokens =
+                channel.as_ref().map(|channel| listeners.get(channel).map_or(&[][..], Vec::as_slice));
+            if tokens.is_some_and(<[usize]>::is_empty) {
                 continue;
             }
             number += 1;
-            pending.extend_from_slice(&chunk(&format!("id: limit-{number}\ndata: {data}\n\n")));
+            let frame = chunk(&format!("id: limit-{number}\ndata: {data}\n\n"));
+            if let Some(tokens) = tokens {
+                for token in tokens {
+                    peers[*token].as_mut().map_or(Ok(()), |peer| send(&frame, peer))?;
+                }
+                continue;
+            }
+            pending.extend_from_slice(&frame);
             if sends == Sends::OnePerMessage {
-                send(&mut pending, &mut peers)?;
+                send_all(&mut pending, &mut peers)?;
             }
         }
         let is_whole = sends != Sends::Whole || number - sent >= BURST || events.is_empty();
         if !pending.is_empty() && is_whole {
-            send(&mut pending, &mut peers)?;
+            send_all(&mut pending, &mut peers)?;
             sent = number;
         }
     }
 }
 
-fn send(pending: &mut Vec<u8>, peers: &mut [Option<Peer>]) -> anyhow::Result<()> {
+fn send_all(pending: &mut Vec<u8>, peers: &mut [Option<Peer>]) -> anyhow::Result<()> {
     for peer in peers.iter_mut().flatten().filter(|peer| peer.subscribed) {
-        match peer.stream.write(pending) {
-            Ok(length) if length == pending.len() => {}
-            // The event loop notices the end of the connection when it reads.
-            Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {}
-            result => bail!("a subscriber is slow: {result:?}"),
-        }
+        send(pending, peer)?;
     }
     pending.clear();
     Ok(())
+}
+
+fn send(bytes: &[u8], peer: &mut Peer) -> anyhow::Result<()> {
+    match peer.stream.write(bytes) {
+        Ok(length) if length == bytes.len() => Ok(()),
+        // The event loop notices the end of the connection when it reads.
+        Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => Ok(()),
+        result => bail!("a subscriber is slow: {result:?}"),
+    }
 }
 
 fn accept_all(listener: &TcpListener, poll: &Poll, peers: &mut Vec<Option<Peer>>) -> anyhow::Result<()> {

@@ -3,10 +3,11 @@
 //!
 //! ```text
 //! benches/fanout/peers/setup                        # nchan, Node.js and Socket.IO, where they are missing
-//! cargo bench --bench fanout                        # all measurements, some twelve minutes
+//! cargo bench --bench fanout                        # those that run by default, some twelve minutes
 //! cargo bench --bench fanout -- --svg fanout.svg    # and a picture
 //! cargo bench --bench fanout -- --rounds 1 --time 1s --servers limit,tabcast fan-out-1000 burst-1000
 //! cargo bench --bench fanout -- --binary target/other/tabcast --hub "--keep-alive 1m"
+//! cargo bench --bench fanout -- round-robin ten-of-1000    # many channels
 //! cargo bench --bench fanout -- idle stalled storm  # the proofs, some twelve minutes
 //! ```
 //!
@@ -22,17 +23,26 @@
 //!   its own.
 //! - `memory`: 10,000 subscribers that are sent nothing. Measured are the growth of resident memory and how
 //!   fast they connect.
+//! - `memory-own`, `memory-ten`: the same, but each has a channel of its own, or ten.
 //! - `posts`: 32 publishers, each of which sends its next message when the last is acknowledged. There is one
 //!   subscriber, but none on the bare server, nor on nchan, which stops sending to it at such a rate.
 //! - `beside`: one message at a time to 10,000 subscribers, and beside it a publisher on another channel.
 //!   Measured is the time to that publisher's answers.
 //!
-//! What every subscriber gets is checked: each acknowledged message, once, in the order in which all others
-//! get it. CPU time is the server's, softirqs included ([`cpu`]). Times to the last subscriber are of all
-//! rounds together. All else is the median of the rounds. In each round every server is started afresh, and
-//! the order of servers changes from round to round. A ratio is the median of the rounds' own ratios, so that
-//! a machine that is slower for a while is slower for both. The output says how much of the machine other
-//! processes took: beyond a few per cent, run it again.
+//! These run only if they are named:
+//! - `round-robin`: 10,000 channels with one subscriber each, and 32 publishers as in `posts`, which publish
+//!   on one channel after the other. It is compared with the same POSTs on one channel of one subscriber.
+//! - `ten-of-1000`: 10,000 subscribers, each on ten of 1,000 channels, and one message at a time on one of
+//!   the channels. Which these are is random, and the same in each run.
+//!
+//! Where subscribers have channels of their own, the servers are the limit and the hub.
+//!
+//! What every subscriber gets is checked: each acknowledged message of its channels, once, in the order in
+//! which all others get it. CPU time is the server's, softirqs included ([`cpu`]). Times to the last
+//! subscriber are of all rounds together. All else is the median of the rounds. In each round every server is
+//! started afresh, and the order of servers changes from round to round. A ratio is the median of the rounds'
+//! own ratios, so that a machine that is slower for a while is slower for both. The output says how much of
+//! the machine other processes took: beyond a few per cent, run it again.
 //!
 //! The proofs ([`proofs`]) are of the hub alone, and run only if they are named. Each prints its numbers, and
 //! fails if what the hub promises does not hold:
@@ -48,6 +58,7 @@
 //! Linux only.
 
 mod axums;
+mod channels;
 #[path = "../common/mod.rs"]
 mod common;
 mod cores;
@@ -86,7 +97,7 @@ const DESCRIPTORS: u64 = 15_100;
 #[derive(Debug, Parser)]
 #[command(name = "fanout", about = "Measures the hub's fan-out beside the machine's limit and other servers")]
 struct Args {
-    /// What to do; everything but the proofs if left out
+    /// What to do; everything from fan-out-100 to beside if left out
     workloads: Vec<Workload>,
     /// How often each measurement is repeated
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
@@ -94,7 +105,7 @@ struct Args {
     /// How long load is put on a server at a time
     #[arg(long, default_value = "3s", value_parser = humantime::parse_duration)]
     time: Duration,
-    /// Which servers; all that are installed if left out
+    /// Which servers; all that are there if left out
     #[arg(long, value_delimiter = ',')]
     servers: Vec<Server>,
     #[command(flatten)]

@@ -2,6 +2,7 @@
 
 use anyhow::bail;
 
+use crate::channels;
 use crate::measured::Measured;
 use crate::one_channel;
 use crate::server::Server;
@@ -17,8 +18,12 @@ pub(crate) fn measure(
 ) -> anyhow::Result<()> {
     let figures = match workload {
         Workload::Memory => one_channel::memory(setting, workload, server)?,
+        Workload::MemoryOwn => channels::memory(setting, workload, server, 1)?,
+        Workload::MemoryTen => channels::memory(setting, workload, server, 10)?,
         Workload::Posts => one_channel::posts(setting, workload, server)?,
         Workload::Beside => one_channel::beside(setting, server)?,
+        Workload::RoundRobin => channels::round_robin(setting, server)?,
+        Workload::TenOf1000 => channels::ten_of_1000(measured, setting, server)?,
         _ => match workload.fan_out() {
             Some((subscribers, window)) => {
                 one_channel::fan_out(measured, setting, workload, server, subscribers, window)?

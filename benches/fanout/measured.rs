@@ -10,7 +10,7 @@ use crate::workload::Workload;
 /// What is measured of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Figure {
-    /// CPU time, µs per delivery.
+    /// CPU time, µs per delivery; of `round-robin` per message.
     Cpu(Workload),
     User(Workload),
     System(Workload),
@@ -25,6 +25,8 @@ pub(crate) enum Figure {
     Connects(Workload),
     /// POSTs acknowledged per second.
     Posts(Workload),
+    /// CPU time of the POSTs of `round-robin`, µs each, where all are on one channel of one subscriber.
+    OneChannelCpu,
     /// From POST to answer on another channel, µs; during a fan-out and without one.
     BesideP50,
     BesideP99,

@@ -1,4 +1,4 @@
-//! The workloads of one channel.
+//! The workloads of one channel, and what all workloads share.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -9,20 +9,23 @@ use std::time::{Duration, Instant};
 use anyhow::ensure;
 
 use crate::common::load::publisher::Exchange;
-use crate::common::load::{Dialect, LENGTH, Load, Pace, text};
+use crate::common::load::{Dialect, LENGTH, Load, Pace, Run, text};
 use crate::common::numbers::{quantile_us, sorted};
 use crate::cpu::Cpu;
 use crate::measured::{Figure, Figures, Measured};
-use crate::server::Server;
+use crate::server::{Running, Server};
 use crate::setting::Setting;
 use crate::workload::{IDLE_SUBSCRIBERS, Workload};
 
 /// Publishers of `posts`: enough to keep a core busy.
-const PUBLISHERS: usize = 32;
+pub(crate) const PUBLISHERS: usize = 32;
 /// Before each measurement: for allocators, TCP windows and the branch predictor.
-const WARM_UP: Duration = Duration::from_millis(300);
+pub(crate) const WARM_UP: Duration = Duration::from_millis(300);
 /// Between two POSTs on the other channel, so that they are no load of their own.
 const PAUSE: Duration = Duration::from_millis(1);
+
+/// Subscribers before those whose memory is measured.
+pub(crate) const FIRST: usize = 10;
 
 pub(crate) fn fan_out(
     measured: &mut Measured,
@@ -36,13 +39,22 @@ pub(crate) fn fan_out(
     let mut load = Load::new(running.process.address, server.dialect())?;
     load.subscribe(subscribers)?;
     load.connect_publishers(window)?;
-    let pace = Pace::Window(window);
+    deliver(measured, setting, workload, (server, &running), &mut load, Pace::Window(window))
+}
+
+/// Publishes at that pace, and measures what the deliveries cost.
+pub(crate) fn deliver(
+    measured: &mut Measured,
+    setting: &Setting,
+    workload: Workload,
+    (server, running): (Server, &Running),
+    load: &mut Load,
+    pace: Pace,
+) -> anyhow::Result<Figures> {
     load.run(pace, WARM_UP)?;
-    let cpu = || Cpu::of(&running.process, setting.cores.server, setting.accounting);
-    let before = cpu()?;
-    let run = load.run(pace, setting.time)?;
-    let cpu = cpu()? - before;
-    let deliveries = (run.delivery_times.len() * subscribers) as f64;
+    let delivered = load.delivered();
+    let (run, cpu) = run_measured(setting, running, load, pace)?;
+    let deliveries = (load.delivered() - delivered) as f64;
     let times = sorted(run.delivery_times);
     let p99 = quantile_us(&times, 0.99);
     measured.add_times(workload, server, times);
@@ -56,11 +68,29 @@ pub(crate) fn fan_out(
     ])
 }
 
+/// Publishes at that pace, and measures the server's CPU time meanwhile.
+pub(crate) fn run_measured(
+    setting: &Setting,
+    running: &Running,
+    load: &mut Load,
+    pace: Pace,
+) -> anyhow::Result<(Run, Cpu)> {
+    let cpu = || Cpu::of(&running.process, setting.cores.server, setting.accounting);
+    let before = cpu()?;
+    let run = load.run(pace, setting.time)?;
+    Ok((run, cpu()? - before))
+}
+
 pub(crate) fn memory(setting: &Setting, workload: Workload, server: Server) -> anyhow::Result<Figures> {
     let running = server.start(setting)?;
     let mut load = Load::new(running.process.address, server.dialect())?;
+    idle(workload, &running, &mut load)
+}
+
+/// Connects subscribers that are sent nothing, and measures what each takes.
+pub(crate) fn idle(workload: Workload, running: &Running, load: &mut Load) -> anyhow::Result<Figures> {
     // What the hub allocates once, for the first subscribers, is not counted.
-    load.subscribe(10)?;
+    load.subscribe(FIRST)?;
     load.watch(WARM_UP)?;
     let before = running.process.resident_bytes()?;
     let begun = Instant::now();

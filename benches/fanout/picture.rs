@@ -106,7 +106,8 @@ pub(crate) fn draw(measured: &Measured, caption: &str) -> String {
 
 fn class(server: Server) -> &'static str {
     match server {
-        Server::Tabcast | Server::TabcastFile | Server::TabcastOld => "hub",
+        Server::TabcastOld => "hub",
+        _ if server.is_hub() => "hub",
         Server::Limit | Server::Coalescing | Server::Whole => "limit",
         _ => "other",
     }

@@ -87,6 +87,11 @@ impl Server {
         }
     }
 
+    /// Whether it is a hub of this project.
+    pub(crate) fn is_hub(self) -> bool {
+        matches!(self, Server::Tabcast | Server::TabcastFile)
+    }
+
     /// Why it can't be measured here; `None` if it can.
     pub(crate) fn missing(self) -> Option<&'static str> {
         match self {

@@ -74,9 +74,16 @@ pub(crate) fn print(setting: &Setting, rounds: u16, others: f64, measured: &Meas
         }
     };
     section(
+        "Resident bytes per idle subscriber",
+        vec![
+            column("all on one channel", Figure::Bytes(Workload::Memory)),
+            column("each on a channel of its own", Figure::Bytes(Workload::MemoryOwn)),
+            column("each on ten of its own", Figure::Bytes(Workload::MemoryTen)),
+        ],
+    );
+    section(
         "Around it",
         vec![
-            column("resident bytes per idle subscriber", Figure::Bytes(Workload::Memory)),
             column("connects/s", Figure::Connects(Workload::Memory)),
             column("POSTs acknowledged/s", Figure::Posts(Workload::Posts)),
             (
@@ -86,18 +93,30 @@ pub(crate) fn print(setting: &Setting, rounds: u16, others: f64, measured: &Meas
             ("… without one".to_owned(), Box::new(times(Figure::AloneP50, Figure::AloneP99))),
         ],
     );
+    section(
+        "10,000 channels published on in turn, a subscriber each",
+        vec![
+            column("CPU, µs per message", Figure::Cpu(Workload::RoundRobin)),
+            column("… all on one channel of one subscriber", Figure::OneChannelCpu),
+            column("messages/s", Figure::Posts(Workload::RoundRobin)),
+        ],
+    );
     goals::print(measured);
 }
 
 /// A column for each fan-out.
 fn fan_outs<'a>(cell: impl Fn(Workload, Server) -> Option<String> + Copy + 'a) -> Vec<Column<'a>> {
     let column = |workload: Workload| {
-        let (subscribers, window) = workload.fan_out()?;
-        let heading = format!("{} subscribers, {window} at once", number(subscribers as f64));
+        let heading = match workload.fan_out() {
+            Some((subscribers, window)) => {
+                format!("{} subscribers, {window} at once", number(subscribers as f64))
+            }
+            None => "10,000, each on ten of 1,000 channels".to_owned(),
+        };
         let cell: Box<dyn Fn(Server) -> Option<String>> = Box::new(move |server| cell(workload, server));
-        Some((heading, cell))
+        (heading, cell)
     };
-    Workload::fan_outs().filter_map(column).collect()
+    Workload::fan_outs().chain([Workload::TenOf1000]).map(column).collect()
 }
 
 /// Prints a table without empty columns and rows; nothing if all are empty.

@@ -21,8 +21,13 @@ pub(crate) enum Workload {
     #[value(name = "burst-10000")]
     Burst10000,
     Memory,
+    MemoryOwn,
+    MemoryTen,
     Posts,
     Beside,
+    RoundRobin,
+    #[value(name = "ten-of-1000")]
+    TenOf1000,
     Idle,
     Stalled,
     Storm,
@@ -31,7 +36,7 @@ pub(crate) enum Workload {
 impl Workload {
     /// The workloads that are measured where none is named.
     pub(crate) fn by_default() -> impl Iterator<Item = Workload> {
-        Self::value_variants().iter().copied().filter(|workload| !workload.is_proof())
+        Self::value_variants().iter().copied().filter(|workload| *workload <= Workload::Beside)
     }
 
     pub(crate) fn fan_outs() -> impl Iterator<Item = Workload> {
@@ -41,6 +46,11 @@ impl Workload {
     /// The proofs are of the hub alone; all others are measured.
     pub(crate) fn is_proof(self) -> bool {
         matches!(self, Workload::Idle | Workload::Stalled | Workload::Storm)
+    }
+
+    /// Whether its subscribers have different channels.
+    fn has_channels(self) -> bool {
+        matches!(self, Workload::MemoryOwn | Workload::MemoryTen | Workload::RoundRobin | Workload::TenOf1000)
     }
 
     /// How many subscribers and how many messages at once; `None` if it is no fan-out.
@@ -63,6 +73,7 @@ impl Workload {
             _ if server == Server::Bare => self == Workload::Posts,
             // It waits for bursts.
             _ if server == Server::Whole => matches!(self, Workload::Burst1000 | Workload::Burst10000),
+            _ if self.has_channels() => server.is_hub() || server == Server::Limit,
             _ => true,
         }
     }

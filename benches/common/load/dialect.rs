@@ -2,6 +2,10 @@
 
 use std::net::SocketAddr;
 
+use anyhow::Context;
+
+use super::text::channel_name;
+
 /// One for each kind of server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dialect {
@@ -19,8 +23,15 @@ pub(crate) enum Dialect {
 const CONNECT: &[u8] = b"\x81\x82\0\0\0\x0040";
 
 impl Dialect {
-    /// The request for a stream of `path`, after the last event ID if there is one.
-    pub(super) fn subscribe(self, address: SocketAddr, path: &str, last_event_id: Option<&str>) -> Vec<u8> {
+    /// The path of a stream of these channels, or of the one that is meant where none is named.
+    pub(super) fn path(self, channels: &[usize]) -> String {
+        let names: Vec<_> =
+            channels.iter().map(|channel| format!("channel={}", channel_name(*channel))).collect();
+        if names.is_empty() { "/events".to_owned() } else { format!("/events?{}", names.join("&")) }
+    }
+
+    /// The request for the stream of this path, after the message that `last` names.
+    pub(super) fn subscribe(self, address: SocketAddr, path: &str, last: Option<&str>) -> Vec<u8> {
         if self == Dialect::SocketIo {
             let head = format!(
                 "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nhost: {address}\r\n\
@@ -29,7 +40,7 @@ impl Dialect {
             );
             return head.into_bytes();
         }
-        let resume = last_event_id.map(|id| format!("last-event-id: {id}\r\n")).unwrap_or_default();
+        let resume = last.map(|id| format!("last-event-id: {id}\r\n")).unwrap_or_default();
         let version = if self == Dialect::OldEvents { "1.0" } else { "1.1" };
         let head = format!(
             "GET {path} HTTP/{version}\r\nhost: {address}\r\naccept: text/event-stream\r\n{resume}\r\n"
@@ -50,6 +61,13 @@ impl Dialect {
         format!("{head}content-length: {length}\r\n\r\n{body}").into_bytes()
     }
 
+    /// What `last` has to be to go on after that message: its event ID.
+    pub(super) fn last(self, message: &[u8]) -> anyhow::Result<String> {
+        let message = std::str::from_utf8(message)?;
+        let id = message.lines().find_map(|line| line.strip_prefix("id: "));
+        Ok(id.context("a message has no id")?.to_owned())
+    }
+
     /// Whether a response's head, in lower case, opens a stream.
     pub(super) fn opens(self, head: &str) -> bool {
         head.starts_with(match self {
@@ -67,22 +85,22 @@ impl Dialect {
     /// The index behind the opening of a stream, where messages begin.
     pub(super) fn opening_end(self, bytes: &[u8]) -> Option<usize> {
         match self {
-            // A comment, with or without fields behind it.
-            Dialect::Events | Dialect::OldEvents | Dialect::Nchan => end_of(b"\n\n", bytes),
             // Engine.IO's opening, and the answer to CONNECT.
             Dialect::SocketIo => {
                 let first = frame_end(bytes)?;
                 let second = frame_end(&bytes[first..])?;
                 Some(first + second)
             }
+            // A comment, with or without fields behind it.
+            _ => end_of(b"\n\n", bytes),
         }
     }
 
     /// The index behind the first message in `bytes`.
     pub(super) fn message_end(self, bytes: &[u8]) -> Option<usize> {
         match self {
-            Dialect::Events | Dialect::OldEvents | Dialect::Nchan => end_of(b"\n\n", bytes),
             Dialect::SocketIo => frame_end(bytes),
+            _ => end_of(b"\n\n", bytes),
         }
     }
 }

@@ -7,6 +7,7 @@
 use anyhow::{Context, bail, ensure};
 
 use super::dialect::Dialect;
+use super::taker::Taker;
 use super::text::number_in;
 
 pub(super) struct Record {
@@ -58,17 +59,16 @@ impl Record {
         self.numbers[place]
     }
 
-    /// The event ID of the message at that place.
-    pub(super) fn id(&self, place: usize) -> anyhow::Result<&str> {
-        let message = std::str::from_utf8(&self.bytes[self.end(place)..self.ends[place]])?;
-        message.lines().find_map(|line| line.strip_prefix("id: ")).context("a message has no id")
+    /// What the message at that place is to its dialect's requests: the last one received.
+    pub(super) fn last(&self, place: usize) -> anyhow::Result<String> {
+        self.dialect.last(&self.bytes[self.end(place)..self.ends[place]])
     }
 
     /// Takes bytes that a subscriber got, after those before `position`.
     ///
     /// # Errors If others got other bytes; or if they are a message that was not published, or one that was
     /// there before.
-    pub(super) fn take(&mut self, position: usize, bytes: &[u8]) -> anyhow::Result<()> {
+    fn take(&mut self, position: usize, bytes: &[u8]) -> anyhow::Result<()> {
         let known = bytes.len().min(self.bytes.len() - position);
         if self.bytes[position..position + known] != bytes[..known] {
             let came = String::from_utf8_lossy(&bytes[..bytes.len().min(256)]);
@@ -95,6 +95,48 @@ impl Record {
             start += length;
             self.ends.push(start);
             self.numbers.push(number);
+        }
+        Ok(())
+    }
+}
+
+/// How far a subscriber has got in the record.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    /// How many bytes it has received.
+    position: usize,
+    /// How many messages it has received whole.
+    pub(super) received: usize,
+}
+
+impl Place {
+    /// After so many messages.
+    pub(super) fn after(received: usize, record: &Record) -> Self {
+        Place { position: record.end(received), received }
+    }
+}
+
+/// A subscriber's place, and the record it is in.
+pub(super) struct Reader<'a> {
+    pub(super) place: &'a mut Place,
+    pub(super) record: &'a mut Record,
+}
+
+impl Taker for Reader<'_> {
+    fn open(&mut self, _opening: &[u8]) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    fn is_between(&self) -> bool {
+        self.place.position == self.record.end(self.place.received)
+    }
+
+    fn take(&mut self, data: &[u8]) -> anyhow::Result<()> {
+        let Place { position, received } = &mut *self.place;
+        self.record.take(*position, data)?;
+        *position += data.len();
+        while *received < self.record.len() && self.record.end(*received + 1) <= *position {
+            *received += 1;
         }
         Ok(())
     }

@@ -1,25 +1,24 @@
-//! A subscriber: one stream, and how far it has got in the record.
+//! A subscriber: one stream, and what part of it comes next.
 
 use anyhow::ensure;
 use mio::net::TcpStream;
 
 use super::chunks::Chunks;
 use super::dialect::{Dialect, end_of};
-use super::record::Record;
+use super::record::Place;
+use super::taker::Taker;
 
 pub(super) struct Subscriber {
     pub(super) stream: TcpStream,
     pub(super) progress: Progress,
+    /// Where it is in the record. (A subscriber of channels of its own has what is due to it instead.)
+    pub(super) place: Place,
 }
 
 pub(super) struct Progress {
     dialect: Dialect,
     stage: Stage,
     chunks: Chunks,
-    /// How many bytes of the record it has received.
-    position: usize,
-    /// How many messages it has received whole.
-    pub(super) received: usize,
     /// The answer it has to give to the opening, and whether that was sent.
     answer: Option<&'static [u8]>,
     answered: bool,
@@ -37,14 +36,12 @@ enum Stage {
 }
 
 impl Progress {
-    /// A subscriber that has received so many messages of the record, before the head of its stream.
-    pub(super) fn new(dialect: Dialect, received: usize, record: &Record) -> Self {
+    /// A stream before its head.
+    pub(super) fn new(dialect: Dialect) -> Self {
         Progress {
             dialect,
             stage: Stage::Head(Vec::new()),
             chunks: Chunks::None,
-            position: record.end(received),
-            received,
             answer: None,
             answered: false,
             keep_alives: 0,
@@ -56,8 +53,8 @@ impl Progress {
     }
 
     /// Takes bytes from the connection.
-    pub(super) fn take(&mut self, bytes: &[u8], record: &mut Record) -> anyhow::Result<()> {
-        let Stage::Head(head) = &mut self.stage else { return self.take_body(bytes, record) };
+    pub(super) fn take(&mut self, bytes: &[u8], taker: &mut impl Taker) -> anyhow::Result<()> {
+        let Stage::Head(head) = &mut self.stage else { return self.take_body(bytes, taker) };
         head.extend_from_slice(bytes);
         let Some(end) = end_of(b"\r\n\r\n", head) else { return Ok(()) };
         let body = head.split_off(end);
@@ -67,7 +64,7 @@ impl Progress {
             self.chunks = Chunks::new();
         }
         self.stage = Stage::Opening(Vec::new());
-        self.take_body(&body, record)
+        self.take_body(&body, taker)
     }
 
     /// The answer that has to be sent now.
@@ -75,29 +72,25 @@ impl Progress {
         self.answer.take()
     }
 
-    fn take_body(&mut self, mut bytes: &[u8], record: &mut Record) -> anyhow::Result<()> {
+    fn take_body(&mut self, mut bytes: &[u8], taker: &mut impl Taker) -> anyhow::Result<()> {
         while let Some(mut data) = self.chunks.next(&mut bytes)? {
             while !data.is_empty() {
-                data = self.take_data(data, record)?;
+                data = self.take_data(data, taker)?;
             }
         }
         Ok(())
     }
 
     /// Takes some of the data, and returns the rest.
-    fn take_data<'a>(&mut self, data: &'a [u8], record: &mut Record) -> anyhow::Result<&'a [u8]> {
+    fn take_data<'a>(&mut self, data: &'a [u8], taker: &mut impl Taker) -> anyhow::Result<&'a [u8]> {
         match &mut self.stage {
             // After a message, a colon begins a comment (WHATWG HTML 9.2.5).
-            Stage::Messages if data[0] == b':' && self.position == record.end(self.received) => {
+            Stage::Messages if data[0] == b':' && taker.is_between() => {
                 self.stage = Stage::KeepAlive(Vec::new());
                 Ok(data)
             }
             Stage::Messages => {
-                record.take(self.position, data)?;
-                self.position += data.len();
-                while self.received < record.len() && record.end(self.received + 1) <= self.position {
-                    self.received += 1;
-                }
+                taker.take(data)?;
                 Ok(&[])
             }
             Stage::Head(_) => unreachable!("the head is no data"),
@@ -108,6 +101,9 @@ impl Progress {
                     self.answered = self.answer.is_some();
                 }
                 let end = self.dialect.opening_end(so_far);
+                if let Some(end) = end {
+                    taker.open(&so_far[..end])?;
+                }
                 Ok(self.follow(end, data))
             }
             Stage::KeepAlive(so_far) => {

@@ -29,22 +29,44 @@ pub(super) fn number_in(message: &[u8], length: usize) -> anyhow::Result<usize> 
     Ok(number)
 }
 
-/// A request with a text. Its number can be changed in place.
+/// The digits of a channel's number in its name.
+const CHANNEL_DIGITS: usize = 7;
+
+/// The name of the channel of that number.
+pub(crate) fn channel_name(channel: usize) -> String {
+    format!("c{channel:0CHANNEL_DIGITS$}")
+}
+
+/// A request with a text, and perhaps a channel. Their numbers can be changed in place.
 pub(super) struct Numbered {
     bytes: Vec<u8>,
     digits: usize,
+    channel: Option<usize>,
 }
 
 impl Numbered {
-    pub(super) fn new(bytes: Vec<u8>) -> Self {
-        let mark = bytes.iter().position(|byte| *byte == MARK).expect("the request has a text in it");
-        Numbered { bytes, digits: mark + 1 }
+    /// Of a request that has the text of this number, and the name of channel 0 if it names one.
+    pub(super) fn new(bytes: Vec<u8>, number: usize) -> Self {
+        let find = |text: String| memchr::memmem::find(&bytes, text.as_bytes());
+        let digits = find(format!("{number:0DIGITS$}")).expect("the request has a text in it");
+        let channel = find(channel_name(0)).map(|start| start + 1);
+        Numbered { bytes, digits, channel }
     }
 
-    /// The request's bytes with that number.
-    pub(super) fn with(&mut self, number: usize) -> &[u8] {
-        let digits = format!("{number:0DIGITS$}");
-        self.bytes[self.digits..self.digits + DIGITS].copy_from_slice(digits.as_bytes());
+    /// The request's bytes with that number, on that channel if it names one.
+    pub(super) fn with(&mut self, number: usize, channel: usize) -> &[u8] {
+        put(&mut self.bytes[self.digits..][..DIGITS], number);
+        if let Some(start) = self.channel {
+            put(&mut self.bytes[start..][..CHANNEL_DIGITS], channel);
+        }
         &self.bytes
+    }
+}
+
+/// Writes the number as decimal digits, with zeros before them.
+fn put(digits: &mut [u8], mut number: usize) {
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + (number % 10) as u8;
+        number /= 10;
     }
 }
