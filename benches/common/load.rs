@@ -5,6 +5,7 @@
 //! there each message is parsed, and has to be the one that is due ([`due`]). Each message has a number in
 //! its text, by which its time of sending is known.
 
+pub(crate) mod aside;
 mod audience;
 mod chunks;
 mod dialect;
@@ -26,6 +27,7 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use socket2::SockRef;
 
+use aside::Aside;
 use audience::Audience;
 pub(crate) use dialect::Dialect;
 use due::Due;
@@ -45,6 +47,9 @@ const POLL: Duration = Duration::from_millis(100);
 /// How long a replay may take.
 const LONGEST_REPLAY: Duration = Duration::from_secs(40);
 
+/// How long it may take until all that were cut off are back.
+const LONGEST_RETURN: Duration = Duration::from_secs(120);
+
 /// Messages published during a replay, at most.
 const PUBLISHED_MEANWHILE: usize = 10_000;
 
@@ -52,8 +57,14 @@ const PUBLISHED_MEANWHILE: usize = 10_000;
 /// second.
 const CONNECTING: usize = 128;
 
+/// The same, of those that come back at once: as many as fit in the hub's backlog.
+const COMING_BACK: usize = 3_000;
+
 /// The first token of a publisher. Lower tokens are subscribers'.
 const FIRST_PUBLISHER: usize = 1 << 20;
+
+/// The token of the publisher aside.
+const ASIDE: Token = Token(usize::MAX - 1);
 
 /// When a publisher sends its next message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,6 +167,11 @@ impl Load {
         }
     }
 
+    /// The number of the next message.
+    pub(crate) fn next_number(&self) -> usize {
+        self.record.first + self.tally.sent.len()
+    }
+
     /// How many messages were received, summed over the subscribers.
     pub(crate) fn delivered(&self) -> usize {
         self.tally.delivered
@@ -231,6 +247,25 @@ impl Load {
             self.come_back(*place)?;
         }
         Ok(())
+    }
+
+    /// Reconnects them all at once, each with its last event ID, while a publisher aside publishes. Returns
+    /// the time until each has all that it missed.
+    pub(crate) fn bring_back_beside(&mut self, cut: &[Cut], aside: &mut Aside) -> anyhow::Result<Duration> {
+        let begun = Instant::now();
+        let mut cut = cut.iter().peekable();
+        self.poll.registry().register(aside.stream(), ASIDE, Interest::READABLE)?;
+        while cut.peek().is_some() || self.open < self.subscribers.len() || self.on_their_way() > 0 {
+            while self.subscribers.len() < self.open + COMING_BACK
+                && let Some(Cut { place }) = cut.next()
+            {
+                self.come_back(*place)?;
+                aside.look()?;
+            }
+            ensure!(begun.elapsed() < LONGEST_RETURN, "{} streams opened", self.open);
+            self.take_beside(aside.wait().min(POLL), aside)?;
+        }
+        Ok(begun.elapsed())
     }
 
     /// Reconnects the next subscriber, which was there in the record.
@@ -410,8 +445,25 @@ impl Load {
         }
     }
 
+    /// The same, with a look at the publisher aside after each connection that was read.
+    fn take_beside(&mut self, wait: Duration, aside: &mut Aside) -> anyhow::Result<()> {
+        self.wait(wait)?;
+        aside.wake();
+        aside.look()?;
+        let events = mem::replace(&mut self.events, Events::with_capacity(0));
+        let taken = events.iter().try_for_each(|event| {
+            self.take_from(event.token())?;
+            aside.look()
+        });
+        self.events = events;
+        taken
+    }
+
     /// Reads all bytes that are there on that connection.
     fn take_from(&mut self, token: Token) -> anyhow::Result<()> {
+        if token == ASIDE {
+            return Ok(());
+        }
         let Token(token) = token;
         if token >= FIRST_PUBLISHER {
             let Publisher { stream, exchange } = &mut self.publishers[token - FIRST_PUBLISHER];

@@ -90,6 +90,12 @@ const GOALS: &[Row] = &[
         Some((Figure::P99(Workload::FanOut1000), Server::Limit)),
         Goal::AtMost(1.2),
     ),
+    alone("reconnect of 5,000, CPU µs each", Figure::ReturnCpu, Server::Tabcast, 60.0),
+    alone("… in a file", Figure::ReturnCpu, Server::TabcastFile, 60.0),
+    alone("… until all are live, s", Figure::ReturnTime, Server::Tabcast, 1.0),
+    alone("… in a file", Figure::ReturnTime, Server::TabcastFile, 1.0),
+    alone("… a POST meanwhile, µs, p99", Figure::ReturnP99, Server::Tabcast, 10_000.0),
+    alone("… in a file", Figure::ReturnP99, Server::TabcastFile, 10_000.0),
 ];
 
 /// Prints the table of the goals that were measured.

@@ -7,7 +7,7 @@
 //! cargo bench --bench fanout -- --svg fanout.svg    # and a picture
 //! cargo bench --bench fanout -- --rounds 1 --time 1s --servers limit,tabcast fan-out-1000 burst-1000
 //! cargo bench --bench fanout -- --binary target/other/tabcast --hub "--keep-alive 1m"
-//! cargo bench --bench fanout -- round-robin ten-of-1000    # many channels
+//! cargo bench --bench fanout -- round-robin ten-of-1000 reconnect    # many channels
 //! cargo bench --bench fanout -- idle stalled storm  # the proofs, some twelve minutes
 //! ```
 //!
@@ -34,6 +34,11 @@
 //!   on one channel after the other. It is compared with the same POSTs on one channel of one subscriber.
 //! - `ten-of-1000`: 10,000 subscribers, each on ten of 1,000 channels, and one message at a time on one of
 //!   the channels. Which these are is random, and the same in each run.
+//! - `reconnect`: 5,000 subscribers, each on a channel of its own, are cut off. 55,000 messages are
+//!   published, one on each of these channels and 50,000 on others. Then all come back at once with their
+//!   last event ID. Measured are the CPU time of each, the time until each has what it missed, and the time
+//!   to the answers of a publisher on another channel ([`aside`](common::load::aside)). At last each has to
+//!   get a live message.
 //!
 //! Where subscribers have channels of their own, the servers are the limit and the hub.
 //!
@@ -70,6 +75,7 @@ mod measured;
 mod one_channel;
 mod picture;
 mod proofs;
+mod reconnect;
 mod server;
 mod setting;
 mod table;

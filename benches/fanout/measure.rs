@@ -5,6 +5,7 @@ use anyhow::bail;
 use crate::channels;
 use crate::measured::Measured;
 use crate::one_channel;
+use crate::reconnect;
 use crate::server::Server;
 use crate::setting::Setting;
 use crate::workload::Workload;
@@ -24,6 +25,7 @@ pub(crate) fn measure(
         Workload::Beside => one_channel::beside(setting, server)?,
         Workload::RoundRobin => channels::round_robin(setting, server)?,
         Workload::TenOf1000 => channels::ten_of_1000(measured, setting, server)?,
+        Workload::Reconnect => reconnect::measure(setting, server)?,
         _ => match workload.fan_out() {
             Some((subscribers, window)) => {
                 one_channel::fan_out(measured, setting, workload, server, subscribers, window)?

@@ -32,6 +32,16 @@ pub(crate) enum Figure {
     BesideP99,
     AloneP50,
     AloneP99,
+    /// CPU time of a reconnect, µs.
+    ReturnCpu,
+    /// Until all that were cut off have what they missed, s.
+    ReturnTime,
+    /// From POST to answer on another channel meanwhile, µs.
+    ReturnP99,
+    ReturnWorst,
+    /// The longest time that the load did not look for that answer, ms: a time is too long by as much at
+    /// most.
+    ReturnLook,
 }
 
 /// What was measured in a round.

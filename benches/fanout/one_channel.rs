@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 
+use crate::common::load::aside::{CHANNEL, PAUSE};
 use crate::common::load::publisher::Exchange;
 use crate::common::load::{Dialect, LENGTH, Load, Pace, Run, text};
 use crate::common::numbers::{quantile_us, sorted};
@@ -21,8 +22,6 @@ use crate::workload::{IDLE_SUBSCRIBERS, Workload};
 pub(crate) const PUBLISHERS: usize = 32;
 /// Before each measurement: for allocators, TCP windows and the branch predictor.
 pub(crate) const WARM_UP: Duration = Duration::from_millis(300);
-/// Between two POSTs on the other channel, so that they are no load of their own.
-const PAUSE: Duration = Duration::from_millis(1);
 
 /// Subscribers before those whose memory is measured.
 pub(crate) const FIRST: usize = 10;
@@ -153,7 +152,7 @@ fn publish_aside(
 ) -> anyhow::Result<Vec<Duration>> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
-    let post = dialect.post(address, Some("aside"), &text(0, LENGTH));
+    let post = dialect.post(address, Some(CHANNEL), &text(0, LENGTH));
     let mut exchange = Exchange::new();
     let mut buffer = [0; 4096];
     let mut times = Vec::new();

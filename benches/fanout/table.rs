@@ -101,6 +101,18 @@ pub(crate) fn print(setting: &Setting, rounds: u16, others: f64, measured: &Meas
             column("messages/s", Figure::Posts(Workload::RoundRobin)),
         ],
     );
+    section(
+        "5,000 reconnect, each on a channel of its own, 50,000 messages of other channels behind",
+        vec![
+            column("CPU, µs each", Figure::ReturnCpu),
+            column("until all are live, s", Figure::ReturnTime),
+            (
+                "a POST meanwhile, ms: p99 / worst".to_owned(),
+                Box::new(times(Figure::ReturnP99, Figure::ReturnWorst)),
+            ),
+            column("the load is late by, ms at most", Figure::ReturnLook),
+        ],
+    );
     goals::print(measured);
 }
 

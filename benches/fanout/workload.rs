@@ -28,6 +28,7 @@ pub(crate) enum Workload {
     RoundRobin,
     #[value(name = "ten-of-1000")]
     TenOf1000,
+    Reconnect,
     Idle,
     Stalled,
     Storm,
@@ -73,6 +74,7 @@ impl Workload {
             _ if server == Server::Bare => self == Workload::Posts,
             // It waits for bursts.
             _ if server == Server::Whole => matches!(self, Workload::Burst1000 | Workload::Burst10000),
+            Workload::Reconnect => server.is_hub(),
             _ if self.has_channels() => server.is_hub() || server == Server::Limit,
             _ => true,
         }
