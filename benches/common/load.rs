@@ -185,6 +185,30 @@ impl Load {
         })
     }
 
+    /// Connects so many subscribers of channels of their own, of which each begins with the newest message of
+    /// its channel: the one of the number that `newest` gives for that channel. Returns when all have it.
+    pub(crate) fn subscribe_to_newest(
+        &mut self,
+        count: usize,
+        newest: impl Fn(usize) -> usize,
+    ) -> anyhow::Result<()> {
+        let all = self.tally.delivered + count;
+        for subscriber in 0..count {
+            let number = newest(self.channels(subscriber)[0]);
+            if let Some(audience) = &mut self.audience {
+                audience.dues[subscriber].add(number);
+            }
+            let left = &mut self.tally.left;
+            left.resize(left.len().max(number + 1), 0);
+            left[number] += 1;
+        }
+        self.subscribe_all(count, |load| {
+            let path = load.dialect.path(load.channels(load.subscribers.len())) + "&last=1";
+            load.dialect.subscribe(load.address, &path, None)
+        })?;
+        self.wait_for(all)
+    }
+
     fn subscribe_to(&mut self, path: &str, count: usize) -> anyhow::Result<()> {
         self.subscribe_all(count, |load| load.dialect.subscribe(load.address, path, None))
     }

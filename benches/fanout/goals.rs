@@ -96,6 +96,16 @@ const GOALS: &[Row] = &[
     alone("… in a file", Figure::ReturnTime, Server::TabcastFile, 1.0),
     alone("… a POST meanwhile, µs, p99", Figure::ReturnP99, Server::Tabcast, 10_000.0),
     alone("… in a file", Figure::ReturnP99, Server::TabcastFile, 10_000.0),
+    pair(
+        "newest message of a quiet channel beside 1,000,000 others, × of a busy one",
+        Server::Tabcast,
+        Figure::QuietTime,
+        Figure::BusyTime,
+        1.2,
+    ),
+    pair("… in a file", Server::TabcastFile, Figure::QuietTime, Figure::BusyTime, 1.2),
+    alone("start on 1,000,000 channels, ms", Figure::StartTime, Server::TabcastFile, 50.0),
+    alone("… resident bytes for each", Figure::ChannelBytes, Server::TabcastFile, 150.0),
 ];
 
 /// Prints the table of the goals that were measured.

@@ -7,7 +7,7 @@
 //! cargo bench --bench fanout -- --svg fanout.svg    # and a picture
 //! cargo bench --bench fanout -- --rounds 1 --time 1s --servers limit,tabcast fan-out-1000 burst-1000
 //! cargo bench --bench fanout -- --binary target/other/tabcast --hub "--keep-alive 1m"
-//! cargo bench --bench fanout -- round-robin ten-of-1000 reconnect    # many channels
+//! cargo bench --bench fanout -- round-robin ten-of-1000 reconnect quiet million    # many channels
 //! cargo bench --bench fanout -- idle stalled storm  # the proofs, some twelve minutes
 //! ```
 //!
@@ -39,6 +39,11 @@
 //!   last event ID. Measured are the CPU time of each, the time until each has what it missed, and the time
 //!   to the answers of a publisher on another channel ([`aside`](common::load::aside)). At last each has to
 //!   get a live message.
+//! - `quiet`: beside 1,000,000 messages on 100 channels, `GET /messages?last=1` of a channel that has only
+//!   one, among the oldest, and of one of the hundred, in turn.
+//! - `million`: the hub is started on a file of 1,000,000 messages, each on a channel of its own. Then a
+//!   subscriber comes to each of 10,000 of these channels, and takes its message. Resident memory is compared
+//!   with that of the same on a file whose messages are all on one channel.
 //!
 //! Where subscribers have channels of their own, the servers are the limit and the hub.
 //!
@@ -69,6 +74,7 @@ mod common;
 mod cores;
 mod cpu;
 mod goals;
+mod history;
 mod limits;
 mod measure;
 mod measured;

@@ -3,6 +3,7 @@
 use anyhow::bail;
 
 use crate::channels;
+use crate::history;
 use crate::measured::Measured;
 use crate::one_channel;
 use crate::reconnect;
@@ -26,6 +27,8 @@ pub(crate) fn measure(
         Workload::RoundRobin => channels::round_robin(setting, server)?,
         Workload::TenOf1000 => channels::ten_of_1000(measured, setting, server)?,
         Workload::Reconnect => reconnect::measure(setting, server)?,
+        Workload::Quiet => history::quiet(setting, server)?,
+        Workload::Million => history::million(setting)?,
         _ => match workload.fan_out() {
             Some((subscribers, window)) => {
                 one_channel::fan_out(measured, setting, workload, server, subscribers, window)?

@@ -42,6 +42,15 @@ pub(crate) enum Figure {
     /// The longest time that the load did not look for that answer, ms: a time is too long by as much at
     /// most.
     ReturnLook,
+    /// From the request for the newest message of a channel to the answer, µs.
+    QuietTime,
+    BusyTime,
+    /// From starting on a file of many channels to the first answer, ms.
+    StartTime,
+    /// The first read of a channel's newest message, ms.
+    FirstRead,
+    /// Resident bytes for each channel, beyond those of the same messages on one.
+    ChannelBytes,
 }
 
 /// What was measured in a round.

@@ -113,6 +113,16 @@ pub(crate) fn print(setting: &Setting, rounds: u16, others: f64, measured: &Meas
             column("the load is late by, ms at most", Figure::ReturnLook),
         ],
     );
+    section(
+        "A journal of 1,000,000 messages",
+        vec![
+            column("newest message of a quiet channel, µs", Figure::QuietTime),
+            column("newest of a busy one, µs", Figure::BusyTime),
+            column("start on 1,000,000 channels, ms", Figure::StartTime),
+            column("… the first read of one, ms", Figure::FirstRead),
+            column("… resident bytes for each channel", Figure::ChannelBytes),
+        ],
+    );
     goals::print(measured);
 }
 

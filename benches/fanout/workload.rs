@@ -29,6 +29,8 @@ pub(crate) enum Workload {
     #[value(name = "ten-of-1000")]
     TenOf1000,
     Reconnect,
+    Quiet,
+    Million,
     Idle,
     Stalled,
     Storm,
@@ -70,6 +72,8 @@ impl Workload {
     pub(crate) fn suits(self, server: Server) -> bool {
         match self {
             _ if self.is_proof() => server == Server::Tabcast,
+            Workload::Quiet => matches!(server, Server::Tabcast | Server::TabcastFile),
+            Workload::Million => server == Server::TabcastFile,
             // A bare server takes no subscribers.
             _ if server == Server::Bare => self == Workload::Posts,
             // It waits for bursts.
