@@ -85,6 +85,12 @@ const GOALS: &[Row] = &[
         Goal::AtLeast(0.8),
     ),
     (
+        "POSTs acknowledged per second in a file, 256 publishers, × the other hub",
+        (Figure::Posts(Workload::FilePosts), Server::TabcastFile),
+        Some((Figure::Posts(Workload::FilePosts), Server::AgainstFile)),
+        Goal::AtLeast(0.95),
+    ),
+    (
         "p99 from POST to the last of 1,000, one at a time, × limit",
         (Figure::P99(Workload::FanOut1000), Server::Tabcast),
         Some((Figure::P99(Workload::FanOut1000), Server::Limit)),

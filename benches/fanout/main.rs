@@ -8,6 +8,7 @@
 //! cargo bench --bench fanout -- --rounds 1 --time 1s --servers limit,tabcast fan-out-1000 burst-1000
 //! cargo bench --bench fanout -- --binary target/other/tabcast --hub "--keep-alive 1m"
 //! cargo bench --bench fanout -- round-robin ten-of-1000 reconnect quiet million    # many channels
+//! cargo bench --bench fanout -- --rounds 10 --against target/other/tabcast file-posts
 //! cargo bench --bench fanout -- idle stalled storm  # the proofs, some twelve minutes
 //! ```
 //!
@@ -41,6 +42,8 @@
 //!   get a live message.
 //! - `quiet`: beside 1,000,000 messages on 100 channels, `GET /messages?last=1` of a channel that has only
 //!   one, among the oldest, and of one of the hundred, in turn.
+//! - `file-posts`: 256 publishers as in `posts`, without a subscriber. The hub's journal is in a file, and so
+//!   is that of the hub of `--against`.
 //! - `million`: the hub is started on a file of 1,000,000 messages, each on a channel of its own. Then a
 //!   subscriber comes to each of 10,000 of these channels, and takes its message. Resident memory is compared
 //!   with that of the same on a file whose messages are all on one channel.
@@ -100,7 +103,7 @@ use cores::Cores;
 use cpu::Accounting;
 use measured::Measured;
 use server::{SETUP, Server};
-use setting::Setting;
+use setting::{Given, NOT_GIVEN, Setting};
 use workload::Workload;
 
 /// Descriptors for the proof with the most subscribers, and some for all else.
@@ -122,6 +125,8 @@ struct Args {
     servers: Vec<Server>,
     #[command(flatten)]
     hub: Hub,
+    #[command(flatten)]
+    given: Given,
     /// Where to write a picture of the results
     #[arg(long, value_name = "PATH")]
     svg: Option<PathBuf>,
@@ -162,6 +167,7 @@ fn main() -> anyhow::Result<()> {
     }
     let setting = Setting {
         hub: args.hub,
+        given: args.given,
         cores,
         accounting: Accounting::of_kernel(),
         time: args.time,
@@ -173,7 +179,7 @@ fn main() -> anyhow::Result<()> {
     if measurements.is_empty() {
         return Ok(());
     }
-    let (servers, missing) = choose(args.servers);
+    let (servers, missing) = choose(args.servers, &setting.given);
     let before = CpuTime::now()?;
     let measured = measure_all(&setting, args.rounds, &measurements, &servers)?;
     let others = CpuTime::now()?.others_share_since(&before);
@@ -181,7 +187,9 @@ fn main() -> anyhow::Result<()> {
     println!("{caption}.");
     table::print(&setting, args.rounds, others, &measured);
     for (server, reason) in missing {
-        println!("\n{server} is left out: {reason}. `{SETUP}` brings it.");
+        if reason != NOT_GIVEN {
+            println!("\n{server} is left out: {reason}. `{SETUP}` brings it.");
+        }
     }
     if let Some(path) = args.svg {
         std::fs::write(&path, picture::draw(&measured, &caption))
@@ -191,9 +199,9 @@ fn main() -> anyhow::Result<()> {
 }
 
 /// The servers to measure, of those asked for or of all, and why the others can't be measured.
-fn choose(asked: Vec<Server>) -> (Vec<Server>, Vec<(Server, &'static str)>) {
+fn choose(asked: Vec<Server>, given: &Given) -> (Vec<Server>, Vec<(Server, &'static str)>) {
     let asked = if asked.is_empty() { Server::value_variants().to_vec() } else { asked };
-    let missing: Vec<_> = asked.iter().filter_map(|server| Some((*server, server.missing()?))).collect();
+    let missing: Vec<_> = asked.iter().filter_map(|server| Some((*server, server.missing(given)?))).collect();
     let there =
         asked.into_iter().filter(|server| missing.iter().all(|(missing, _)| missing != server)).collect();
     (there, missing)

@@ -22,7 +22,7 @@ pub(crate) fn measure(
         Workload::Memory => one_channel::memory(setting, workload, server)?,
         Workload::MemoryOwn => channels::memory(setting, workload, server, 1)?,
         Workload::MemoryTen => channels::memory(setting, workload, server, 10)?,
-        Workload::Posts => one_channel::posts(setting, workload, server)?,
+        Workload::Posts | Workload::FilePosts => one_channel::posts(setting, workload, server)?,
         Workload::Beside => one_channel::beside(setting, server)?,
         Workload::RoundRobin => channels::round_robin(setting, server)?,
         Workload::TenOf1000 => channels::ten_of_1000(measured, setting, server)?,

@@ -20,6 +20,8 @@ use crate::workload::{IDLE_SUBSCRIBERS, Workload};
 
 /// Publishers of `posts`: enough to keep a core busy.
 pub(crate) const PUBLISHERS: usize = 32;
+/// Publishers of `file-posts`: the hub's batch.
+const FILE_PUBLISHERS: usize = 256;
 /// Before each measurement: for allocators, TCP windows and the branch predictor.
 pub(crate) const WARM_UP: Duration = Duration::from_millis(300);
 
@@ -109,9 +111,9 @@ pub(crate) fn posts(setting: &Setting, workload: Workload, server: Server) -> an
     let mut load = Load::new(running.process.address, server.dialect())?;
     // At such a rate nchan's subscriber was seen to get no more. (Its ids have 16 bits for the
     // messages of one second.)
-    let subscribes = !matches!(server, Server::Bare | Server::Nchan);
+    let subscribes = workload == Workload::Posts && !matches!(server, Server::Bare | Server::Nchan);
     load.subscribe(usize::from(subscribes))?;
-    load.connect_publishers(PUBLISHERS)?;
+    load.connect_publishers(if workload == Workload::Posts { PUBLISHERS } else { FILE_PUBLISHERS })?;
     load.run(Pace::Answered, WARM_UP)?;
     let run = load.run(Pace::Answered, setting.time)?;
     Ok(vec![(Figure::Posts(workload), run.answer_times.len() as f64 / run.elapsed.as_secs_f64())])

@@ -17,7 +17,7 @@ use crate::common::machine::version;
 use crate::common::process::{Process, free_address};
 use crate::common::serving::{exit_with_stdin, serve_axum};
 use crate::limits::{self, Sends};
-use crate::setting::Setting;
+use crate::setting::{Given, NOT_GIVEN, Setting};
 
 /// In the order of the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -34,6 +34,10 @@ pub(crate) enum Server {
     TabcastFile,
     /// The hub, its journal in memory, its streams in HTTP/1.0: those have no chunks
     TabcastOld,
+    /// The hub of --against, its journal in memory
+    Against,
+    /// The hub of --against, its journal in a file
+    AgainstFile,
     /// The tutorial's axum: Sse over tokio's broadcast
     Naive,
     /// An axum handler that only parses a POST
@@ -62,6 +66,8 @@ impl fmt::Display for Server {
             Server::Tabcast => "tabcast",
             Server::TabcastFile => "tabcast, in a file",
             Server::TabcastOld => "tabcast, HTTP/1.0",
+            Server::Against => "the other tabcast",
+            Server::AgainstFile => "the other, in a file",
             Server::Naive => "naive axum",
             Server::Bare => "bare axum",
             Server::Nchan => "nchan",
@@ -89,12 +95,13 @@ impl Server {
 
     /// Whether it is a hub of this project.
     pub(crate) fn is_hub(self) -> bool {
-        matches!(self, Server::Tabcast | Server::TabcastFile)
+        matches!(self, Server::Tabcast | Server::TabcastFile | Server::Against | Server::AgainstFile)
     }
 
     /// Why it can't be measured here; `None` if it can.
-    pub(crate) fn missing(self) -> Option<&'static str> {
+    pub(crate) fn missing(self, given: &Given) -> Option<&'static str> {
         match self {
+            Server::Against | Server::AgainstFile => given.against.is_none().then_some(NOT_GIVEN),
             Server::Nchan if version("nginx", "-v").is_none() => Some("there is no nginx"),
             Server::Nchan if !Path::new(NCHAN).exists() => Some("nginx has no nchan"),
             Server::Node | Server::SocketIo if version("node", "--version").is_none() => {
@@ -125,7 +132,8 @@ impl Server {
     /// The server on its core, once it accepts connections. Its log goes to `/dev/null`.
     pub(crate) fn start(self, setting: &Setting) -> anyhow::Result<Running> {
         let address = free_address()?;
-        let folder = matches!(self, Server::Nchan | Server::TabcastFile).then(Folder::new).transpose()?;
+        let needs_folder = [Server::TabcastFile, Server::AgainstFile, Server::Nchan];
+        let folder = needs_folder.contains(&self).then(Folder::new).transpose()?;
         let mut command = self.command(setting, address, folder.as_ref())?;
         command.stderr(Stdio::null());
         let mut process = setting.cores.on_server(|| Process::spawn(command, address))??;
@@ -145,6 +153,10 @@ impl Server {
             }
             (Server::TabcastFile, Some(folder)) => {
                 return Ok(setting.hub.command(address, Place::File(&folder.journal())));
+            }
+            (Server::Against, _) => return Ok(setting.other_hub()?.command(address, Place::Memory)),
+            (Server::AgainstFile, Some(folder)) => {
+                return Ok(setting.other_hub()?.command(address, Place::File(&folder.journal())));
             }
             (Server::Nchan, Some(folder)) => {
                 let config = configure(folder, "nginx.conf", include_str!("peers/nchan.conf"), address)?;

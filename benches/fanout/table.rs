@@ -86,6 +86,7 @@ pub(crate) fn print(setting: &Setting, rounds: u16, others: f64, measured: &Meas
         vec![
             column("connects/s", Figure::Connects(Workload::Memory)),
             column("POSTs acknowledged/s", Figure::Posts(Workload::Posts)),
+            column("POSTs of 256 publishers acknowledged/s", Figure::Posts(Workload::FilePosts)),
             (
                 "POST to answer during a fan-out to 10,000, ms: p50 / p99".to_owned(),
                 Box::new(times(Figure::BesideP50, Figure::BesideP99)),

@@ -30,6 +30,7 @@ pub(crate) enum Workload {
     TenOf1000,
     Reconnect,
     Quiet,
+    FilePosts,
     Million,
     Idle,
     Stalled,
@@ -72,6 +73,7 @@ impl Workload {
     pub(crate) fn suits(self, server: Server) -> bool {
         match self {
             _ if self.is_proof() => server == Server::Tabcast,
+            Workload::FilePosts => matches!(server, Server::TabcastFile | Server::AgainstFile),
             Workload::Quiet => matches!(server, Server::Tabcast | Server::TabcastFile),
             Workload::Million => server == Server::TabcastFile,
             // A bare server takes no subscribers.
