@@ -180,7 +180,7 @@ impl Load {
     /// Connects so many more subscribers. Returns when each has had its stream's opening.
     pub(crate) fn subscribe(&mut self, count: usize) -> anyhow::Result<()> {
         self.subscribe_all(count, |load| {
-            let path = load.dialect.path(load.channels(load.subscribers.len()));
+            let path = load.dialect.path(load.channels(load.subscribers.len()), None);
             load.dialect.subscribe(load.address, &path, None)
         })
     }
@@ -203,7 +203,7 @@ impl Load {
             left[number] += 1;
         }
         self.subscribe_all(count, |load| {
-            let path = load.dialect.path(load.channels(load.subscribers.len())) + "&last=1";
+            let path = load.dialect.path(load.channels(load.subscribers.len()), None) + "&last=1";
             load.dialect.subscribe(load.address, &path, None)
         })?;
         self.wait_for(all)
@@ -302,7 +302,7 @@ impl Load {
                 self.record.last(last.context("who has had no message has no last event ID")?)?
             }
         };
-        let path = self.dialect.path(self.channels(subscriber));
+        let path = self.dialect.path(self.channels(subscriber), Some(&last));
         let request = self.dialect.subscribe(self.address, &path, Some(&last));
         self.connect_subscriber(&request, place)
     }

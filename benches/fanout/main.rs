@@ -9,6 +9,7 @@
 //! cargo bench --bench fanout -- --binary target/other/tabcast --hub "--keep-alive 1m"
 //! cargo bench --bench fanout -- round-robin ten-of-1000 reconnect quiet million    # many channels
 //! cargo bench --bench fanout -- --rounds 10 --against target/other/tabcast file-posts
+//! cargo bench --bench fanout -- --mercure ~/bin/mercure --centrifugo ~/go/bin/centrifugo memory-own
 //! cargo bench --bench fanout -- idle stalled storm  # the proofs, some twelve minutes
 //! ```
 //!
@@ -48,7 +49,10 @@
 //!   subscriber comes to each of 10,000 of these channels, and takes its message. Resident memory is compared
 //!   with that of the same on a file whose messages are all on one channel.
 //!
-//! Where subscribers have channels of their own, the servers are the limit and the hub.
+//! Where subscribers have channels of their own, the servers are the limit, the hub, Mercure and Centrifugo.
+//! nchan's configuration here has no such channels. Mercure does no `reconnect`: each of its subscribers
+//! would read all 55,000 messages. Mercure and Centrifugo keep messages as the hub does: Mercure in a file,
+//! Centrifugo the last hundred of each channel in memory.
 //!
 //! What every subscriber gets is checked: each acknowledged message of its channels, once, in the order in
 //! which all others get it. CPU time is the server's, softirqs included ([`cpu`]). Times to the last
@@ -183,7 +187,7 @@ fn main() -> anyhow::Result<()> {
     let before = CpuTime::now()?;
     let measured = measure_all(&setting, args.rounds, &measurements, &servers)?;
     let others = CpuTime::now()?.others_share_since(&before);
-    let caption = table::caption(&servers);
+    let caption = table::caption(&servers, &setting.given);
     println!("{caption}.");
     table::print(&setting, args.rounds, others, &measured);
     for (server, reason) in missing {

@@ -49,6 +49,10 @@ pub(crate) enum Server {
     /// Socket.IO over WebSocket
     #[value(name = "socket.io")]
     SocketIo,
+    /// Mercure, of --mercure
+    Mercure,
+    /// Centrifugo, of --centrifugo
+    Centrifugo,
 }
 
 /// nchan, where Debian's package puts it.
@@ -73,6 +77,8 @@ impl fmt::Display for Server {
             Server::Nchan => "nchan",
             Server::Node => "Node.js SSE",
             Server::SocketIo => "Socket.IO",
+            Server::Mercure => "Mercure",
+            Server::Centrifugo => "Centrifugo",
         })
     }
 }
@@ -89,6 +95,8 @@ impl Server {
             Server::Nchan => Dialect::Nchan,
             Server::SocketIo => Dialect::SocketIo,
             Server::TabcastOld => Dialect::OldEvents,
+            Server::Mercure => Dialect::Mercure,
+            Server::Centrifugo => Dialect::Centrifugo,
             _ => Dialect::Events,
         }
     }
@@ -98,10 +106,17 @@ impl Server {
         matches!(self, Server::Tabcast | Server::TabcastFile | Server::Against | Server::AgainstFile)
     }
 
+    /// Whether it is another server whose subscribers can have different channels.
+    pub(crate) fn has_channels(self) -> bool {
+        matches!(self, Server::Limit | Server::Mercure | Server::Centrifugo)
+    }
+
     /// Why it can't be measured here; `None` if it can.
     pub(crate) fn missing(self, given: &Given) -> Option<&'static str> {
         match self {
             Server::Against | Server::AgainstFile => given.against.is_none().then_some(NOT_GIVEN),
+            Server::Mercure => given.mercure.is_none().then_some(NOT_GIVEN),
+            Server::Centrifugo => given.centrifugo.is_none().then_some(NOT_GIVEN),
             Server::Nchan if version("nginx", "-v").is_none() => Some("there is no nginx"),
             Server::Nchan if !Path::new(NCHAN).exists() => Some("nginx has no nchan"),
             Server::Node | Server::SocketIo if version("node", "--version").is_none() => {
@@ -115,8 +130,14 @@ impl Server {
     }
 
     /// The program and its version; `None` if this build brings the server.
-    pub(crate) fn version(self) -> Option<String> {
+    pub(crate) fn version(self, given: &Given) -> Option<String> {
+        let of = |path: &Option<PathBuf>, flag| {
+            let line = version(path.as_ref()?.to_str()?, flag)?;
+            Some(line.split([' ', '=']).find(|word| word.starts_with('v'))?.to_owned())
+        };
         let (program, version) = match self {
+            Server::Mercure => ("Mercure", of(&given.mercure, "version")?),
+            Server::Centrifugo => ("Centrifugo", of(&given.centrifugo, "version")?),
             Server::Nchan => ("nginx", version("nginx", "-v")?.rsplit('/').next()?.to_owned()),
             Server::Node => ("Node.js", version("node", "--version")?.trim_start_matches('v').to_owned()),
             Server::SocketIo => {
@@ -132,7 +153,8 @@ impl Server {
     /// The server on its core, once it accepts connections. Its log goes to `/dev/null`.
     pub(crate) fn start(self, setting: &Setting) -> anyhow::Result<Running> {
         let address = free_address()?;
-        let needs_folder = [Server::TabcastFile, Server::AgainstFile, Server::Nchan];
+        let needs_folder =
+            [Server::TabcastFile, Server::AgainstFile, Server::Nchan, Server::Mercure, Server::Centrifugo];
         let folder = needs_folder.contains(&self).then(Folder::new).transpose()?;
         let mut command = self.command(setting, address, folder.as_ref())?;
         command.stderr(Stdio::null());
@@ -162,6 +184,21 @@ impl Server {
                 let config = configure(folder, "nginx.conf", include_str!("peers/nchan.conf"), address)?;
                 let mut command = Command::new("nginx");
                 command.args(["-e", "stderr", "-p"]).arg(folder.path()).arg("-c").arg(config);
+                command
+            }
+            (Server::Mercure, Some(folder)) => {
+                let text = include_str!("peers/mercure.Caddyfile");
+                let config = configure(folder, "Caddyfile", text, address)?;
+                let mut command = Command::new(setting.given.mercure.as_ref().context(NOT_GIVEN)?);
+                command.args(["run", "--adapter", "caddyfile", "--config"]).arg(config);
+                command.env("XDG_DATA_HOME", folder.path()).env("XDG_CONFIG_HOME", folder.path());
+                command
+            }
+            (Server::Centrifugo, Some(folder)) => {
+                let text = include_str!("peers/centrifugo.json");
+                let config = configure(folder, "centrifugo.json", text, address)?;
+                let mut command = Command::new(setting.given.centrifugo.as_ref().context(NOT_GIVEN)?);
+                command.arg("--config").arg(config);
                 command
             }
             (Server::Node, _) => node("node.js", address),
@@ -201,7 +238,7 @@ fn configure(folder: &Folder, name: &str, text: &str, address: SocketAddr) -> an
     let path = folder.path().to_str().context("the build's folder is not UTF-8")?;
     let text = text.replace("FOLDER", path).replace("LISTEN", &address.to_string());
     let config = folder.path().join(name);
-    fs::write(&config, text)?;
+    fs::write(&config, text.replace("PORT", &address.port().to_string()))?;
     Ok(config)
 }
 

@@ -18,6 +18,12 @@ pub(crate) struct Given {
     /// Another hub of this project, to be compared with
     #[arg(long, value_name = "PATH")]
     pub(crate) against: Option<PathBuf>,
+    /// Mercure, as `mercure` 0.24
+    #[arg(long, value_name = "PATH")]
+    pub(crate) mercure: Option<PathBuf>,
+    /// Centrifugo, as `centrifugo` 6
+    #[arg(long, value_name = "PATH")]
+    pub(crate) centrifugo: Option<PathBuf>,
 }
 
 /// The hub under measurement, the machine, and the times.

@@ -8,17 +8,17 @@ use crate::cpu::Accounting;
 use crate::goals;
 use crate::measured::{Figure, Measured};
 use crate::server::Server;
-use crate::setting::Setting;
+use crate::setting::{Given, Setting};
 use crate::workload::Workload;
 
 /// A column's heading, and its cell for a server.
 type Column<'a> = (String, Box<dyn Fn(Server) -> Option<String> + 'a>);
 
 /// What the results are of: the day, the machine, the versions.
-pub(crate) fn caption(servers: &[Server]) -> String {
+pub(crate) fn caption(servers: &[Server], given: &Given) -> String {
     let rustc = version("rustc", "--version").and_then(|text| Some(text.split_once(" (")?.0.to_owned()));
     let versions: Vec<_> =
-        rustc.into_iter().chain(servers.iter().filter_map(|server| server.version())).collect();
+        rustc.into_iter().chain(servers.iter().filter_map(|server| server.version(given))).collect();
     let (today, machine, release) = (machine::today(), machine::description(), machine::kernel_release());
     let kernel = release.split('-').next().unwrap_or_default();
     format!("{today}; {machine}; Linux {kernel}; {}", versions.join(", "))

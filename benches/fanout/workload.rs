@@ -80,8 +80,9 @@ impl Workload {
             _ if server == Server::Bare => self == Workload::Posts,
             // It waits for bursts.
             _ if server == Server::Whole => matches!(self, Workload::Burst1000 | Workload::Burst10000),
-            Workload::Reconnect => server.is_hub(),
-            _ if self.has_channels() => server.is_hub() || server == Server::Limit,
+            // Mercure would need minutes: a reconnect reads all that was published meanwhile.
+            Workload::Reconnect => server.is_hub() || server == Server::Centrifugo,
+            _ if self.has_channels() => server.is_hub() || server.has_channels(),
             _ => true,
         }
     }

@@ -7,7 +7,7 @@ use anyhow::{Context, ensure};
 
 use super::dialect::Dialect;
 use super::taker::Taker;
-use super::text::number_in;
+use super::text::{has_number, number_in};
 
 pub(super) struct Due {
     dialect: Dialect,
@@ -21,6 +21,8 @@ pub(super) struct Due {
     came: Vec<usize>,
     /// The beginning of a message.
     part: Vec<u8>,
+    /// The opening of the stream, of a server that says there what a reconnect needs.
+    opening: Vec<u8>,
     /// The last message.
     last: Vec<u8>,
 }
@@ -34,6 +36,7 @@ impl Due {
             in_order: true,
             came: Vec::new(),
             part: Vec::new(),
+            opening: Vec::new(),
             last: Vec::new(),
         }
     }
@@ -50,7 +53,7 @@ impl Due {
     /// The last message, as a reconnect names it.
     pub(super) fn last(&self) -> anyhow::Result<String> {
         ensure!(!self.last.is_empty(), "who has had no message has no last event ID");
-        self.dialect.last(&self.last)
+        self.dialect.last(&self.opening, &self.last)
     }
 
     fn check(&mut self, message: &[u8]) -> anyhow::Result<()> {
@@ -68,8 +71,15 @@ impl Due {
 }
 
 impl Taker for Due {
-    fn open(&mut self, _opening: &[u8]) -> anyhow::Result<()> {
+    fn open(&mut self, opening: &[u8]) -> anyhow::Result<()> {
         self.part.clear();
+        if self.dialect == Dialect::Centrifugo {
+            self.opening = opening.to_vec();
+            // Centrifugo's answer has the message that was missed.
+            if has_number(opening) {
+                return self.check(opening);
+            }
+        }
         Ok(())
     }
 

@@ -67,8 +67,10 @@ fn is_whole(answer: &[u8]) -> anyhow::Result<bool> {
     const LENGTH: &[u8] = b"content-length: ";
     let Some(head) = end_of(b"\r\n\r\n", answer) else { return Ok(false) };
     let text = || String::from_utf8_lossy(answer);
-    // nchan answers 202 if there is no subscriber.
-    let taken = answer.starts_with(b"HTTP/1.1 201 ") || answer.starts_with(b"HTTP/1.1 202 ");
+    // nchan answers 202 if there is no subscriber, Mercure and Centrifugo answer 200.
+    let starts: [&[u8]; 3] = [b"HTTP/1.1 200 ", b"HTTP/1.1 201 ", b"HTTP/1.1 202 "];
+    let taken =
+        starts.iter().any(|start| answer.starts_with(start)) && !answer[head..].starts_with(b"{\"error");
     ensure!(taken, "a POST is answered with {:?}", text());
     let mut headers = answer[..head].split(|byte| *byte == b'\n');
     let length =

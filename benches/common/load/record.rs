@@ -61,7 +61,7 @@ impl Record {
 
     /// What the message at that place is to its dialect's requests: the last one received.
     pub(super) fn last(&self, place: usize) -> anyhow::Result<String> {
-        self.dialect.last(&self.bytes[self.end(place)..self.ends[place]])
+        self.dialect.last(&[], &self.bytes[self.end(place)..self.ends[place]])
     }
 
     /// Takes bytes that a subscriber got, after those before `position`.

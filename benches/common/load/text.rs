@@ -29,6 +29,11 @@ pub(super) fn number_in(message: &[u8], length: usize) -> anyhow::Result<usize> 
     Ok(number)
 }
 
+/// Whether there is a text in these bytes.
+pub(super) fn has_number(bytes: &[u8]) -> bool {
+    bytes.contains(&MARK)
+}
+
 /// The digits of a channel's number in its name.
 const CHANNEL_DIGITS: usize = 7;
 
