@@ -24,8 +24,8 @@ export type Options = {
     id?: string | undefined;
 };
 /**
- * `data` is what was emitted, and `time` when the hub took it. `except` is the id of the page that is not to
- * get it.
+ * `data` is what was emitted, and `time` when the hub took it. `expires` is when the hub no longer keeps it.
+ * `except` is the id of the page that is not to get it.
  */
 export type Message<Data = any, Name extends string = string> = {
     id: string;
@@ -33,6 +33,7 @@ export type Message<Data = any, Name extends string = string> = {
     event: Name;
     data: Data;
     time: string;
+    expires?: string;
     except?: string;
 };
 /**
@@ -71,6 +72,11 @@ export type OwnEvents = {
     disconnect: [reason: string];
     "tabcast:state": [change: StateChange];
     "tabcast:gap": [gap: Gap];
+    "tabcast:deleted": [deleted: {
+        id: string;
+    }, message: Message<{
+        id: string;
+    }, "tabcast:deleted">];
 };
 /**
  * The names of the events that `on` takes.
@@ -119,8 +125,8 @@ declare class Hub<Events extends Record<string, any> = Record<string, any>> {
     get position(): string | undefined;
     /**
      * Calls the listener with the data of each message of this event, and with the message. The client's own
-     * events are `connect`, `disconnect` (why), `tabcast:state` ({ state, recovered, reason? }) and
-     * `tabcast:gap` ({ asked, earliest }).
+     * events are `connect`, `disconnect` (why), `tabcast:state` ({ state, recovered, reason? }),
+     * `tabcast:gap` ({ asked, earliest }) and `tabcast:deleted` ({ id }: the message with this id was deleted).
      * @template {Names<Events>} Name
      * @param {Name} event
      * @param {(...values: ListenerArguments<Events, Name>) => void} listener

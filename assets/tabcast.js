@@ -27,11 +27,12 @@
  */
 
 /**
- * `data` is what was emitted, and `time` when the hub took it. `except` is the id of the page that is not to
- * get it.
+ * `data` is what was emitted, and `time` when the hub took it. `expires` is when the hub no longer keeps it.
+ * `except` is the id of the page that is not to get it.
  * @template [Data=any]
  * @template {string} [Name=string]
- * @typedef {{ id: string, channel: string, event: Name, data: Data, time: string, except?: string }} Message
+ * @typedef {{ id: string, channel: string, event: Name, data: Data, time: string, expires?: string,
+ *   except?: string }} Message
  */
 
 /**
@@ -61,6 +62,7 @@
  *   disconnect: [reason: string],
  *   'tabcast:state': [change: StateChange],
  *   'tabcast:gap': [gap: Gap],
+ *   'tabcast:deleted': [deleted: { id: string }, message: Message<{ id: string }, 'tabcast:deleted'>],
  * }} OwnEvents
  */
 
@@ -206,8 +208,8 @@ class Hub {
 
   /**
    * Calls the listener with the data of each message of this event, and with the message. The client's own
-   * events are `connect`, `disconnect` (why), `tabcast:state` ({ state, recovered, reason? }) and
-   * `tabcast:gap` ({ asked, earliest }).
+   * events are `connect`, `disconnect` (why), `tabcast:state` ({ state, recovered, reason? }),
+   * `tabcast:gap` ({ asked, earliest }) and `tabcast:deleted` ({ id }: the message with this id was deleted).
    * @template {Names<Events>} Name
    * @param {Name} event
    * @param {(...values: ListenerArguments<Events, Name>) => void} listener
@@ -336,7 +338,8 @@ class Hub {
     const { event, data } = message = { ...message, data: decode(message.data) };
     if (this.#isInterrupted) this.#recovered += 1;
     this.#call(undefined, event, data, message);
-    if (!OWN_EVENTS.test(event)) this.#call(event, data, message);
+    // Of the events that begin so, only the hub publishes this one.
+    if (event === 'tabcast:deleted' || !OWN_EVENTS.test(event)) this.#call(event, data, message);
   }
 
   // Calls the listeners of the event, or without an event those of `onAny`.

@@ -44,8 +44,8 @@ impl Frames {
         }
     }
 
-    /// The message as a JSON object: `id`, `channel`, `event`, `data`, `time`, and `expires` and `except` if the
-    /// message has them. By `except`, a program can pass events on to several subscribers.
+    /// The message as a JSON object: `id`, `channel`, `event`, `data`, `time`, and `expires` and `except` if
+    /// the message has them. By `except`, a program can pass events on to several subscribers.
     pub fn json(&self, message: &Message) -> Bytes {
         let frame = self.message(message);
         frame.slice(json_start(frame)..frame.len() - 2)

@@ -4,7 +4,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use tabcast::journal::Place;
+use tabcast::journal::{Place, Rule, Rules};
+use tabcast::message::Pattern;
 use tabcast::{Options, ServeError, Server};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -88,6 +89,25 @@ async fn the_page_is_served() {
     });
     let page = page.await.unwrap();
     assert!(page.starts_with("HTTP/1.1 200 OK\r\n") && page.contains("<title>tabcast</title>"), "{page}");
+    drop(hub.stop);
+    hub.serving.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_for_channels_are_settings_too() {
+    let mut options = in_memory();
+    let channels = Pattern::parse("*", 9).unwrap();
+    options.journal.rules = Rules::new([Rule { channels, messages: Some(1), age: None }]);
+    let hub = start(options, 1).await;
+    let address = hub.addresses[0];
+    let history = spawn_blocking(move || {
+        (0..3).for_each(|_| read_until(&mut connect(address, POST_HELLO), "201 Created"));
+        let mut history = String::new();
+        let request = "GET /messages HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        connect(address, request).read_to_string(&mut history).unwrap();
+        history
+    });
+    assert_eq!(history.await.unwrap().matches("Hello").count(), 1);
     drop(hub.stop);
     hub.serving.await.unwrap().unwrap();
 }

@@ -1,5 +1,5 @@
-//! What is kept of some channels and messages: rules for channels, messages with a ttl, deleted messages. What
-//! they drop is no gap, and stays dropped, whatever becomes of the hub.
+//! What is kept of some channels and messages: rules for channels, messages with a ttl, deleted messages.
+//! What they drop is no gap, and stays dropped, whatever becomes of the hub.
 
 mod common;
 
@@ -317,6 +317,22 @@ fn a_restart_changes_nothing_of_what_was_dropped_has_expired_or_was_deleted() {
     let verified =
         Command::new(env!("CARGO_BIN_EXE_tabcast")).args(["verify", &site.journal()]).output().unwrap();
     assert!(verified.status.success(), "{verified:?}");
+}
+
+#[test]
+fn a_cursor_is_none_of_another_history_although_nothing_is_left_of_its_run() {
+    let (_folder, path) = settings(LATEST);
+    let site = Site::new(&["--config", &path]);
+    let mut hub = site.start();
+    let mut cursors = Vec::new();
+    for number in 1..=4 {
+        cursors.extend(publish(&hub, "cursor.1", 1..=number).into_iter().take(1));
+        hub = site.restart(hub, "TERM");
+    }
+    hub.publish_to("cursor.1", "last");
+    for cursor in cursors {
+        assert_eq!(resume(&hub, "channel=cursor.1", &cursor).data(), "last");
+    }
 }
 
 #[test]

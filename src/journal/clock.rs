@@ -52,3 +52,24 @@ impl Clock {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_steady_clock_goes_on_wherever_the_time_of_day_is_set_and_begins_after_the_last_message() {
+        let moment = Arc::new(Mutex::new(Moment { time: Time::from_ms(5_000), instant: Instant::now() }));
+        let [clock, late] = [4_000, 9_000]
+            .map(|latest| Steady::begin(Clock::Set(Arc::clone(&moment)), Time::from_ms(latest)));
+        for set in [0, 5_000, 90_000] {
+            let mut moment = moment.lock().unwrap();
+            moment.time = Time::from_ms(set);
+            moment.instant += Duration::from_secs(1);
+        }
+        assert_eq!((clock.now(), late.now()), (Time::from_ms(8_000), Time::from_ms(12_000)));
+    }
+}

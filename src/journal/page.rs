@@ -57,8 +57,8 @@ pub struct Page {
 }
 
 impl Page {
-    /// Whether retention has dropped messages after `position`. A read from there leaves them out. It also leaves
-    /// out what a rule has dropped, what has expired and what was erased, and that is no gap.
+    /// Whether retention has dropped messages after `position`. A read from there leaves them out.
+    /// It also leaves out what a rule has dropped, what has expired and what was erased; that is no gap.
     pub fn has_gap_after(&self, position: u64) -> bool {
         position + 1 < self.earliest
     }

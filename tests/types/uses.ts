@@ -54,6 +54,11 @@ hub.on('tabcast:state', ({ state, recovered, reason }) => {
   is<Same<typeof recovered, number>>();
   is<Same<typeof reason, string | undefined>>();
 });
+hub.on('tabcast:deleted', ({ id }, { channel, expires }) => {
+  is<Same<typeof id, string>>();
+  is<Same<typeof channel, string>>();
+  is<Same<typeof expires, string | undefined>>();
+});
 hub.on('tabcast:gap', ({ asked, earliest }) => {
   is<Same<typeof asked, string>>();
   is<Same<typeof earliest, string | null>>();

@@ -124,7 +124,7 @@ impl Readers {
             let mut earlier = Index::new(begin, rules);
             let rows = read_index(db, &mut earlier, begin..until, usize::MAX, now)?;
             // The first ones may have been dropped meanwhile, the last one not without all others.
-            let is_whole = rows.count == 0 || rows.last + 1 == until && rows.first + rows.count == until;
+            let is_whole = rows.count == 0 || rows.are_consecutive && rows.last + 1 == until;
             if is_whole || readers.shared.has_holes() { Ok(earlier) } else { Err(row::out_of_order()) }
         };
         let earlier = self.query(reader, read).await?;
@@ -289,13 +289,13 @@ fn connections(path: &Path) -> rusqlite::Result<Vec<Connection>> {
 
 /// The rows that were read for an index.
 pub(super) struct Rows {
-    pub(super) first: u64,
     pub(super) last: u64,
     pub(super) count: u64,
+    pub(super) are_consecutive: bool,
 }
 
-/// Reads which messages are on which channel, at most so many of those in the range. What has expired `now` is
-/// passed over: it is none of those that a rule keeps.
+/// Reads which messages are on which channel, at most so many of those in the range. What has expired `now`
+/// is passed over: it is none of those that a rule keeps.
 pub(super) fn read_index(
     db: &Connection,
     index: &mut Index,
@@ -309,13 +309,11 @@ pub(super) fn read_index(
     )?;
     let most = i64::try_from(most).unwrap_or(i64::MAX);
     let mut rows = select.query(params![range.start, range.end, most])?;
-    let mut read = Rows { first: 0, last: 0, count: 0 };
+    let mut read = Rows { last: 0, count: 0, are_consecutive: true };
     while let Some(row) = rows.next()? {
-        read.last = row.get(0)?;
-        if read.count == 0 {
-            read.first = read.last;
-        }
-        read.count += 1;
+        let sequence = row.get(0)?;
+        read.are_consecutive &= read.count == 0 || read.last + 1 == sequence;
+        (read.last, read.count) = (sequence, read.count + 1);
         match row::time(row, 2)? {
             Some(expires) if expires <= now => index.pass_over(read.last),
             expires => index.push(&channel(row, 1)?, read.last, expires),

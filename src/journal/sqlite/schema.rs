@@ -50,8 +50,8 @@ PRAGMA user_version = 2;
 ";
 
 /// What files of version 2 may lack that were made before messages could be dropped one by one. `retention`
-/// is of use once `holes` is 1: messages were deleted that were not the oldest. It has [`Earliest`], and which
-/// channels had a share of their own.
+/// is of use once `holes` is 1: messages were deleted that were not the oldest. It has [`Earliest`], and
+/// which channels had a share of their own.
 const LATER: &str = "
 ALTER TABLE entries ADD COLUMN expires_ms INTEGER;
 CREATE INDEX expiring ON entries (expires_ms) WHERE expires_ms IS NOT NULL AND data IS NOT NULL;

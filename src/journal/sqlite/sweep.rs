@@ -26,6 +26,10 @@ const STEP: u64 = 1_000;
 /// The same as a number of things in memory.
 const FULL: usize = STEP as usize;
 
+/// How many messages are looked at at once to be dropped one by one. Higher: more are read than are dropped.
+/// Lower: more queries.
+const LOOK: u64 = 100;
+
 /// The most messages read for the index in one step. Higher: the next append waits longer than some
 /// milliseconds. Lower: rules apply to what an earlier run has left later.
 const INDEX_STEP: usize = 10_000;
@@ -89,7 +93,7 @@ impl Writer {
         (self.pages.used_bytes() + more).saturating_sub(limit)
     }
 
-    /// Whether messages are only ever dropped from the beginning, so that they are counted by their sequences.
+    /// Whether messages are dropped from the beginning alone, so that they are counted by their sequences.
     pub(super) fn is_plain(&self) -> bool {
         self.retention.rules.is_empty()
             && !self.shared.has_holes()
@@ -123,11 +127,13 @@ impl Writer {
             }
         } else if self.is_complete() {
             let mut excess = (self.shared.recent_mut().count() as u64).saturating_sub(most);
-            self.drop_each(|_| {
-                let is_dropped = excess > 0;
-                excess = excess.saturating_sub(1);
-                is_dropped
-            })?;
+            if excess > 0 {
+                self.drop_each(|_| {
+                    let is_dropped = excess > 0;
+                    excess = excess.saturating_sub(1);
+                    is_dropped
+                })?;
+            }
         }
         Ok(())
     }
@@ -141,8 +147,9 @@ impl Writer {
             self.unchecked = 0;
             self.shorten_wal()?;
         }
-        let is_completing = self.earlier.is_some() || !self.is_plain();
-        if !self.is_complete() && (is_completing || is_time && self.lacks_expired()?) {
+        if self.is_complete() {
+            self.earlier = None;
+        } else if self.earlier.is_some() || !self.is_plain() || is_time && self.lacks_expired()? {
             self.complete_index()?;
             if !self.is_complete() {
                 return Ok(true);
@@ -154,7 +161,9 @@ impl Writer {
         let is_full = self.begin() - self.swept + dropped >= STEP || self.excess(0) >= STEP_BYTES;
         if is_time || is_full {
             self.checked = Instant::now();
-            self.empty_wal()?;
+            if self.erased.is_some_and(|next| next <= Instant::now()) {
+                self.empty_wal()?;
+            }
             drop(self.shared.unexpired());
             if !self.is_plain() && self.has_dropped() {
                 self.sweep()?;
@@ -206,13 +215,14 @@ impl Writer {
             let recent = self.shared.recent();
             (recent.begin(), recent.index().from(), recent.now())
         };
-        let (mut earlier, from) =
-            self.earlier.take().unwrap_or_else(|| (Index::new(begin, self.retention.rules.clone()), begin));
-        let rows = read_index(&self.db, &mut earlier, from..until, INDEX_STEP, now)?;
+        let anew = || (Index::new(begin, self.retention.rules.clone()), begin..until);
+        let (mut earlier, range) = self.earlier.take().unwrap_or_else(anew);
+        let rows = read_index(&self.db, &mut earlier, range.clone(), INDEX_STEP, now)?;
         if rows.count < INDEX_STEP as u64 {
-            self.shared.recent_mut().complete_index(earlier, until);
+            // Unless a reader was faster.
+            self.shared.recent_mut().complete_index(earlier, range.end);
         } else {
-            self.earlier = Some((earlier, rows.last + 1));
+            self.earlier = Some((earlier, rows.last + 1..range.end));
         }
         Ok(())
     }
@@ -224,6 +234,9 @@ impl Writer {
     /// Drops the oldest messages, so that the file has space for so many bytes more.
     fn limit_bytes(&mut self, more: u64) -> Result<(), Fault> {
         let excess = self.excess(more);
+        if excess == 0 {
+            return Ok(());
+        }
         let mut so_far = 0;
         // Dropped as well if it is larger than the rest of `excess`, or it would stay for good.
         let mut is_dropped = |row: &Oldest| {
@@ -231,8 +244,7 @@ impl Writer {
             so_far += row.bytes + ROW_BYTES;
             is_dropped
         };
-        if excess == 0 {
-        } else if self.is_plain() {
+        if self.is_plain() {
             self.drop_before(self.after(is_dropped)?);
         } else if self.is_complete() {
             self.drop_each(&mut is_dropped)?;
@@ -296,44 +308,46 @@ impl Writer {
     ) -> Result<(u64, bool), Fault> {
         let (mut at, mut dropped) = (from, 0);
         while dropped < STEP {
-            let rows = self.rows_from(at)?;
+            let rows = self.rows_from(at, LOOK)?;
             let mut recent = self.shared.recent_mut();
             for row in &rows {
                 if recent.index().contains(&row.channel, row.sequence) {
                     match is_dropped(&recent, row) {
-                        Some(true) => recent.drop_for_limits(&row.channel, row.sequence),
+                        Some(true) => {
+                            recent.drop_for_limits(&row.channel, row.sequence);
+                            dropped += 1;
+                        }
                         Some(false) => {}
                         None => return Ok((at, false)),
                     }
-                    dropped += 1;
                 }
                 at = row.sequence + 1;
             }
-            if (rows.len() as u64) < STEP {
+            if (rows.len() as u64) < LOOK {
                 return Ok((at, true));
             }
         }
         Ok((at, false))
     }
 
-    /// The rows of the oldest messages from `from` on, at most [`STEP`], without the last message.
-    fn rows_from(&self, from: u64) -> Result<Vec<Oldest>, Fault> {
+    /// The rows of the oldest messages from `from` on, at most `most`, without the last message.
+    fn rows_from(&self, from: u64, most: u64) -> Result<Vec<Oldest>, Fault> {
         let mut select = self.db.prepare_cached(
             "SELECT sequence, time_ms, octet_length(data), channel FROM entries
              WHERE sequence >= ?1 AND sequence < ?2 AND data IS NOT NULL ORDER BY sequence LIMIT ?3",
         )?;
-        let rows = select.query_map([from, self.head, STEP], |row| {
+        let rows = select.query_map([from, self.head, most], |row| {
             let (sequence, time, bytes) = (row.get(0)?, Time::from_ms(row.get(1)?), row.get(2)?);
             Ok(Oldest { sequence, time, bytes, channel: row::channel(row, 3)? })
         })?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
-    /// The sequence after the oldest messages for which `is_dropped` is true, at most [`STEP`] of them. All are
-    /// there.
+    /// The sequence after the oldest messages for which `is_dropped` is true, at most [`STEP`]. All of them
+    /// are there.
     fn after(&self, mut is_dropped: impl FnMut(&Oldest) -> bool) -> Result<u64, Fault> {
         let mut after = self.begin();
-        for row in self.rows_from(after)? {
+        for row in self.rows_from(after, STEP)? {
             if row.sequence != after {
                 return Err(row::out_of_order().into());
             }
@@ -471,7 +485,8 @@ impl Writer {
             .db
             .prepare_cached(
                 "DELETE FROM entries WHERE sequence IN
-                 (SELECT sequence FROM entries WHERE data IS NULL AND sequence < ?1 ORDER BY sequence LIMIT ?2)",
+                 (SELECT sequence FROM entries INDEXED BY bare WHERE data IS NULL AND sequence < ?1
+                  ORDER BY sequence LIMIT ?2)",
             )?
             .execute([self.head, STEP])?;
         self.key_rows = self.key_rows.saturating_sub(count);
@@ -500,7 +515,8 @@ fn forget(db: &Connection, head: u64, rows: usize, most: usize, old: Old) -> rus
     let expired = db
         .prepare_cached(
             "DELETE FROM entries WHERE sequence IN
-             (SELECT sequence FROM entries WHERE data IS NULL AND sequence < ?1 ORDER BY sequence LIMIT ?2)
+             (SELECT sequence FROM entries INDEXED BY bare WHERE data IS NULL AND sequence < ?1
+              ORDER BY sequence LIMIT ?2)
              AND (key IS NULL OR sequence < ?3 OR sequence <= ?4 AND time_ms <= ?5)",
         )?
         .execute(params![head, STEP, old.before, old.opened, until_ms(old)])?;
@@ -516,15 +532,15 @@ fn excess_keys(rows: usize, most: usize) -> usize {
     if rows > most { rows - (most - most / 8) } else { 0 }
 }
 
-/// Deletes `count` of the rows before `head` that remain for their key: one after the other, the oldest of the
-/// network that has the most. Returns how many there were.
+/// Deletes `count` of the rows before `head` that remain for their key: one after the other, the oldest of
+/// the network that has the most. Returns how many there were.
 fn forget_most(db: &Connection, head: u64, count: usize) -> rusqlite::Result<usize> {
     // A row's `nth` is how many rows its network has from there on. The digits are those of `row::key`.
     db.prepare_cached(
         "DELETE FROM entries WHERE sequence IN
          (SELECT sequence FROM
           (SELECT sequence, row_number() OVER (PARTITION BY substr(key, 1, 16) ORDER BY sequence DESC) AS nth
-           FROM entries WHERE data IS NULL AND sequence < ?1)
+           FROM entries INDEXED BY bare WHERE data IS NULL AND sequence < ?1)
           ORDER BY nth DESC, sequence LIMIT ?2)",
     )?
     .execute(params![head, count])

@@ -49,7 +49,7 @@ const OTHERS_WAIT: Duration = Duration::from_millis(50);
 
 /// The shortest time between two such waits. Higher: the WAL grows for longer. Lower: publishers wait more
 /// often.
-const OTHERS_PAUSE: Duration = Duration::from_secs(5);
+pub(super) const OTHERS_PAUSE: Duration = Duration::from_secs(5);
 
 /// When the WAL may be copied and started over again.
 #[derive(Debug)]
@@ -153,8 +153,8 @@ impl Wal {
         Ok(!checkpoint(db, "TRUNCATE")?.was_hindered)
     }
 
-    /// Copies all of the WAL to the file, and empties it, while the hub's own queries are held up. Returns whether
-    /// nobody else hindered that.
+    /// Copies all of the WAL to the file, and empties it, while the hub's own queries are held up. Returns
+    /// whether nobody else hindered that.
     pub(super) fn empty(&mut self, db: &Connection, gate: &Gate) -> rusqlite::Result<bool> {
         let Some(_closed) = gate.close(LONGEST_WAIT) else { return Ok(false) };
         let length = checkpoint(db, "TRUNCATE")?;

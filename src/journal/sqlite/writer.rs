@@ -1,5 +1,6 @@
 //! The writer: the thread that appends to the file.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -18,7 +19,7 @@ use super::reader::Readers;
 use super::row;
 use super::schema;
 use super::shared::{Shared, UNAVAILABLE};
-use super::wal::{BUSY_TIMEOUT, Wal};
+use super::wal::{BUSY_TIMEOUT, OTHERS_PAUSE, Wal};
 use crate::journal::clock::Clock;
 use crate::journal::committed::Announcer;
 use crate::journal::entry::{Append, Appended, Batch, Entry, JournalError};
@@ -74,10 +75,10 @@ pub(super) struct Writer {
     pub(super) walked: u64,
     /// How many rows remain without data: for their key, or for the last sequence.
     pub(super) key_rows: usize,
-    /// What the index lacks, as far as it was read, and the sequence up to which it was.
-    pub(super) earlier: Option<(Index, u64)>,
-    /// Whether the WAL may have the bytes of an erased message.
-    pub(super) is_erasing: bool,
+    /// What the index lacks, as far as it was read, and which sequences are still to be read.
+    pub(super) earlier: Option<(Index, Range<u64>)>,
+    /// When to try again to empty the WAL, which may have the bytes of an erased message.
+    pub(super) erased: Option<Instant>,
     /// When retention was last checked.
     pub(super) checked: Instant,
     pub(super) pages: Pages,
@@ -104,7 +105,9 @@ impl Writer {
         let (epochs, shared) = (Arc::clone(&readers.epochs), Arc::clone(&readers.shared));
         let pages = Pages::of(&db)?;
         let key_rows =
-            db.query_row("SELECT count(*) FROM entries WHERE data IS NULL", [], |row| row.get(0))?;
+            db.query_row("SELECT count(*) FROM entries INDEXED BY bare WHERE data IS NULL", [], |row| {
+                row.get(0)
+            })?;
         let rules = retention.rules.iter().filter_map(|rule| rule.age);
         let ages = rules.chain([retention.age, keys.window]);
         let ages = Ages::new(clock, head, state.latest, state.stored_by, ages);
@@ -126,7 +129,7 @@ impl Writer {
             walked: begin,
             key_rows,
             earlier: None,
-            is_erasing: false,
+            erased: None,
             checked: Instant::now(),
             pages,
             wal,
@@ -272,8 +275,8 @@ impl Writer {
                 new.iter().for_each(|entry| recent.push(Arc::clone(entry)));
                 self.head = recent.head();
                 drop(recent);
-                self.is_erasing |= !erased.is_empty();
-                let result = self.empty_wal().and_then(|()| self.limit_count());
+                let emptied = if erased.is_empty() { Ok(()) } else { self.empty_wal() };
+                let result = emptied.and_then(|()| self.limit_count());
                 self.announcer.announce(new);
                 match result {
                     Err(fault) if !fault.is_passing() => {
@@ -325,7 +328,8 @@ impl Writer {
             (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
         let (mut erased, mut bare) = (Vec::new(), 0);
         let mut insert = transaction.prepare_cached(
-            "INSERT INTO entries (sequence, channel, event, data, time_ms, \"except\", key, request, expires_ms)
+            "INSERT INTO entries
+                 (sequence, channel, event, data, time_ms, \"except\", key, request, expires_ms)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
         )?;
         let now = self.ages.now();
@@ -381,7 +385,9 @@ impl Writer {
         }
         drop(insert);
         if !committed.is_empty() && !self.has_epoch {
-            begin_epoch(&transaction, &self.epochs)?;
+            let gaps = self.shared.recent().gaps();
+            let gone = if self.shared.has_holes() { gaps.protected.min(gaps.others) } else { self.head };
+            begin_epoch(&transaction, &self.epochs, gone)?;
         }
         if let Some(stored_by) = self.ages.unrecorded() {
             record(&transaction, stored_by)?;
@@ -412,11 +418,12 @@ impl Writer {
         Ok(self.db.pragma_update_and_check(None, "secure_delete", is_secure, |_| Ok(()))?)
     }
 
-    /// Copies the WAL to the file, and empties it, if it may have the bytes of an erased message. While another
-    /// program reads it, that has to wait.
+    /// Copies the WAL to the file, and empties it, as it may have the bytes of an erased message. While
+    /// another program reads it, that has to wait.
     pub(super) fn empty_wal(&mut self) -> Result<(), Fault> {
-        if self.is_erasing {
-            self.is_erasing = !self.wal.empty(&self.db, self.shared.gate())?;
+        self.erased = Some(Instant::now() + OTHERS_PAUSE);
+        if self.wal.empty(&self.db, self.shared.gate())? {
+            self.erased = None;
         }
         Ok(())
     }
@@ -457,15 +464,15 @@ pub(super) fn delete(db: &Connection, sequence: u64) -> rusqlite::Result<usize> 
         .execute([sequence])
 }
 
-/// Writes the present epoch, and deletes those of which nothing is left. A cursor of theirs is a gap
-/// all the same, as all that follows it is dropped.
-fn begin_epoch(db: &Connection, epochs: &Epochs) -> rusqlite::Result<()> {
+/// Writes the present epoch, and deletes those of which nothing is left before the sequence `gone`. A cursor
+/// of theirs is a gap all the same, as all that follows it is dropped.
+fn begin_epoch(db: &Connection, epochs: &Epochs, gone: u64) -> rusqlite::Result<()> {
     let begun = epochs.current();
     db.execute("INSERT INTO epochs VALUES (?1, ?2)", params![begun.epoch.to_string(), begun.after])?;
     db.execute(
         "DELETE FROM epochs WHERE rowid > (SELECT min(rowid) FROM epochs) AND rowid <
-         (SELECT max(rowid) FROM epochs WHERE after < (SELECT min(sequence) FROM entries) - 1)",
-        [],
+         (SELECT max(rowid) FROM epochs WHERE after < min(?1, (SELECT min(sequence) FROM entries)) - 1)",
+        [gone],
     )
     .map(drop)
 }
