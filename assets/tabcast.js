@@ -338,8 +338,8 @@ class Hub {
     const { event, data } = message = { ...message, data: decode(message.data) };
     if (this.#isInterrupted) this.#recovered += 1;
     this.#call(undefined, event, data, message);
-    // Of the events that begin so, only the hub publishes this one.
-    if (event === 'tabcast:deleted' || !OWN_EVENTS.test(event)) this.#call(event, data, message);
+    // Of the events that begin with `tabcast:`, only the hub can publish one.
+    if (!/^(dis)?connect$/.test(event)) this.#call(event, data, message);
   }
 
   // Calls the listeners of the event, or without an event those of `onAny`.

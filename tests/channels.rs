@@ -332,3 +332,40 @@ on_each_journal!(history_is_read_backwards_page_by_page, {
     let all: Vec<_> = pages.iter().flatten().map(|message| message["data"].as_str().unwrap()).collect();
     assert_eq!(all, numbers);
 });
+
+on_each_path!(a_pattern_is_listened_to_and_each_message_comes_once, {
+    let hub = Hub::start(&[]);
+    publish(&hub, &[("build.1", "before")]);
+    let patterns = asked(&["build.*", "build.1", "*.1", "build.>"]);
+    let mut stream = hub.watch(&format!("/events?{patterns}&last=1"), &[]);
+    let mut all = hub.watch(&format!("/events?{}", asked(&[">"])), &[]);
+    assert_eq!(stream.data(), "before");
+    // Channels that nobody has published on before.
+    let channels = ["build.1", "build", "built.1", "build.1.log", "built.2", "build.2"];
+    publish(&hub, &channels.map(|channel| (channel, channel)));
+    assert_eq!(streamed(&mut stream, 4), "build.1 built.1 build.1.log build.2");
+    assert_eq!(streamed(&mut all, 6), channels.join(" "));
+});
+
+on_each_path!(a_pattern_is_listened_to_after_the_newest_of_each_channel_and_after_a_reconnect, {
+    let hub = Hub::start(&[]);
+    let ids = publish(&hub, &[("s.a", "a1"), ("s.a", "a2"), ("s.b", "b1")]);
+    let target = "/events?channel=s.*&latest=1";
+    let mut stream = hub.watch(target, &[]);
+    assert_eq!(streamed(&mut stream, 2), "a2 b1");
+    let mut again = hub.watch(target, &[&format!("Last-Event-ID: {}", ids[0])]);
+    assert_eq!(streamed(&mut again, 2), "a2 b1");
+    publish(&hub, &[("s.c", "c1"), ("t.a", "not this"), ("s.a", "a3")]);
+    for stream in [&mut stream, &mut again] {
+        assert_eq!(streamed(stream, 2), "c1 a3");
+    }
+});
+
+on_each_path!(a_message_on_a_pattern_leaves_out_the_subscriber_it_is_not_for, {
+    let hub = Hub::start(&[]);
+    let mut me = hub.watch("/events?channel=s.*&as=me", &[]);
+    let mut other = hub.watch("/events?channel=s.*", &[]);
+    hub.post("?channel=s.a&except=me", "text/plain", "for others");
+    publish(&hub, &[("s.b", "for all")]);
+    assert_eq!((me.data(), streamed(&mut other, 2)), ("for all".into(), "for others for all".to_owned()));
+});

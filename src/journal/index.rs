@@ -14,8 +14,8 @@ use crate::message::{ChannelName, Time};
 /// some hundred microseconds. Lower: more patterns are wide, and their reads cost what all channels hold.
 const FEW: usize = 1_024;
 
-/// The sequences of each channel's messages, from one sequence on. A message that is dropped for its rule, has
-/// expired or is erased leaves the index at once.
+/// The sequences of each channel's messages, from one sequence on. A message that is dropped for its rule,
+/// has expired or is erased leaves the index at once.
 ///
 /// A pattern is wide if more than [`FEW`] channels begin as it does. For these, the journal is read in its
 /// order instead.

@@ -242,7 +242,8 @@ impl Recent {
         self.were_deleted(&[sequence]);
     }
 
-    /// The messages held after `position` on `channels`: all that are kept, if the first of them is held. Up to
+    /// The messages held after `position` on `channels`: all that are kept, if the first of them is held. Up
+    /// to
     /// `latest`, only the newest of each channel.
     pub(super) fn read(
         &self,
