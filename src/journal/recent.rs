@@ -243,8 +243,7 @@ impl Recent {
     }
 
     /// The messages held after `position` on `channels`: all that are kept, if the first of them is held. Up
-    /// to
-    /// `latest`, only the newest of each channel.
+    /// to `latest`, only the newest of each channel.
     pub(super) fn read(
         &self,
         position: u64,
