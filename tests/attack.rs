@@ -278,7 +278,7 @@ on_each_journal!(publishers_that_never_stop, {
 
 on_each_journal!(unread_answers_at_the_end, {
     rlimit::increase_nofile_limit(u64::MAX).unwrap();
-    let flags = ["--max-readers", "3000", "--max-readers-per-address", "3000"];
+    let flags = ["--max-readers", "3100", "--max-readers-per-address", "3000"];
     let more = ["--max-connections-per-address", "4000", "--hide-data"];
     let mut hub = Hub::start_within(LIMIT, &[&flags[..], &more].concat());
     assert_eq!(post(&hub, ATTACKER, "", &vec![b'x'; 1 << 20]).status, 201);
