@@ -36,7 +36,10 @@ hub.on('tabcast:state', ({ state, reason, recovered }) => {
   if (hub.connected && recovered) receive({ note: `${messages} recovered` });
 });
 hub.on('tabcast:gap', () => receive({ note: 'Some messages were no longer kept' }));
-hub.onAny((event, data, message) => receive(message));
+hub.onAny((event, data, message) => {
+  if (event === 'tabcast:deleted') remove(data.id);
+  else receive(message);
+});
 
 // --- List ---
 
@@ -77,6 +80,12 @@ function flush() {
   while (list.childElementCount > ROWS) list.firstElementChild.remove();
   if (following) toEnd();
   else newer.hidden = false;
+}
+
+// Removes the message that was deleted at the hub.
+function remove(id) {
+  arrived = arrived.filter((entry) => entry.id !== id);
+  list.querySelector(`[data-id="${CSS.escape(id)}"]`)?.remove();
 }
 
 function messageRow({ id, event, data, time }) {

@@ -11,9 +11,11 @@ mod group;
 mod shard;
 mod socket;
 mod stream;
+mod wheel;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::sync::mpsc::{self, error::SendError};
 use tokio_util::sync::CancellationToken;
@@ -42,15 +44,17 @@ pub(crate) struct Groups {
 }
 
 impl Groups {
-    /// No groups yet, with a shard for each feed. `tasks` tracks their tasks, which end once every
-    /// subscription ends and `stopping` is cancelled, and at once when `overdue` is.
+    /// No groups yet, with a shard for each feed, and keep-alives after such a time. `tasks` tracks their
+    /// tasks, which end once every subscription ends and `stopping` is cancelled, and at once when `overdue`
+    /// is.
     pub(crate) fn new(
         feeds: Vec<Feed>,
+        keep_alive: Duration,
         tasks: TaskTracker,
         stopping: CancellationToken,
         overdue: CancellationToken,
     ) -> Arc<Self> {
-        let shards = feeds.into_iter().map(|feed| Shard::new(feed, tasks.clone()));
+        let shards = feeds.into_iter().map(|feed| Shard::new(feed, keep_alive, tasks.clone()));
         let (shards, senders): (Vec<_>, _) = shards.unzip();
         let groups = Groups { shards: senders, joined: AtomicUsize::new(0), tasks, stopping, overdue };
         let groups = Arc::new(groups);

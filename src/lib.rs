@@ -114,7 +114,7 @@ impl Server {
         let opened = journal.open(&reads);
         let (journal, committed) =
             opened.map_err(|error| ServeError::Open { place: journal.journal.clone(), error })?;
-        let replay_page = hub.replay_page;
+        let (replay_page, keep_alive) = (hub.replay_page, delivery.keep_alive);
         let (hub, publishing) = hub::Hub::new(journal, committed, &hub, reads);
         let (mut failure, feeds) = (hub.failure(), hub.feeds());
         for address in &listening {
@@ -129,7 +129,7 @@ impl Server {
                 _ = failure.wait_for(Option::is_some) => {}
             }
         };
-        net::serve(listeners, api, feeds, net, connections, stop).await;
+        net::serve(listeners, api, feeds, keep_alive, net, connections, stop).await;
         // The end of the hub's task closes the journal. A panic of the task was reported when it happened.
         let _ = publishing.await;
         // The journal may have failed since `stop`, while publishes in flight were finished.

@@ -37,6 +37,7 @@ const ORDER: &[&str] = &[
     "api/problem",
     "delivery",
     "delivery/shard",
+    "delivery/wheel",
     "delivery/group",
     "delivery/catch_up",
     "delivery/stream",

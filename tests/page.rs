@@ -156,6 +156,20 @@ fn what_curl_sends_is_shown_as_text_and_never_as_markup_or_script() {
 }
 
 #[test]
+fn a_message_that_is_deleted_leaves_the_page() {
+    let hub = Hub::start(&[]);
+    let browser = Browser::start();
+    let tab = open(&browser, &hub);
+    let ids = ["first", "secret", "third"].map(|text| hub.publish(text));
+    rows_until(&tab, "third");
+    assert_eq!(hub.send("DELETE", &format!("/messages/{}", ids[1]), &[], b"").status, 204);
+    hub.publish("last");
+    assert_eq!(rows_until(&tab, "last"), json!(["first", "third", "last"]));
+    // Another tab reads of the deletion in the history.
+    assert_eq!(rows_until(&open(&browser, &hub), "last"), json!(["first", "third", "last"]));
+}
+
+#[test]
 fn a_script_that_gets_into_the_page_is_not_run() {
     let (hub, browser) = (Hub::start(&[]), Browser::start());
     let tab = open(&browser, &hub);

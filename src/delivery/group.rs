@@ -30,8 +30,8 @@ pub(super) struct Group {
     state: State,
     /// When the last messages or keep-alives were sent.
     active: Instant,
-    /// When the group is to be asked for a keep-alive.
-    pub(super) due: Instant,
+    /// The step of the wheel in which the group is to be asked for a keep-alive.
+    pub(super) step: u8,
 }
 
 /// A subscriber in a group.
@@ -113,15 +113,12 @@ pub(super) enum Turn {
 }
 
 impl Group {
-    /// The longest time for which a timer is set.
-    pub(super) const FAR: Duration = Duration::from_hours(24 * 365);
-
     /// A group with no members, at the position of this delivery.
     pub(super) fn new(first: &Delivery, framing: Framing) -> Self {
         let subscription = first.subscription.fork(first.subscription.position(), None);
         let (members, state, active) = (Slab::new(), State::Idle, Instant::now());
         let format = first.format;
-        Group { subscription, format, framing, is_queued: false, members, state, active, due: active }
+        Group { subscription, format, framing, is_queued: false, members, state, active, step: 0 }
     }
 
     /// What the members have in common, and no other group of the shard has.
@@ -214,8 +211,8 @@ impl Group {
 
     /// Sends every member a keep-alive if the group was idle for so long. Sends the current id to members
     /// that were not sent it, as `except` left them out, or messages were on other channels. `announced` is
-    /// the sequence of the last message announced. Returns when this is to be called again.
-    pub(super) fn keep_alive(&mut self, keep_alive: Duration, announced: u64) -> Instant {
+    /// the sequence of the last message announced. Returns after what time this is to be called again.
+    pub(super) fn keep_alive(&mut self, keep_alive: Duration, announced: u64) -> Duration {
         let now = Instant::now();
         if self.is_idle() {
             let was_idle = now.duration_since(self.active) >= keep_alive;
@@ -228,8 +225,11 @@ impl Group {
             let chunks = Chunks::own(with_id, Some((0, position)), self.framing);
             self.begin(What::KeepAlive { was_idle, position }, Arc::new(chunks));
         }
-        let due = self.active.checked_add(keep_alive).unwrap_or(now + Self::FAR);
-        if due > now { due } else { now + keep_alive }
+        match keep_alive.saturating_sub(now.duration_since(self.active)) {
+            // The group is still sending.
+            Duration::ZERO => keep_alive,
+            left => left,
+        }
     }
 
     fn begin(&mut self, what: What, all: Arc<Chunks>) {

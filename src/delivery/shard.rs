@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use super::catch_up::CatchUp;
 use super::group::{Encoded, Group, Turn};
+use super::wheel::Wheel;
 use crate::hub::{Feed, Heard, Next, NotHeld, Reason, Subscription};
 use crate::journal::JournalError;
 
@@ -56,7 +57,9 @@ pub(super) struct Shard {
     /// The keys of groups that are to go on.
     queue: VecDeque<u32>,
     /// When each group is to be asked for a keep-alive.
-    due: BTreeSet<(Instant, u32)>,
+    wheel: Wheel,
+    /// A step of the wheel, and the keys of its groups that are still to be asked.
+    asked: (u8, Vec<u32>),
     /// When the pauses of groups end.
     pauses: BTreeSet<(Instant, u32)>,
     /// The same for all streams.
@@ -79,7 +82,11 @@ pub(super) enum Event {
 
 impl Shard {
     /// A shard with no groups, and where its events are sent.
-    pub(super) fn new(feed: Feed, tasks: TaskTracker) -> (Self, mpsc::UnboundedSender<Event>) {
+    pub(super) fn new(
+        feed: Feed,
+        keep_alive: Duration,
+        tasks: TaskTracker,
+    ) -> (Self, mpsc::UnboundedSender<Event>) {
         let (sender, events) = mpsc::unbounded_channel();
         let shard = Shard {
             feed,
@@ -93,9 +100,10 @@ impl Shard {
             keys: HashTable::new(),
             hasher: RandomState::new(),
             queue: VecDeque::new(),
-            due: BTreeSet::new(),
+            wheel: Wheel::new(keep_alive),
+            asked: (0, Vec::new()),
             pauses: BTreeSet::new(),
-            keep_alive: Duration::MAX,
+            keep_alive,
             readiness: Arc::default(),
             removed: Vec::new(),
             tasks,
@@ -107,7 +115,7 @@ impl Shard {
     pub(super) async fn run(mut self, resume: impl Fn(CatchUp)) {
         let mut timer = Box::pin(sleep_until(Instant::now()));
         while !self.feed.is_over() {
-            let event = if self.queue.is_empty() && self.is_all_given() {
+            let event = if self.queue.is_empty() && self.is_all_given() && self.asked.1.is_empty() {
                 self.wait(&mut timer).await
             } else {
                 // Publishers and other connections have their turn.
@@ -134,7 +142,8 @@ impl Shard {
 
     /// Waits until there is something to do.
     async fn wait(&mut self, timer: &mut Pin<Box<Sleep>>) -> Option<Event> {
-        let next = [&self.due, &self.pauses].into_iter().filter_map(|times| Some(times.first()?.0)).min();
+        let pause = self.pauses.first().map(|(until, _)| *until);
+        let next = self.wheel.next().into_iter().chain(pause).min();
         // Not set back: the timer may fire too early, which costs less than to set it for each message.
         if let Some(next) = next
             && (next < timer.deadline() || timer.is_elapsed())
@@ -203,7 +212,6 @@ impl Shard {
     /// Makes the subscriber a member of its group, after it was sent what only the group was sent. It has to
     /// catch up by itself if its socket is full, or if more than a page is missing.
     fn join(&mut self, mut joining: CatchUp) {
-        self.keep_alive = joining.delivery.keep_alive;
         let Some(key) = self.group_of(&joining) else {
             return joining.delivery.subscriber.end(Reason::Cut);
         };
@@ -259,8 +267,7 @@ impl Shard {
         let group = groups.get_mut(number as usize)?;
         let announced = self.feed.listen(group.subscription.channels(), number);
         group.subscription.advance(announced);
-        group.due = Instant::now() + self.keep_alive.min(Group::FAR);
-        self.due.insert((group.due, number));
+        group.step = self.wheel.add(number, self.keep_alive);
         Some(number)
     }
 
@@ -270,7 +277,6 @@ impl Shard {
         if groups.get(key as usize).is_some_and(Group::is_over) {
             let group = groups.remove(key as usize);
             self.feed.leave(group.subscription.channels(), key);
-            self.due.remove(&(group.due, key));
             let rehash = |key: &u32| {
                 groups.get(*key as usize).map_or(0, |group: &Group| hasher.hash_one(group.identity()))
             };
@@ -293,11 +299,8 @@ impl Shard {
         }
     }
 
-    /// Begins the keep-alives that are due, and ends the pauses that are over.
+    /// Begins keep-alives that are due, and ends the pauses that are over.
     fn look_at_time(&mut self) {
-        if self.due.is_empty() && self.pauses.is_empty() {
-            return;
-        }
         let now = Instant::now();
         while let Some((_, key)) = self.pauses.first().copied().filter(|(until, _)| *until <= now) {
             self.pauses.pop_first();
@@ -305,12 +308,18 @@ impl Shard {
                 enqueue(&mut self.queue, group, key);
             }
         }
-        for _ in 0..GROUPS {
-            let Some((_, key)) = self.due.first().copied().filter(|(due, _)| *due <= now) else { break };
-            self.due.pop_first();
-            let Some(group) = self.groups.get_mut(key as usize) else { continue };
-            group.due = group.keep_alive(self.keep_alive, self.announced);
-            self.due.insert((group.due, key));
+        if self.asked.1.is_empty()
+            && let Some(asked) = self.wheel.take(now)
+        {
+            self.asked = asked;
+        }
+        let (step, keys) = &mut self.asked;
+        for key in keys.drain(keys.len().saturating_sub(GROUPS)..) {
+            // Another group may have had the key before.
+            let group = self.groups.get_mut(key as usize).filter(|group| group.step == *step);
+            let Some(group) = group else { continue };
+            let after = group.keep_alive(self.keep_alive, self.announced);
+            group.step = self.wheel.add(key, after);
             enqueue(&mut self.queue, group, key);
         }
     }
