@@ -28,7 +28,8 @@ pub struct Subscriber {
     last_id: u64,
     /// The first reason that [`end`](Self::end) recorded.
     ended: Option<Reason>,
-    _share: Share,
+    /// The share of the subscribers there may be. `None` once it is given back.
+    share: Option<Share>,
 }
 
 /// Why a subscriber ended.
@@ -81,7 +82,8 @@ impl Subscriber {
         tracing::info!(subscriber = number, %address, channels = names.join(" "), "subscriber connected");
         let since = Instant::now();
         let (sent, last_id, ended) = (0, position, None);
-        Subscriber { core, channels, id, address, number, since, sent, last_id, ended, _share: share }
+        let share = Some(share);
+        Subscriber { core, channels, id, address, number, since, sent, last_id, ended, share }
     }
 
     /// The address the subscriber connected from.
@@ -137,6 +139,8 @@ impl Subscriber {
 impl Drop for Subscriber {
     fn drop(&mut self) {
         self.core.live.uncount(&self.channels);
+        // Before the line: whoever reads it may send another subscriber.
+        self.share = None;
         tracing::info!(
             subscriber = self.number,
             address = %self.address,

@@ -250,9 +250,10 @@ impl Subscription {
         };
         if unknown.is_some() || has_gap && page.earliest > self.gap_until {
             let asked = unknown.unwrap_or_else(|| self.id().to_string());
-            // What a rule keeps from before `earliest` follows, without another gap.
+            // What a rule keeps from before `earliest` follows, without another gap. A message from before
+            // `begin` was dropped since it was read.
             let first = page.entries.first().map_or(page.through + 1, |first| first.message.id.sequence);
-            self.position = first.min(page.earliest) - 1;
+            self.position = first.max(page.begin).min(page.earliest) - 1;
             self.gap_until = page.earliest;
             return Some(Next::Gap {
                 asked,

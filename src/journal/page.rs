@@ -51,6 +51,8 @@ pub struct Page {
     /// The sequence of the last message appended, 0 if there was none. The last page is the one whose
     /// `through` is `head`.
     pub head: u64,
+    /// Every message before this sequence was dropped.
+    pub begin: u64,
     /// Before this sequence, messages on the channels were dropped to stay within the limits of the journal.
     /// What a rule keeps may be from before it.
     pub earliest: u64,
@@ -103,7 +105,7 @@ impl PageBuilder {
         self.through = self.through.max(head);
     }
 
-    pub(super) fn finish(self, head: u64, earliest: u64) -> Page {
-        Page { entries: self.entries, through: self.through, head, earliest }
+    pub(super) fn finish(self, head: u64, begin: u64, earliest: u64) -> Page {
+        Page { entries: self.entries, through: self.through, head, begin, earliest }
     }
 }

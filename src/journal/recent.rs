@@ -260,12 +260,12 @@ impl Recent {
         for sequence in found.sequences {
             let Some(entry) = self.entries.get(&sequence) else { break };
             if !page.can_take(entry.weight()) {
-                return page.finish(head, earliest);
+                return page.finish(head, self.begin, earliest);
             }
             page.add(sequence, Arc::clone(entry));
         }
         page.reached(found.through);
-        page.finish(head, earliest)
+        page.finish(head, self.begin, earliest)
     }
 
     /// The first messages of this range that are held, and on `channels`; up to `latest`, only the newest of

@@ -91,7 +91,8 @@ impl Readers {
     ) -> Result<Page, JournalError> {
         if wanted.found.sequences.is_empty() {
             let page = PageBuilder::new(wanted.position.max(wanted.found.through), limit);
-            return Ok(page.finish(wanted.head, self.shared.recent().earliest(&wanted.channels)));
+            let recent = self.shared.recent();
+            return Ok(page.finish(wanted.head, recent.begin(), recent.earliest(&wanted.channels)));
         }
         let wanted = Arc::new(wanted);
         let mut lease = None;
@@ -279,7 +280,8 @@ impl Readers {
             page.reached(wanted.found.through);
         }
         // `earliest` is loaded after the rows: retention may have deleted some of them during the query.
-        Ok(Read::Page(page.finish(wanted.head, self.shared.recent().earliest(&wanted.channels))))
+        let recent = self.shared.recent();
+        Ok(Read::Page(page.finish(wanted.head, recent.begin(), recent.earliest(&wanted.channels))))
     }
 }
 
