@@ -41,20 +41,35 @@ fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// How many streams the hub had after each that it logged as opened or ended.
+/// How many streams the hub had after each that it logged as opened or ended. Not those that a page gave up
+/// as soon as they were there: Chromium keeps the connection of such a response for five seconds, to use it
+/// again.
 fn streams(hub: &Hub) -> Vec<usize> {
+    let log = hub.log();
+    let value = |line: &str, name: &str| -> Option<u64> {
+        line.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('=')?.parse().ok())
+    };
+    let is_kept = |line: &&String| {
+        value(line, "sent") == Some(0)
+            && value(line, "duration_ms").is_some_and(|time| (5_000..5_100).contains(&time))
+    };
+    let kept: Vec<_> = log.iter().filter(is_kept).map(|line| value(line, "subscriber")).collect();
     let mut now = 0;
     let step = |line: &String| {
-        if line.contains("subscriber connected") {
-            now += 1;
-        } else if line.contains("subscriber disconnected") {
-            now -= 1;
-        } else {
+        let is_connect = line.contains("subscriber connected");
+        if !is_connect && !line.contains("subscriber disconnected")
+            || kept.contains(&value(line, "subscriber"))
+        {
             return None;
+        }
+        if is_connect {
+            now += 1
+        } else {
+            now -= 1
         }
         Some(now)
     };
-    hub.log().iter().filter_map(step).collect()
+    log.iter().filter_map(step).collect()
 }
 
 /// Checks that there were never more than two streams but in a hand-over. Each may then be there twice for a
