@@ -69,6 +69,16 @@ on_each_path!(a_message_that_several_patterns_match_comes_once_and_live, {
     assert_eq!(numbers(&mut all, 6), [0, 1, 2, 3, 4, 5]);
 });
 
+on_each_path!(a_message_that_is_published_while_its_first_subscriber_joins_comes_at_once, {
+    let hub = Hub::start(&["--keep-alive", "1h"]);
+    for number in 0..300 {
+        let channel = format!("new.{number}");
+        let mut stream = open(&hub, &[&channel]);
+        hub.publish_to(&channel, "1");
+        assert_eq!(next(&mut stream), (channel, 1));
+    }
+});
+
 // A place that one group had is another group's soon: none may get what came for the one before.
 on_each_path!(who_comes_and_goes_all_the_time_gets_each_message_of_its_channels_and_no_other, {
     let hub = Hub::start(&["--hide-data"]);

@@ -265,8 +265,9 @@ impl Shard {
             groups.get(*key as usize).map_or(0, |group| hasher.hash_one(group.identity()))
         });
         let group = groups.get_mut(number as usize)?;
+        // What was announced before is read by the subscriber itself, when it joins.
         let announced = self.feed.listen(group.subscription.channels(), number);
-        group.subscription.advance(announced);
+        group.subscription.begin_live(announced);
         group.step = self.wheel.add(number, self.keep_alive);
         Some(number)
     }

@@ -160,7 +160,7 @@ impl Subscription {
     }
 
     /// Begins at this position, up to which all messages are announced, without a look at the journal.
-    pub(super) fn begin_live(&mut self, announced: u64) {
+    pub fn begin_live(&mut self, announced: u64) {
         (self.position, self.behind) = (announced, false);
     }
 
