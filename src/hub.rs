@@ -209,13 +209,17 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::journal::{Channels, Entry, KeyLimits, Place, Retention, Rules};
+    use crate::journal::{Channels, Entry, KeyLimits, Place, Retention, Rule, Rules};
     use crate::message::{ChannelName, Data, EventName, Pattern};
     use live::FEED_CAPACITY;
 
     fn hub() -> Hub {
-        let rules = Rules::default();
-        let retention = Retention { messages: 1_000, bytes: 1 << 20, age: Duration::MAX, rules };
+        hub_with(1_000, Rules::default())
+    }
+
+    /// A hub that keeps so many messages, with these rules.
+    fn hub_with(messages: usize, rules: Rules) -> Hub {
+        let retention = Retention { messages, bytes: 1 << 20, age: Duration::MAX, rules };
         let keys = KeyLimits { count: 0, window: Duration::ZERO };
         let budget = Budget::unlimited();
         let (journal, committed) = Journal::open(&Place::Memory, retention, keys, &budget).unwrap();
@@ -376,5 +380,23 @@ mod tests {
             assert_eq!(entries[0].message.id.sequence, number as u64 + 1);
             assert_eq!((entries.len(), subscription.is_behind()), (1, false));
         }
+    }
+
+    #[tokio::test]
+    async fn a_gap_comes_once_also_where_another_subscription_goes_on() {
+        let channels = Pattern::parse("kept", 9).unwrap();
+        let hub = hub_with(3, Rules::new([Rule { channels, messages: Some(1), age: None }]));
+        let (_subscriber, mut subscription) = subscribe(&hub, &["kept", "a"]).await;
+        publish(&hub, "kept", "older than all that is kept of the other channel").await;
+        for _ in 0..9 {
+            publish(&hub, "a", "x").await;
+        }
+        subscription.fall_behind();
+        assert!(matches!(subscription.next().await.unwrap(), Some(Next::Gap { .. })));
+        // As a group's subscription is, for each page that is read from a file.
+        let mut fork = subscription.fork(subscription.position(), None);
+        let Some(Next::Messages(entries)) = fork.next().await.unwrap() else { panic!("the gap again") };
+        let sequences: Vec<_> = entries.iter().map(|entry| entry.message.id.sequence).collect();
+        assert_eq!(sequences, [1, 9, 10]);
     }
 }

@@ -170,7 +170,7 @@ impl Subscription {
         let (core, channels) = (Arc::clone(&self.core), self.channels.clone());
         let network = address.map(|address| Network::from(address.ip()));
         let reader = |network| Box::new(Reader { network, latest: 0, unknown: None, history: None });
-        let (behind, gap_until) = (true, 0);
+        let (behind, gap_until) = (true, self.gap_until);
         Subscription { core, channels, position, behind, gap_until, reader: network.map(reader) }
     }
 
