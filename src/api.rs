@@ -118,16 +118,17 @@ impl Api {
         head: Parts,
         body: &mut Body,
     ) -> Result<Response<Reply>, Problem> {
+        if head.method == Method::DELETE
+            && let Some(id) = message_id(head.uri.path()).map(str::to_owned)
+        {
+            return delete::delete(&self.state, address, head, &id).await;
+        }
         match (head.uri.path(), &head.method) {
             ("/messages", &Method::POST) => publish::publish(&self.state, address, head, body).await,
             ("/messages", &Method::GET) => {
                 history::read(&self.state, address, &head).await.map(|response| response.map(Reply::Body))
             }
             ("/events", &Method::GET) => events::subscribe(&self.state, address, &head).await,
-            (path, &Method::DELETE) if message_id(path).is_some() => {
-                let id = message_id(path).unwrap_or_default().to_owned();
-                delete::delete(&self.state, address, head, &id).await
-            }
             _ => {
                 let request = Request::from_parts(head, Body::empty());
                 let result = self.router.clone().call(request).await;

@@ -245,11 +245,11 @@ impl Shard {
     /// The key of the subscriber's group, which is made if there is none. `None` if there are too many.
     fn group_of(&mut self, joining: &CatchUp) -> Option<u32> {
         let Shard { groups, keys, hasher, .. } = self;
-        let wanted = Group::new(&joining.delivery, joining.socket.framing);
-        let hash = hasher.hash_one(wanted.identity());
-        let is_wanted = |key: &u32| {
-            groups.get(*key as usize).is_some_and(|group: &Group| group.identity() == wanted.identity())
-        };
+        let (delivery, framing) = (&joining.delivery, joining.socket.framing);
+        let identity = (delivery.subscription.channels(), delivery.format, framing);
+        let hash = hasher.hash_one(identity);
+        let is_wanted =
+            |key: &u32| groups.get(*key as usize).is_some_and(|group| group.identity() == identity);
         if let Some(key) = keys.find(hash, is_wanted) {
             return Some(*key);
         }
@@ -260,10 +260,8 @@ impl Shard {
             // Otherwise the slab would double its capacity, and half of it could be empty.
             groups.reserve_exact(groups.len() / 8 + 1);
         }
-        let number = number(groups.insert(wanted));
-        keys.insert_unique(hash, number, |key| {
-            groups.get(*key as usize).map_or(0, |group| hasher.hash_one(group.identity()))
-        });
+        let number = number(groups.insert(Group::new(delivery, framing)));
+        keys.insert_unique(hash, number, |key| hash_of(groups, hasher, *key));
         let group = groups.get_mut(number as usize)?;
         // What was announced before is read by the subscriber itself, when it joins.
         let announced = self.feed.listen(group.subscription.channels(), number);
@@ -278,14 +276,11 @@ impl Shard {
         if groups.get(key as usize).is_some_and(Group::is_over) {
             let group = groups.remove(key as usize);
             self.feed.leave(group.subscription.channels(), key);
-            let rehash = |key: &u32| {
-                groups.get(*key as usize).map_or(0, |group: &Group| hasher.hash_one(group.identity()))
-            };
             if let Ok(entry) = keys.find_entry(hasher.hash_one(group.identity()), |other| *other == key) {
                 entry.remove();
             }
             if keys.len() < keys.capacity() / 4 {
-                keys.shrink_to(keys.len() * 2, rehash);
+                keys.shrink_to(keys.len() * 2, |key| hash_of(groups, hasher, *key));
             }
         }
     }
@@ -380,6 +375,11 @@ async fn read(group: u32, mut subscription: Subscription, sender: mpsc::WeakUnbo
         // Fails once every subscription ends.
         let _ = sender.send(Event::Read { group, subscription: Box::new(subscription), next });
     }
+}
+
+/// The hash by which the key of this group is found.
+fn hash_of(groups: &Slab<Group>, hasher: &RandomState, key: u32) -> u64 {
+    groups.get(key as usize).map_or(0, |group| hasher.hash_one(group.identity()))
 }
 
 fn number(key: usize) -> u32 {

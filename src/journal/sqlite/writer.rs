@@ -355,7 +355,7 @@ impl Writer {
             if let Some((key, request)) = &key {
                 match row::remembered(&transaction, &self.epochs, key)? {
                     Some((_, receipt)) if forgotten.contains(receipt.id.sequence, receipt.time) => {
-                        forget(&transaction, receipt.id.sequence)?;
+                        forget_key(&transaction, receipt.id.sequence)?;
                     }
                     Some((first, receipt)) => {
                         appended.push(Appended::again(first == *request, || receipt));
@@ -487,7 +487,7 @@ fn record(db: &Connection, stored_by: &[StoredBy]) -> rusqlite::Result<()> {
 }
 
 /// Removes the key of the message at `sequence`, so that another message can have it.
-fn forget(db: &Connection, sequence: u64) -> rusqlite::Result<()> {
+fn forget_key(db: &Connection, sequence: u64) -> rusqlite::Result<()> {
     db.prepare_cached("UPDATE entries SET key = NULL, request = NULL WHERE sequence = ?1")?
         .execute([sequence])?;
     Ok(())
