@@ -390,7 +390,7 @@ impl Round {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::io::Read;
 
     use bytes::Bytes;
@@ -401,10 +401,11 @@ mod tests {
     use super::*;
     use crate::hub::{self, Hub, Request, Start};
     use crate::journal::{Journal, KeyLimits, Place, Retention, Rules};
-    use crate::limits::Budget;
+    use crate::limits::{Budget, Network};
+    use crate::message::{ChannelName, Data, Draft, EventName};
 
-    /// A subscriber to a new hub, which listens at this socket.
-    async fn subscriber(stream: TcpStream) -> CatchUp {
+    /// A hub that keeps one message, and its subscriber, which listens at this socket.
+    pub(crate) async fn subscriber(stream: TcpStream) -> (Hub, CatchUp) {
         let retention = Retention { messages: 1, bytes: 1, age: Duration::MAX, rules: Rules::default() };
         let keys = KeyLimits { count: 0, window: Duration::ZERO };
         let budget = Budget::unlimited();
@@ -428,14 +429,21 @@ mod tests {
         let delivery = Delivery::new(subscriber, subscription, Format::Bare, &options);
         let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
         let socket = Socket::new(stream, Framing::Chunked, (None, permit)).unwrap();
-        CatchUp { socket, delivery, unsent: Unsent::Nothing }
+        (hub, CatchUp { socket, delivery, unsent: Unsent::Nothing })
+    }
+
+    pub(crate) async fn publish(hub: &Hub, text: &str) {
+        let (channel, event, data) = (ChannelName::default(), EventName::default(), Data::text(text));
+        let draft = Draft { channel, event, data, except: None, ttl: None };
+        let network = Network::from(std::net::IpAddr::from([127, 0, 0, 1]));
+        hub.publish(network, draft, None, Budget::unlimited().try_lease(0).unwrap()).await.unwrap();
     }
 
     #[tokio::test]
     async fn a_member_whose_socket_is_full_gets_its_last_chunk_once_it_reads() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut reader = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let joining = subscriber(listener.accept().await.unwrap().0).await;
+        let (_hub, joining) = subscriber(listener.accept().await.unwrap().0).await;
         let mut group = Group::new(&joining.delivery, Framing::Chunked);
         group.insert(joining);
         let filler = Chunks::from(Bytes::from(vec![b'x'; 1 << 20]));

@@ -161,7 +161,6 @@ impl Shard {
     /// Takes what came on the feed.
     fn hear(&mut self) {
         self.heard = self.feed.take();
-        (self.given, self.same) = (0, None);
         if self.heard.has_lagged {
             for (key, group) in &mut self.groups {
                 group.subscription.advance(self.announced);
@@ -189,6 +188,9 @@ impl Shard {
         }
         if self.is_all_given() {
             self.announced = self.heard.announced;
+            // Only the journal keeps messages: nothing may come for long.
+            self.heard = Heard { announced: self.announced, ..Heard::default() };
+            (self.given, self.same) = (0, None);
         }
     }
 
@@ -422,5 +424,31 @@ impl Wake for Readable {
         keys.push((self.group, self.member));
         drop(keys);
         self.readiness.notify.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::super::group::tests::{publish, subscriber};
+    use super::*;
+
+    #[tokio::test]
+    async fn a_message_that_was_sent_is_not_kept_by_the_shard() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _reader = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (hub, joining) = subscriber(listener.accept().await.unwrap().0).await;
+        let (mut shard, _events) = Shard::new(hub.feeds().remove(0), Duration::MAX, TaskTracker::new());
+        shard.join(joining);
+        publish(&hub, "first").await;
+        shard.hear();
+        let first = Arc::downgrade(shard.heard.messages[0].as_ref().unwrap());
+        shard.give();
+        shard.send();
+        assert_eq!((shard.groups.len(), shard.queue.len(), shard.removed.len()), (1, 0, 0));
+        // Retention drops the first.
+        publish(&hub, "second").await;
+        assert!(first.upgrade().is_none());
     }
 }
