@@ -132,13 +132,18 @@ pub struct Open {
     pub keep_alive_ms: u128,
 }
 
-/// A stream's first bytes: a comment, the reconnection time in ms, and `open` unless the subscriber is
-/// turned away. Empty in NDJSON.
-pub fn opening(format: Format, retry_ms: u128, open: Option<Open>) -> Bytes {
+/// A stream's first bytes: a comment, which names `unknown` parameters of the request; the reconnection time
+/// in ms; and `open` unless the subscriber is turned away. Empty in NDJSON.
+pub fn opening(format: Format, unknown: &[String], retry_ms: u128, open: Option<Open>) -> Bytes {
     if format == Format::Ndjson {
         return Bytes::new();
     }
-    let mut frame = format!(": tabcast {}\nretry: {retry_ms}\n", env!("CARGO_PKG_VERSION"));
+    let mut frame = concat!(": tabcast ", env!("CARGO_PKG_VERSION")).to_owned();
+    if !unknown.is_empty() {
+        // `Debug` escapes line breaks, which would end the comment.
+        let _ = write!(frame, ", which does not know these parameters: {unknown:?}");
+    }
+    let _ = writeln!(frame, "\nretry: {retry_ms}");
     if let Some(open) = open {
         if let Some(id) = open.position {
             let _ = writeln!(frame, "id: {id}");

@@ -307,14 +307,13 @@ on_each_path!(history_before_a_message_is_the_newest_of_it, {
     for id in &ids[..=2] {
         assert_eq!(hub.get(&format!("/messages?before={id}")).text(), "{\"messages\":[]}");
     }
-    for unknown in ["zzzzzzzz-3", "garbage", "", &ids[10].replace("-11", "-12")] {
+    for unknown in ["zzzzzzzz-3", "garbage", &ids[10].replace("-11", "-12")] {
         let answer = hub.get(&format!("/messages?before={unknown}")).json();
         assert_eq!(answer, json!({"gap": {"asked": unknown, "earliest": ids[2]}, "messages": []}));
     }
     for other in [format!("after={}", ids[2]), "last=2".to_owned(), "latest=1".to_owned()] {
         assert_names_the_field(&hub, &format!("/messages?before={}&{other}", ids[5]), "before");
     }
-    assert_names_the_field(&hub, &format!("/events?before={}", ids[5]), "before");
 });
 
 on_each_journal!(history_is_read_backwards_page_by_page, {

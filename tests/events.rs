@@ -259,3 +259,56 @@ on_each_path!(the_log_says_how_many_subscribers_a_message_reached, {
     hub.wait_for_log(&["message published", "channel=\"a\"", "subscribers=3"]);
     hub.wait_for_log(&["message published", "channel=\"b\"", "subscribers=0"]);
 });
+
+on_each_path!(a_parameter_that_nobody_knows_is_passed_over_and_named_without_its_value, {
+    let hub = Hub::start(&["--log-level", "debug"]);
+    // A cache buster, a proxy's token, Datastar's state, a misspelt name; some twice, one with no UTF-8.
+    let query = "token=s3cret&_=1&_=2&chanel=a&datastar=%7B%7D&after=x&s3cret%ff=1&x=%ff";
+    let mut stream = hub.watch(&format!("/events?channel=b&{query}"), &[]);
+    let first = stream.opening.lines().next().unwrap();
+    let names = "[\"token\", \"_\", \"chanel\", \"datastar\", \"after\", \"\u{fffd}\", \"x\"]";
+    assert!(first.starts_with(": tabcast ") && first.ends_with(names), "{first}");
+    hub.publish_to("b", "arrives");
+    assert_eq!(stream.data(), "arrives");
+    let line = hub.wait_for_log(&["unknown parameters passed over", "address=127.0.0.1:", "chanel"]);
+    assert!(line.contains("DEBUG") && !line.contains("s3cret"), "{line}");
+    assert_eq!(hub.count_log("s3cret"), 0);
+    assert_eq!(hub.send("HEAD", "/events?chanel=x", &[], b"").status, 200);
+    let lines = hub.open("/events?_=1", &["Accept: application/x-ndjson"]);
+    assert_eq!(lines.header("content-type"), Some("application/x-ndjson"));
+    hub.wait_for_logs(&["unknown parameters passed over"], 2);
+});
+
+on_each_path!(no_name_of_a_parameter_ends_the_opening_s_comment_or_makes_it_long, {
+    let hub = Hub::start(&[]);
+    for name in ["a%0Adata:%20x", "a%0D%0A%0Adata:x", "%0D", "%E2%80%A8data:x", "%00%1b%5b31m", "%22%5C"] {
+        let mut stream = hub.watch(&format!("/events?{name}=1"), &[]);
+        let lines: Vec<_> = stream.opening.split(['\r', '\n', '\u{2028}']).collect();
+        let begins = lines.iter().map(|line| line.split([':', ' ']).next().unwrap()).collect::<Vec<_>>();
+        assert_eq!(begins, ["", "retry", "id", "", ""], "{lines:?}");
+        assert!(!lines[0].chars().any(char::is_control), "{lines:?}");
+        hub.publish(name);
+        assert_eq!(stream.data(), name);
+    }
+    let long = ["%01".repeat(100), "n".repeat(100), "%c3%a9".repeat(100)].concat();
+    let many: String = (0..40).map(|number| format!("&{number}{long}")).collect();
+    let stream = hub.watch(&format!("/events?{many}"), &[]);
+    assert!(stream.opening.len() < 2_000, "{}", stream.opening);
+});
+
+on_each_journal!(a_known_parameter_that_makes_no_sense_is_still_refused, {
+    let hub = Hub::start(&[]);
+    for (query, status, field) in [
+        ("channel=a%20b", 422, "channel"),
+        ("channel=", 422, "channel"),
+        ("channel=%ff", 400, "channel"),
+        ("last=x", 422, "last"),
+        ("latest=yes", 422, "latest"),
+        ("as=%20", 422, "as"),
+        ("format=xml", 422, "format"),
+        ("lastEventId=%ff", 400, "lastEventId"),
+    ] {
+        let refused = hub.get(&format!("/events?_=1&{query}"));
+        assert_eq!(refused.problem(status)["field"], field, "{query}");
+    }
+});

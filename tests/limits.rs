@@ -226,7 +226,6 @@ on_each_journal!(a_query_may_name_all_its_channels_and_no_more, {
     let mut stream = hub.watch(&target, &[]);
     hub.publish_to("c62", "live");
     assert_eq!([stream.data(), stream.data()], ["kept", "live"]);
-    assert_eq!(problem(&hub.get(&format!("{target}&bogus=1")), 422)["field"], "bogus");
     assert_eq!(problem(&hub.get(&format!("{target}{}", "&x=1".repeat(99))), 422)["limit"], 96);
 });
 
@@ -760,12 +759,9 @@ on_each_journal!(an_unknown_field_is_422_and_named, {
     problem_of(&hub.post("?evnet=x", "image/png", "x"), 422, "evnet");
     // The fields of a JSON body are in the body.
     problem_of(&hub.post("?event=x", "application/json", r#"{"data":1}"#), 422, "event");
-    problem_of(&hub.get("/events?chanel=x"), 422, "chanel");
     problem_of(&hub.get("/messages?lasst=1"), 422, "lasst");
     problem_of(&hub.get("/messages?format=message"), 422, "format");
-    problem_of(&hub.get("/events?after=x"), 422, "after");
-    let head = hub.send("HEAD", "/events?chanel=x", &[], b"");
-    assert_eq!(head.status, 422);
+    assert_eq!(hub.send("HEAD", "/messages?lasst=1", &[], b"").status, 422);
 
     // The answer has only the beginning of a long name, and only the first of a thousand.
     let long = "n".repeat(100_000);
@@ -795,7 +791,7 @@ on_each_journal!(a_field_that_is_there_twice_is_422, {
         problem_of(&hub.post(&format!("?{field}=a&{field}=a"), "text/plain", "x"), 422, field);
     }
     problem_of(&form("", "data=1&data=2"), 422, "data");
-    for parameter in ["last", "last_event_id", "as", "format"] {
+    for parameter in ["last", "as", "format"] {
         problem_of(&hub.get(&format!("/events?{parameter}=1&{parameter}=1")), 422, parameter);
     }
     for parameter in ["after", "last", "limit", "as"] {

@@ -5,7 +5,7 @@ mod common;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{Hub, Site, Stream, on_each_path, on_paths};
+use common::{Hub, Site, Stream, on_each_journal, on_each_path, on_paths};
 
 fn publish(hub: &Hub, numbers: std::ops::RangeInclusive<usize>) -> Vec<String> {
     numbers.map(|number| hub.publish(&number.to_string())).collect()
@@ -38,6 +38,31 @@ on_each_path!(the_cursor_may_stand_in_the_query_but_the_header_wins, {
     // An empty cursor is no cursor.
     assert_eq!(data(&mut hub.watch("/events?last=2&last_event_id=", &["Last-Event-ID:"]), 2), ["3", "4"]);
     assert_eq!(hub.watch(&in_query, &["Last-Event-ID:"]).data(), "4");
+});
+
+on_each_path!(the_cursor_is_taken_under_the_names_that_polyfills_give_it, {
+    let hub = Hub::start(&[]);
+    let ids = publish(&hub, 1..=4);
+    for name in ["last_event_id", "lastEventId", "lastEventID", "Last-Event-ID"] {
+        let target = format!("/events?{name}={}", ids[2]);
+        assert_eq!(hub.watch(&target, &[]).data(), "4", "{name}");
+        let mut both = hub.watch(&target, &[&format!("Last-Event-ID: {}", ids[1])]);
+        assert_eq!(data(&mut both, 2), ["3", "4"], "{name}: the header wins");
+        // What reconnects appends its id to the page's URL.
+        let appended = format!("/events?last_event_id={}&{name}={}&{name}=", ids[0], ids[2]);
+        assert_eq!(hub.watch(&appended, &[]).data(), "4", "{name}");
+    }
+});
+
+on_each_journal!(an_empty_cursor_of_a_history_is_no_cursor, {
+    let hub = Hub::start(&[]);
+    publish(&hub, 1..=3);
+    for query in ["?after=", "?before=", "?after=&before=", "?before=&last=3", "?after=&last=3&limit=3"] {
+        let answer = hub.get(&format!("/messages{query}")).json();
+        assert_eq!(answer["messages"].as_array().unwrap().len(), 3, "{query}");
+        assert!(answer.get("gap").is_none(), "{query}: {answer}");
+    }
+    assert_eq!(hub.get("/messages?before=&latest=1").json()["messages"][0]["data"], "3");
 });
 
 on_each_path!(a_subscriber_cut_off_before_its_first_message_misses_nothing, {

@@ -28,28 +28,33 @@ pub(super) async fn subscribe(
     address: SocketAddr,
     head: &Parts,
 ) -> Result<Response<Reply>, Problem> {
-    let (request, format) = parse(&head.uri, &head.headers, &state.options)?;
+    let Asked { request, format, unknown } = parse(&head.uri, &head.headers, &state.options)?;
+    if !unknown.is_empty() {
+        tracing::debug!(%address, parameters = ?unknown, "unknown parameters passed over");
+    }
     let streams = &state.streams;
     let reply = match state.hub.subscribe(address, request).await {
         Ok((subscriber, subscription)) => {
-            Reply::Delivery(Box::new(Delivery::new(subscriber, subscription, format, streams)))
+            Reply::Delivery(Box::new(Delivery::new(subscriber, subscription, format, &unknown, streams)))
         }
         Err(SubscribeError::Full(full)) => {
             tracing::warn!(%address, reason = %full, "subscriber turned away");
             let later = streams.retry_max.max(Duration::from_secs(5)).mul_f64(1.0 + fastrand::f64());
-            let opening = frame::opening(format, later.as_millis(), None);
+            let opening = frame::opening(format, &unknown, later.as_millis(), None);
             [opening, frame::full(format, &full.to_string())].concat().into()
         }
         // The journal is unavailable, or has failed and the hub is about to stop. The subscriber must
         // reconnect.
-        Err(SubscribeError::Journal(_)) => frame::opening(format, streams.retry_max.as_millis(), None).into(),
+        Err(SubscribeError::Journal(_)) => {
+            frame::opening(format, &unknown, streams.retry_max.as_millis(), None).into()
+        }
     };
     Ok(response_head(format).map(|_| reply))
 }
 
 /// Responds with the headers that a subscriber would get, without making one.
 pub(super) fn respond_to_head(state: &State, head: &Parts) -> Result<Response, Problem> {
-    let (_, format) = parse(&head.uri, &head.headers, &state.options)?;
+    let Asked { format, .. } = parse(&head.uri, &head.headers, &state.options)?;
     // A body of unknown length, as that of a stream: the headers must be the same.
     let body = Body::from_stream(tokio_stream::pending::<Result<Bytes, Infallible>>());
     Ok(response_head(format).map(|_| body))
@@ -71,23 +76,36 @@ fn response_head(format: Format) -> Response {
     headers.into_response()
 }
 
-fn parse(uri: &Uri, headers: &HeaderMap, options: &Options) -> Result<(Request, Format), Problem> {
+/// What is asked for.
+struct Asked {
+    request: Request,
+    format: Format,
+    /// The names of parameters that are passed over: cache busters, and what proxies and frameworks add. A
+    /// browser whose stream is refused for one never comes back.
+    unknown: Vec<String>,
+}
+
+/// The names under which a query gives the last event ID: that of this API, and those that EventSource
+/// polyfills use.
+const LAST_EVENT_IDS: [&str; 4] = ["last_event_id", "lastEventId", "lastEventID", "Last-Event-ID"];
+
+fn parse(uri: &Uri, headers: &HeaderMap, options: &Options) -> Result<Asked, Problem> {
     let mut query = Fields::query(uri, options)?;
     let channels = query.channels(options)?;
     let subscriber = query.one("as")?.map(|text| subscriber_id("as", &text)).transpose()?;
     let (newest, is_latest) = (query.number("last")?, query.flag("latest")?);
-    let in_query = query.one("last_event_id")?;
+    let in_query = query.any_of(&LAST_EVENT_IDS)?;
     let format = match query.one("format")?.as_deref() {
         _ if accepts(headers, "application/x-ndjson") => Format::Ndjson,
         None => Format::Bare,
         Some("message") => Format::Message,
         Some(_) => return Err(Problem::invalid("format", "must be message, or left out")),
     };
-    query.finish("the parameters are channel, last, latest, last_event_id, as, format")?;
     // An EventSource that reconnects sends its first URL again: the header's id is newer than the query's.
     let in_header = headers.get(LAST_EVENT_ID).map(|id| String::from_utf8_lossy(id.as_bytes()).into_owned());
     let is_given = |id: &String| !id.is_empty();
-    let asked = in_header.filter(is_given).or(in_query.filter(is_given));
+    // A polyfill that reconnects appends the id to the URL.
+    let asked = in_header.filter(is_given).or(in_query.into_iter().rfind(is_given));
     let start = match (asked, newest) {
         (_, Some(_)) if is_latest => return Err(Problem::invalid("latest", "can't go with `last`")),
         (Some(asked), _) => Start::After(asked),
@@ -95,5 +113,5 @@ fn parse(uri: &Uri, headers: &HeaderMap, options: &Options) -> Result<(Request, 
         (None, None) if is_latest => Start::Latest(None),
         (None, None) => Start::Live,
     };
-    Ok((Request { channels, start, subscriber }, format))
+    Ok(Asked { request: Request { channels, start, subscriber }, format, unknown: query.unknown() })
 }

@@ -1,5 +1,6 @@
 //! Fields: the named values of a query, an HTML form or a JSON object. Handlers take fields by name. An
-//! unknown field, or one given twice, is a problem that names the field.
+//! unknown field, or one given twice, is a problem that names the field. `GET /events` passes unknown ones
+//! over.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -24,6 +25,8 @@ pub(super) struct Fields(Vec<(String, Value)>);
 enum Value {
     Text(String),
     Json(Box<RawValue>),
+    /// Of a query or form, where the name or the value is not UTF-8.
+    NotText,
 }
 
 /// The most fields of a body. Higher: a hostile body's fields take more memory. Lower: an unknown field
@@ -43,20 +46,19 @@ impl Fields {
     /// The fields of a query string or a form (WHATWG URL 5.1).
     ///
     /// # Errors
-    /// 400 if a name or value is not UTF-8, 422 if there are more than `limit` fields.
+    /// 422 if there are more than `limit` fields.
     pub(super) fn urlencoded(text: &[u8], limit: usize) -> Result<Self, Problem> {
         if pairs(text).nth(limit).is_some() {
             let detail = format!("the form or query has more than {limit} fields, the limit");
             return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail).limit(limit));
         }
-        let decode = |text| {
-            decode(text)
-                .map(Cow::into_owned)
-                .map_err(|_| Problem::malformed("the form or query is not UTF-8"))
-        };
-        let pairs = pairs(text)
-            .map(|(name, value)| Ok((decode(name)?, Value::Text(decode(value.unwrap_or_default())?))));
-        pairs.collect::<Result<_, Problem>>().map(Fields)
+        let pairs = pairs(text).map(|(name, value)| {
+            match (decode(name), decode(value.unwrap_or_default())) {
+                (Ok(name), Ok(value)) => (name.into_owned(), Value::Text(value.into_owned())),
+                (name, _) => (name.map_or("\u{fffd}".to_owned(), Cow::into_owned), Value::NotText),
+            }
+        });
+        Ok(Fields(pairs.collect()))
     }
 
     /// The fields of a JSON object.
@@ -81,14 +83,23 @@ impl Fields {
     /// Takes the text of every field of this name.
     ///
     /// # Errors
-    /// 422 if such a field is JSON but no string.
+    /// 400 if such a field is not UTF-8, 422 if it is JSON but no string.
     pub(super) fn all(&mut self, name: &str) -> Result<Vec<String>, Problem> {
-        let taken = self.0.extract_if(.., |(field, _)| field == name);
+        self.any_of(&[name])
+    }
+
+    /// Takes the text of every field of one of these names, in the order in which the fields stand.
+    ///
+    /// # Errors
+    /// As of [`all`](Self::all).
+    pub(super) fn any_of(&mut self, names: &[&str]) -> Result<Vec<String>, Problem> {
+        let taken = self.0.extract_if(.., |(field, _)| names.contains(&field.as_str()));
         taken
-            .map(|(_, value)| match value {
+            .map(|(name, value)| match value {
+                Value::NotText => Err(not_text(&name)),
                 Value::Text(text) => Ok(text),
                 Value::Json(json) => {
-                    serde_json::from_str(json.get()).map_err(|_| Problem::invalid(name, "must be a string"))
+                    serde_json::from_str(json.get()).map_err(|_| Problem::invalid(&name, "must be a string"))
                 }
             })
             .collect()
@@ -145,6 +156,7 @@ impl Fields {
             return Err(twice("data"));
         }
         match value {
+            Value::NotText => Err(not_text("data")),
             Value::Text(text) => Ok(Some(Data::text(&text))),
             Value::Json(json) => Data::json(json, depth_limit).map(Some).map_err(|error| match error {
                 InvalidData::TooDeep { limit } => Problem::invalid("data", error).limit(limit),
@@ -174,13 +186,39 @@ impl Fields {
     /// Checks that every field was taken. `hint` says which fields are known.
     ///
     /// # Errors
-    /// 422 if a field was not taken: it is unknown.
+    /// 422 if a field was not taken: it is unknown. 400 if it is not UTF-8.
     pub(super) fn finish(self, hint: &str) -> Result<(), Problem> {
         match self.0.first() {
             None => Ok(()),
+            Some((name, Value::NotText)) => Err(not_text(name)),
             Some((name, _)) => Err(Problem::invalid(name, format_args!("is unknown: {hint}"))),
         }
     }
+
+    /// The names of the fields that were not taken, each once: the first few of them, each cut.
+    pub(super) fn unknown(self) -> Vec<String> {
+        let mut names = Vec::new();
+        for (name, _) in self.0 {
+            let cut = &name[..name.floor_char_boundary(LONGEST_NAMED)];
+            if names.len() < MOST_NAMED && !names.iter().any(|known| known == cut) {
+                names.push(cut.to_owned());
+            }
+        }
+        names
+    }
+}
+
+/// The most unknown fields that are named. Higher: longer openings and lines of the log. Lower: the field
+/// that was meant may be left out.
+const MOST_NAMED: usize = 8;
+
+/// The most bytes that are given of an unknown field's name. Higher: a secret that stands where a name should
+/// may be given whole. Lower: the name can't be recognised.
+const LONGEST_NAMED: usize = 24;
+
+/// A field that is not UTF-8.
+fn not_text(name: &str) -> Problem {
+    Problem::malformed(format!("`{name}` is not UTF-8")).field(name)
 }
 
 /// Parses the text of a field `channel`.
@@ -267,7 +305,7 @@ mod tests {
     fn a_form_is_decoded_as_browsers_encode_it() {
         let mut fields = Fields::urlencoded(b"data=a+b%26c%3D%F0%9F%8E%89+100%", 1).unwrap();
         assert_eq!(fields.one("data").unwrap().as_deref(), Some("a b&c=🎉 100%"));
-        assert!(Fields::urlencoded(b"data=%ff", 1).is_err());
+        assert!(Fields::urlencoded(b"data=%ff", 1).unwrap().one("data").is_err());
         assert!(Fields::urlencoded(b"data=x&data=y", 1).is_err());
     }
 }

@@ -43,7 +43,9 @@ fn parse(state: &State, uri: &Uri) -> Result<(Request, usize), Problem> {
     let channels = query.channels(&state.options)?;
     let subscriber = query.one("as")?.map(|text| subscriber_id("as", &text)).transpose()?;
     let page = state.replay_page;
-    let (after, before, is_latest) = (query.one("after")?, query.one("before")?, query.flag("latest")?);
+    let is_given = |id: &String| !id.is_empty();
+    let (after, before) = (query.one("after")?.filter(is_given), query.one("before")?.filter(is_given));
+    let is_latest = query.flag("latest")?;
     let (last, limit) = (query.number("last")?, query.number("limit")?);
     query.finish("the parameters are channel, after, before, last, latest, limit, as")?;
     for (name, count) in [("last", last), ("limit", limit)] {

@@ -49,17 +49,19 @@ pub(crate) struct Delivery {
 }
 
 impl Delivery {
-    /// The delivery of this subscription, from the stream's opening on.
+    /// The delivery of this subscription, from the stream's opening on. The opening names the `unknown`
+    /// parameters of the request.
     pub(crate) fn new(
         subscriber: Subscriber,
         subscription: Subscription,
         format: Format,
+        unknown: &[String],
         options: &Options,
     ) -> Self {
         let keep_alive = options.keep_alive;
         let retry_ms = fastrand::u128(options.retry_min.as_millis()..=options.retry_max.as_millis());
         let open = Open { position: subscription.begins_at(), keep_alive_ms: keep_alive.as_millis() };
-        let opening = frame::opening(format, retry_ms, Some(open));
+        let opening = frame::opening(format, unknown, retry_ms, Some(open));
         Delivery { subscriber, subscription, format, keep_alive, opening }
     }
 
