@@ -3,6 +3,7 @@
 
 mod bodies;
 mod body;
+mod cors;
 mod delete;
 mod events;
 mod fields;
@@ -26,13 +27,12 @@ use axum::extract::{Request, State as Extract};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method, Response, StatusCode, Uri, header};
 use axum::response::IntoResponse;
-use tower::{Layer, Service, service_fn};
-use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower::Service;
 
 use crate::delivery;
 use crate::hub::Hub;
 use crate::limits::Proxies;
-use headers::{IDEMPOTENCY_KEY, LAST_EVENT_ID};
+use cors::Cors;
 use problem::{Problem, only};
 use state::State;
 
@@ -56,7 +56,7 @@ pub(crate) struct Api {
     /// Routes all other requests: see [`route`](Self::route).
     router: Router,
     /// Lets pages of other origins read responses. `None` if no other origin is allowed.
-    cors: Option<CorsLayer>,
+    cors: Option<Cors>,
 }
 
 impl Api {
@@ -71,7 +71,7 @@ impl Api {
         hub: Hub,
         listening: Vec<SocketAddr>,
     ) -> Self {
-        let cors = cors(&options.allow_origin);
+        let cors = Cors::new(&options);
         let state = Arc::new(State::new(options, streams, replay_page, memory, trusted, hub, listening));
         Api { router: router(Arc::clone(&state)), state, cors }
     }
@@ -82,8 +82,7 @@ impl Api {
         let Some(cors) = &self.cors else { return self.check(address, request).await };
         // Around the check, so that pages of an allowed origin can read a refusal too.
         let checked = |request| async move { Ok::<_, Infallible>(self.check(address, request).await) };
-        let result = cors.layer(service_fn(checked)).call(request).await;
-        result.unwrap_or_else(|never| match never {})
+        cors.around(request, checked).await
     }
 
     async fn check(&self, address: SocketAddr, request: Request) -> Response<Reply> {
@@ -124,11 +123,13 @@ impl Api {
             return delete::delete(&self.state, address, head, &id).await;
         }
         match (head.uri.path(), &head.method) {
-            ("/messages", &Method::POST) => publish::publish(&self.state, address, head, body).await,
-            ("/messages", &Method::GET) => {
+            ("/messages" | "/messages/", &Method::POST) => {
+                publish::publish(&self.state, address, head, body).await
+            }
+            ("/messages" | "/messages/", &Method::GET) => {
                 history::read(&self.state, address, &head).await.map(|response| response.map(Reply::Body))
             }
-            ("/events", &Method::GET) => events::subscribe(&self.state, address, &head).await,
+            ("/events" | "/events/", &Method::GET) => events::subscribe(&self.state, address, &head).await,
             _ => {
                 let request = Request::from_parts(head, Body::empty());
                 let result = self.router.clone().call(request).await;
@@ -155,26 +156,15 @@ fn router(state: Arc<State>) -> Router {
     let events = async |Extract(state): Extract<Arc<State>>, request: Request| {
         events::respond_to_head(&state, &request.into_parts().0)
     };
+    let (messages, events) = (only("GET, HEAD, POST").head(history), only("GET, HEAD").head(events));
+    // With a slash at the end too: programs add one, and what redirects a POST may lose its body.
     Router::new()
-        .route("/messages", only("GET, HEAD, POST").head(history))
+        .route("/messages", messages.clone())
+        .route("/messages/", messages)
         .route("/messages/{id}", only("DELETE"))
-        .route("/events", only("GET, HEAD").head(events))
+        .route("/events", events.clone())
+        .route("/events/", events)
         .merge(page::routes())
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path"))
         .with_state(state)
-}
-
-/// The layer that lets pages of these origins read responses. `None` if there are no origins.
-fn cors(origins: &[String]) -> Option<CorsLayer> {
-    let allowed = match origins {
-        [] => return None,
-        any if any.iter().any(|origin| origin == "*") => AllowOrigin::any(),
-        some => AllowOrigin::list(some.iter().filter_map(|origin| origin.parse().ok())),
-    };
-    let layer = CorsLayer::new()
-        .allow_origin(allowed)
-        .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::DELETE])
-        .allow_headers([header::CONTENT_TYPE, IDEMPOTENCY_KEY, LAST_EVENT_ID])
-        .expose_headers([header::RETRY_AFTER]);
-    Some(layer)
 }

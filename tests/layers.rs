@@ -25,6 +25,7 @@ const ORDER: &[&str] = &[
     "api/events",
     "api/history",
     "api/page",
+    "api/cors",
     "api/reply",
     "api/origin",
     "api/body",

@@ -359,8 +359,8 @@ fn an_allowed_origin_may_publish_and_read_every_answer() {
                 .any(|name| name == "origin"),
             "{answer:?}"
         );
-        // Without cookies: the hub has none.
-        assert_eq!(answer.header("access-control-allow-credentials"), None);
+        // Scripts such as htmx-ext-sse send all their requests with credentials.
+        assert_eq!(answer.header("access-control-allow-credentials"), Some("true"));
     };
     let send = |method: &str, target: &str, content_type: &str, body: &[u8]| {
         let headers = [&*origin, "Sec-Fetch-Site: cross-site", &format!("Content-Type: {content_type}")];
@@ -368,6 +368,7 @@ fn an_allowed_origin_may_publish_and_read_every_answer() {
     };
     let mut stream = hub.watch("/events", &[&origin]);
     assert_eq!(stream.header("access-control-allow-origin"), Some(APP));
+    assert_eq!(stream.header("access-control-allow-credentials"), Some("true"));
     readable(&send("POST", "/messages", "text/plain", b"hello"), 201);
     assert_eq!(stream.data(), "hello");
     readable(&send("POST", "/messages", "application/json", b"{"), 400);
@@ -386,26 +387,32 @@ fn an_allowed_origin_may_publish_and_read_every_answer() {
 #[test]
 fn an_allowed_origins_preflight_is_answered() {
     let hub = Hub::start(&["--allow-origin", APP]);
-    let headers = [
-        &*format!("Origin: {APP}"),
-        "Access-Control-Request-Method: POST",
-        "Access-Control-Request-Headers: content-type,idempotency-key",
-    ];
-    let answer = hub.send("OPTIONS", "/messages", &headers, b"");
+    // Whatever headers a page asks for.
+    let asked = "authorization,cache-control,content-type,hx-request-type,idempotency-key,x-requested-with";
+    let preflight = |origin: &str, method: &str| {
+        let headers = [
+            &*format!("Origin: {origin}"),
+            &format!("Access-Control-Request-Method: {method}"),
+            &format!("Access-Control-Request-Headers: {asked}"),
+        ];
+        hub.send("OPTIONS", "/messages", &headers, b"")
+    };
+    let answer = preflight(APP, "POST");
     assert!((200..300).contains(&answer.status), "{answer:?}");
     assert_eq!(answer.header("access-control-allow-origin"), Some(APP));
-    let has = |header: &str, value: &str| {
-        let values = answer.header(header).unwrap_or_default();
-        values.split(',').any(|known| known.trim().eq_ignore_ascii_case(value))
-    };
-    assert!(has("access-control-allow-methods", "POST"), "{answer:?}");
-    for name in ["content-type", "idempotency-key", "last-event-id"] {
-        assert!(has("access-control-allow-headers", name), "{answer:?}");
+    assert_eq!(answer.header("access-control-allow-credentials"), Some("true"));
+    assert_eq!(answer.header("access-control-allow-headers"), Some(asked));
+    assert_eq!(answer.header("access-control-max-age"), Some("7200"));
+    assert!(answer.header("vary").unwrap().contains("origin"), "{answer:?}");
+    // With credentials, a `*` would be a method of that name.
+    for method in ["GET", "HEAD", "POST", "DELETE"] {
+        let methods = preflight(APP, method).header("access-control-allow-methods").unwrap().to_owned();
+        assert!(methods.split(',').any(|allowed| allowed == method), "{methods}");
     }
 
-    let headers = ["Origin: https://evil.example", "Access-Control-Request-Method: POST"];
-    let answer = hub.send("OPTIONS", "/messages", &headers, b"");
+    let answer = preflight("https://evil.example", "POST");
     assert_eq!(answer.header("access-control-allow-origin"), None);
+    assert_eq!(answer.header("access-control-allow-credentials"), None);
 }
 
 #[test]
@@ -436,7 +443,165 @@ fn a_star_allows_every_origin_but_no_other_host() {
         assert_eq!((answer.status, answer.header("access-control-allow-origin")), (201, Some("*")));
         assert_eq!(answer.header("access-control-allow-credentials"), None);
     }
+    // Beside a star, an origin that is named may still send credentials.
+    let both = Hub::start(&["--allow-origin", "*,https://app.example"]);
+    for (origin, allowed, credentials) in
+        [(APP, APP, Some("true")), ("https://evil.example", "*", None), ("null", "*", None)]
+    {
+        let answer = both.send("GET", "/messages", &[&format!("Origin: {origin}")], b"");
+        assert_eq!(answer.header("access-control-allow-origin"), Some(allowed));
+        assert_eq!(answer.header("access-control-allow-credentials"), credentials);
+        assert!(answer.header("vary").unwrap().contains("origin"), "{answer:?}");
+    }
     post_from(&hub, &["Host: evil.example", "Origin: https://evil.example"]).problem(403);
+}
+
+#[test]
+fn what_a_refusal_advises_is_what_the_flags_take() {
+    let hub = Hub::start(&[]);
+    let advice = |refused: &Response, flag: &str| {
+        let detail = refused.problem(403)["detail"].as_str().unwrap().to_owned();
+        let (_, value) = detail.split_once(&format!("{flag} ")).unwrap_or_else(|| panic!("{detail}"));
+        value.to_owned()
+    };
+    for origin in [
+        "https://other.example",
+        "https://other.example:8443",
+        "http://[::1]:5173",
+        "null",
+        "file://",
+        "app://.",
+        "capacitor://localhost",
+        "tauri://localhost",
+        "chrome-extension://mhjfbmdgcfjbbpaeojofohoefgiehjai",
+        "moz-extension://2c127fa4-62c7-7e4f-90e5-472b45eecfdc",
+    ] {
+        let header = format!("Origin: {origin}");
+        let advised = advice(&post_from(&hub, &[&header]), "--allow-origin");
+        let taught = Hub::start(&["--allow-origin", &advised]);
+        let answer = post_from(&taught, &[&header, "Sec-Fetch-Site: cross-site"]);
+        assert_eq!((answer.status, answer.header("access-control-allow-origin")), (201, Some(origin)));
+        post_from(&taught, &["Origin: https://evil.example"]).problem(403);
+    }
+    for host in ["chat.example", "CHAT.example:8080", "10.1.2.3", "[2001:db8::1]:80", "a_b"] {
+        let header = format!("Host: {host}");
+        let refused = hub.send("GET", "/messages", &[&header], b"");
+        let advised = advice(&refused, "--allow-host");
+        assert!(refused.text().contains("a proxy in front of it has to set the Host header"));
+        let taught = Hub::start(&["--allow-host", &advised]);
+        assert_eq!(taught.send("GET", "/messages", &[&header], b"").status, 200, "{host}");
+    }
+    // Nothing is advised that would not be taken.
+    for origin in
+        ["", "*", "https://*.example", "https://a/b", "https://a@b", "a b", "http://a,null", "\u{ff}"]
+    {
+        let refused = post_from(&hub, &[&format!("Origin: {origin}")]);
+        assert_eq!(refused.problem(403)["field"], "Origin", "{origin}");
+        assert!(!refused.text().contains("--allow-origin"), "{origin}: {}", refused.text());
+    }
+    let refused = hub.send("GET", "/messages", &["Host: a~b"], b"");
+    assert!(!refused.problem(403)["detail"].as_str().unwrap().contains("--allow-host"));
+}
+
+#[test]
+fn a_pattern_allows_subdomains_alone() {
+    let hub = Hub::start(&["--allow-origin", "https://*.example.org,http://*.local:8080"]);
+    for origin in ["https://a.example.org", "https://a.b.example.org", "http://x.local:8080"] {
+        let answer = post_from(&hub, &[&format!("Origin: {origin}")]);
+        assert_eq!((answer.status, answer.header("access-control-allow-origin")), (201, Some(origin)));
+        assert_eq!(answer.header("access-control-allow-credentials"), Some("true"));
+    }
+    for origin in [
+        "https://example.org",
+        "https://evil-example.org",
+        "https://.example.org",
+        "http://a.example.org",
+        "https://a.example.org:8443",
+        "https://a.example.org.evil.example",
+        "https://evil.example/a.example.org",
+        "https://a@b.example.org",
+        "http://x.local",
+        "null",
+    ] {
+        let refused = post_from(&hub, &[&format!("Origin: {origin}")]);
+        assert_eq!(refused.problem(403)["field"], "Origin", "{origin}");
+        assert_eq!(refused.header("access-control-allow-origin"), None);
+    }
+}
+
+#[test]
+fn the_port_of_a_scheme_may_be_named_or_left_out_in_host_and_origin() {
+    let hub = Hub::start(&["--allow-host", "chat"]);
+    for (host, origin, status) in [
+        ("chat:443", "https://chat", 201),
+        ("chat", "https://chat:443", 201),
+        ("chat:80", "http://chat", 201),
+        ("CHAT", "http://chat:80", 201),
+        ("[::1]:443", "https://[::1]", 201),
+        ("chat:443", "http://chat", 403),
+        ("chat:80", "https://chat", 403),
+        ("chat:8443", "https://chat", 403),
+        ("chat", "https://chat:8443", 403),
+        ("chat:443", "https://chat:80", 403),
+        ("chat:443", "chrome-extension://chat", 403),
+    ] {
+        let (host_header, origin_header) = (format!("Host: {host}"), format!("Origin: {origin}"));
+        for site in [&[][..], &["Sec-Fetch-Site: same-origin"]] {
+            let answer = post_from(&hub, &[&[&*host_header, &origin_header], site].concat());
+            assert_eq!(answer.status, status, "{host} {origin}");
+        }
+    }
+}
+
+#[test]
+fn the_hubs_own_page_may_hide_its_origin_and_no_other_page_may() {
+    let hub = Hub::start(&[]);
+    let null = "Origin: null";
+    assert_eq!(post_from(&hub, &[null, "Sec-Fetch-Site: same-origin"]).status, 201);
+    for site in [&[][..], &["Sec-Fetch-Site: cross-site"], &["Sec-Fetch-Site: same-site"]] {
+        let refused = post_from(&hub, &[&[null], site].concat());
+        assert_eq!(refused.problem(403)["field"], "Origin");
+    }
+    for site in ["none", "", "Same-Origin", "same-origin, cross-site"] {
+        post_from(&hub, &[null, &format!("Sec-Fetch-Site: {site}")]).problem(403);
+    }
+    post_from(&hub, &[null, "Sec-Fetch-Site: same-origin", "Host: evil.example"]).problem(403);
+    assert_eq!(hub.history("").len(), 1);
+}
+
+#[test]
+fn http_1_1_needs_a_host() {
+    let hub = Hub::start(&[]);
+    for target in ["/messages".to_owned(), format!("http://{}/messages", hub.address), "/nothing".to_owned()]
+    {
+        let refused = hub.raw(format!("GET {target} HTTP/1.1\r\nAccept: */*\r\n\r\n"));
+        assert_eq!(refused.problem(400)["field"], "Host", "{target}");
+    }
+    hub.raw("POST /messages HTTP/1.1\r\nContent-Length: 1\r\n\r\nx").problem(400);
+    assert!(hub.history("").is_empty());
+}
+
+#[test]
+fn a_path_may_have_a_slash_at_its_end() {
+    let hub = Hub::start(&["--allow-origin", APP]);
+    let mut stream = hub.watch("/events/?last=1", &[]);
+    let answer = hub.send("POST", "/messages/?event=x", &["Content-Type: text/plain"], b"slashed");
+    assert_eq!(answer.status, 201, "{answer:?}");
+    assert_eq!(stream.data(), "slashed");
+    assert_eq!(hub.history("/?last=1"), hub.history("?last=1"));
+    for (method, target, status) in [
+        ("HEAD", "/events/", 200),
+        ("HEAD", "/messages/", 200),
+        ("PUT", "/messages/", 405),
+        ("DELETE", "/messages/", 405),
+        ("POST", "/events/", 405),
+        ("GET", "/events//", 404),
+        ("GET", "/events/x", 404),
+    ] {
+        assert_eq!(hub.send(method, target, &[], b"").status, status, "{method} {target}");
+    }
+    let preflight = [&*format!("Origin: {APP}"), "Access-Control-Request-Method: POST"];
+    assert_eq!(hub.send("OPTIONS", "/messages/", &preflight, b"").status, 200);
 }
 
 // The page.

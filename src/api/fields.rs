@@ -52,12 +52,11 @@ impl Fields {
             let detail = format!("the form or query has more than {limit} fields, the limit");
             return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail).limit(limit));
         }
-        let pairs = pairs(text).map(|(name, value)| {
-            match (decode(name), decode(value.unwrap_or_default())) {
+        let pairs =
+            pairs(text).map(|(name, value)| match (decode(name), decode(value.unwrap_or_default())) {
                 (Ok(name), Ok(value)) => (name.into_owned(), Value::Text(value.into_owned())),
                 (name, _) => (name.map_or("\u{fffd}".to_owned(), Cow::into_owned), Value::NotText),
-            }
-        });
+            });
         Ok(Fields(pairs.collect()))
     }
 

@@ -16,8 +16,8 @@ pub struct Options {
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = host)]
     pub allow_host: Vec<String>,
 
-    /// Another origin whose web pages may publish and subscribe, as in https://example.org; repeat
-    /// it, or separate several by commas; `*` is any
+    /// Another origin whose web pages may publish and subscribe, as in https://example.org, or in
+    /// https://*.example.org for its subdomains; repeat it, or separate several by commas; `*` is any
     #[arg(long, value_name = "ORIGIN", value_delimiter = ',', value_parser = origin)]
     pub allow_origin: Vec<String>,
 
@@ -55,12 +55,11 @@ pub struct Options {
 }
 
 /// Parses a host: a name or an address, without a port, as it is compared.
-fn host(text: &str) -> Result<String, String> {
-    let name = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+pub(super) fn host(text: &str) -> Result<String, String> {
     let address = text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
     match text {
         "" => Err("is empty".to_owned()),
-        host if name(host) => Ok(host.to_owned()),
+        host if is_name(host) => Ok(host.to_owned()),
         _ if address.is_ok_and(|address| address.is_ipv6()) => {
             Ok(format!("[{}]", text.trim_matches(['[', ']'])))
         }
@@ -68,24 +67,58 @@ fn host(text: &str) -> Result<String, String> {
     }
 }
 
-/// Parses an origin. Returns it as browsers send it: scheme and host in lower case, no default port, no slash
-/// at the end.
-fn origin(text: &str) -> Result<String, String> {
-    if text == "*" {
-        return Ok(text.to_owned());
+impl Options {
+    /// Whether pages of every origin may publish and subscribe.
+    pub(super) fn allows_any_origin(&self) -> bool {
+        self.allow_origin.iter().any(|allowed| allowed == "*")
     }
-    let origin = text.to_ascii_lowercase();
-    let default_port = if origin.starts_with("https:") { ":443" } else { ":80" };
-    let origin = origin.strip_suffix(default_port).unwrap_or(&origin);
-    let is_plain = |host: &str| {
-        !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic() && !b"/?#@*,".contains(&byte))
+}
+
+/// Whether the list has this origin, or a pattern of origins that it matches.
+pub(super) fn is_listed(list: &[String], origin: &str) -> bool {
+    let is_subdomain_of = |(scheme, domain): (&str, &str)| {
+        let name = origin.strip_prefix(scheme).and_then(|rest| rest.strip_suffix(domain));
+        name.and_then(|name| name.strip_prefix("://")?.strip_suffix('.')).is_some_and(is_name)
     };
-    let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
-    if host.is_some_and(is_plain) {
-        Ok(origin.to_owned())
+    list.iter().any(|listed| listed == origin || listed.split_once("://*.").is_some_and(is_subdomain_of))
+}
+
+/// Whether the text can be a host's name, or some labels of one.
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
+}
+
+/// Parses an origin, as in `https://example.org`, `null` or `app://local` (RFC 6454 6.2); or `*`, which is
+/// any; or a pattern, as in `https://*.example.org`. Returns it as browsers send it: scheme and host in lower
+/// case, no default port, no slash at the end.
+pub(super) fn origin(text: &str) -> Result<String, String> {
+    let origin = text.to_ascii_lowercase();
+    if ["*", "null"].contains(&&*origin) {
+        return Ok(origin);
+    }
+    let (scheme, host) = origin.split_once("://").unwrap_or_default();
+    let host = without_default_port(scheme, host);
+    let in_scheme = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
+    let in_host = |byte: u8| byte.is_ascii_graphic() && !b"/?#@*,\\".contains(&byte);
+    let plain = host.strip_prefix("*.").unwrap_or(host);
+    // Some shells of apps send `file://`.
+    let has_host = !plain.is_empty() || origin == "file://";
+    let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic()) && scheme.bytes().all(in_scheme);
+    if is_scheme && has_host && plain.bytes().all(in_host) {
+        Ok(format!("{scheme}://{host}"))
     } else {
         Err("give it as in https://example.org, without a path".to_owned())
     }
+}
+
+/// The host of an origin, or of a request for one, without the port that is the scheme's own (RFC 6454 4).
+pub(super) fn without_default_port<'a>(scheme: &str, host: &'a str) -> &'a str {
+    let port = match scheme {
+        "http" => ":80",
+        "https" => ":443",
+        _ => return host,
+    };
+    host.strip_suffix(port).unwrap_or(host)
 }
 
 #[cfg(test)]
@@ -106,10 +139,40 @@ mod tests {
     fn an_origin_is_written_as_browsers_send_it() {
         assert_eq!(origin("https://Example.org").unwrap(), "https://example.org");
         assert_eq!(origin("https://example.org:443").unwrap(), "https://example.org");
-        assert_eq!(origin("http://localhost:8080").unwrap(), "http://localhost:8080");
-        for bad in ["example.org", "https://", "https://example.org/", "https://a b", "https://*.example.org"]
+        assert_eq!(origin("http://[::1]:80").unwrap(), "http://[::1]");
+        assert_eq!(origin("http://localhost:443").unwrap(), "http://localhost:443");
+        for good in ["null", "*", "file://", "chrome-extension://abc", "capacitor://localhost", "app://."] {
+            assert_eq!(origin(good).as_deref(), Ok(good));
+        }
+        for bad in ["example.org", "https://", "https://example.org/", "https://a b", "https://*.", "://a"] {
+            assert!(origin(bad).is_err(), "{bad}");
+        }
+        for bad in
+            ["", "https://*", "https://a.*.b", "https://*a", "https://a@b", "nul", "file:///", "1a://b"]
         {
             assert!(origin(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_is_for_subdomains_alone() {
+        let list = [origin("https://*.Example.org").unwrap(), origin("http://*.local:8080").unwrap()];
+        for good in ["https://a.example.org", "https://a.b.example.org", "http://x-1.local:8080"] {
+            assert!(is_listed(&list, good), "{good}");
+        }
+        for bad in [
+            "https://example.org",
+            "https://.example.org",
+            "https://evil-example.org",
+            "http://a.example.org",
+            "https://a.example.org:8443",
+            "https://a.example.org.evil.org",
+            "https://evil.org/a.example.org",
+            "https://evil.org#a.example.org",
+            "https://a@b.example.org",
+            "http://a.local",
+        ] {
+            assert!(!is_listed(&list, bad), "{bad}");
         }
     }
 }

@@ -4,18 +4,19 @@ use std::net::{IpAddr, SocketAddr};
 
 use axum::http::request::Parts;
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
 
+use super::options;
 use super::problem::Problem;
 use super::state::State;
 
 /// Checks the request's Host and, if the request is a write, which page it is from.
 ///
 /// # Errors
-/// 403 if the Host is not the hub's, or if a write is from another origin; 400 if the Host is no host, or if
-/// a checked header is there twice.
+/// 403 if the Host is not the hub's, or if a write is from another origin; 400 if the Host is missing or no
+/// host, or if a checked header is there twice.
 pub(super) fn check(state: &State, head: &Parts) -> Result<(), Problem> {
-    let host = host(&head.uri, &head.headers)?;
+    let host = host(head)?;
     // A request without Host (HTTP/1.0) is not from a browser.
     if let Some(host) = host
         && !is_own_host(state, host)
@@ -23,7 +24,14 @@ pub(super) fn check(state: &State, head: &Parts) -> Result<(), Problem> {
         // An authority may be `user@host`, which is no host.
         let named = Authority::try_from(host).ok().filter(|authority| !authority.as_str().contains('@'));
         let Some(named) = named else { return Err(bad_host("is no host")) };
-        let detail = format!("the hub is not {}; if it is, start it with --allow-host {0}", named.host());
+        let mut detail = format!(
+            "the hub is not {}; a proxy in front of it has to set the Host header to the host that browsers \
+             ask for",
+            named.host()
+        );
+        if options::host(named.host()).is_ok() {
+            detail += &format!("; if it is that one, start the hub with --allow-host {}", named.host());
+        }
         return Err(Problem::new(StatusCode::FORBIDDEN, detail).field("Host"));
     }
     let source = Source::of(&head.headers)?;
@@ -31,14 +39,17 @@ pub(super) fn check(state: &State, head: &Parts) -> Result<(), Problem> {
 }
 
 /// The host of the request, with its port if there is one: from the target, or else from the Host header
-/// (RFC 9112 3.2.2).
-fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Result<Option<&'a str>, Problem> {
-    let mut hosts = headers.get_all(header::HOST).iter();
+/// (RFC 9112 3.2.2). `None` if there is none, which HTTP/1.1 does not allow (RFC 9112 3.2).
+fn host(head: &Parts) -> Result<Option<&str>, Problem> {
+    let mut hosts = head.headers.get_all(header::HOST).iter();
     let (host, second) = (hosts.next(), hosts.next());
     if second.is_some() {
         return Err(bad_host("is there twice"));
     }
-    if let Some(authority) = uri.authority() {
+    if host.is_none() && head.version == Version::HTTP_11 {
+        return Err(bad_host("is missing"));
+    }
+    if let Some(authority) = head.uri.authority() {
         return Ok(Some(authority.as_str()));
     }
     host.map(|host| host.to_str().map_err(|_| bad_host("is no host"))).transpose()
@@ -72,8 +83,7 @@ fn is_own_host(state: &State, host: &str) -> bool {
 /// Checks that a write is from the hub's own page, an allowed origin, or no page. Any page can send a form or
 /// text POST, which needs no preflight, but it can't hide its origin.
 fn check_source(state: &State, source: &Source<'_>, host: Option<&str>) -> Result<(), Problem> {
-    let allows = |origin: &str| state.options.allow_origin.iter().any(|allowed| allowed == origin);
-    if allows("*") {
+    if state.options.allows_any_origin() {
         return Ok(());
     }
     let refused = |detail: String, field| Err(Problem::new(StatusCode::FORBIDDEN, detail).field(field));
@@ -84,12 +94,19 @@ fn check_source(state: &State, source: &Source<'_>, host: Option<&str>) -> Resul
         };
     };
     let origin = String::from_utf8_lossy(origin);
-    if allows(&origin) {
+    if options::is_listed(&state.options.allow_origin, &origin) {
         return Ok(());
     }
-    let detail = format!(
-        "pages of {origin} may not publish here; if they may, start the hub with --allow-origin {origin}"
-    );
+    // With `Referrer-Policy: no-referrer`, as a proxy may set it, the hub's own page has its origin hidden.
+    if origin == "null" && source.site == Some(b"same-origin") {
+        return Ok(());
+    }
+    let detail = match options::origin(&origin) {
+        Ok(allowed) if !allowed.contains('*') => format!(
+            "pages of {origin} may not publish here; if they may, start the hub with --allow-origin {allowed}"
+        ),
+        _ => "the Origin header is no origin".to_owned(),
+    };
     if !host.is_some_and(|host| is_own_origin(&origin, host)) {
         return refused(detail, ORIGIN);
     }
@@ -101,9 +118,11 @@ fn check_source(state: &State, source: &Source<'_>, host: Option<&str>) -> Resul
     }
 }
 
-/// Whether `origin` is that of a page on `host`. Its scheme may be either: a proxy may end TLS.
+/// Whether `origin` is that of a page on `host`. Its scheme may be either: a proxy may end TLS. Either may
+/// leave out the scheme's own port.
 fn is_own_origin(origin: &str, host: &str) -> bool {
     let (scheme, authority) = origin.split_once("://").unwrap_or_default();
+    let [authority, host] = [authority, host].map(|text| options::without_default_port(scheme, text));
     ["http", "https"].contains(&scheme) && authority.eq_ignore_ascii_case(host)
 }
 

@@ -426,7 +426,7 @@ pub(super) mod tests {
             retry_min: Duration::ZERO,
             retry_max: Duration::ZERO,
         };
-        let delivery = Delivery::new(subscriber, subscription, Format::Bare, &options);
+        let delivery = Delivery::new(subscriber, subscription, Format::Bare, &[], &options);
         let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
         let socket = Socket::new(stream, Framing::Chunked, (None, permit)).unwrap();
         (hub, CatchUp { socket, delivery, unsent: Unsent::Nothing })
