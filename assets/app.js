@@ -215,7 +215,7 @@ try {
 
 for (const button of document.querySelectorAll('.copy')) {
   const command = element(button.dataset.copies);
-  command.textContent = command.textContent.replace('http://127.0.0.1:3000', location.origin);
+  command.textContent = command.textContent.replace('http://127.0.0.1:3000/', new URL('.', location));
   // Over plain http on another machine's address, there is no clipboard.
   button.hidden = !navigator.clipboard;
   button.addEventListener('click', async () => {

@@ -676,3 +676,43 @@ fn the_commands_the_page_shows_are_this_hubs() {
     let commands = ["curl -N {}events", "curl -d 'Hello World!' {}messages"];
     assert_eq!(shown, json!(commands.map(|command| command.replace("{}", &page(&hub)))));
 }
+
+#[test]
+fn the_page_works_below_a_path_of_a_proxy_without_a_setting() {
+    let (hub, browser) = (Hub::start(&[]), Browser::start());
+    let proxy = Proxy::start_below("/hub", hub.address);
+    let page = format!("http://{}/hub/", proxy.address);
+    // The third shares the stream of another.
+    let tabs = [(); 3].map(|()| browser.open(&page));
+    for (tab, text) in tabs.iter().zip(["first", "second", "third"]) {
+        wait_until_connected(tab);
+        tab.fill("#data", text);
+        tab.press("#data", ENTER);
+        tabs.iter().for_each(|tab| drop(rows_until(tab, text)));
+    }
+    assert_eq!(rows(&tabs[0]), json!(["first", "second", "third"]));
+    assert_eq!(hub.count_log("subscriber connected"), 2);
+    let shown = tabs[0].get("['watch', 'publish'].map(id => document.getElementById(id).textContent)");
+    let commands = ["curl -N {}events", "curl -d 'Hello World!' {}messages"];
+    assert_eq!(shown, json!(commands.map(|command| command.replace("{}", &page))));
+    // Its styles, its pictures, and where its form goes without a script.
+    tabs[0].wait_for("document.querySelector('header img').naturalWidth > 0");
+    assert!(tabs[0].get("document.styleSheets[0].cssRules.length").as_u64().unwrap() > 10);
+    assert_eq!(tabs[0].get("document.getElementById('form').action"), format!("{page}messages"));
+    let asked =
+        "performance.getEntriesByType('resource').every(({ name }) => name.startsWith(location.href))";
+    assert_eq!(tabs[0].get(asked), true);
+}
+
+#[test]
+fn the_client_works_below_a_path_of_a_proxy_where_a_shared_worker_holds_the_stream() {
+    let (hub, browser) =
+        (Hub::start(&["--allow-host", "hub.example"]), Browser::start_with_hosts(&["hub.example"]));
+    let proxy = Proxy::start_below("/a/b", hub.address);
+    let page = format!("http://hub.example:{}/a/b/", proxy.address.port());
+    let tabs = [(); 2].map(|()| browser.open(&page));
+    tabs.iter().for_each(wait_until_connected);
+    hub.publish("through the worker");
+    tabs.iter().for_each(|tab| drop(rows_until(tab, "through the worker")));
+    assert_eq!(hub.count_log("subscriber connected"), 1);
+}

@@ -412,5 +412,5 @@ fn text(value: &Value) -> String {
 /// there the script stays beside the page.
 fn in_page(script: &str) -> String {
     let function = format!("(() => {{ {script}\n}})()");
-    format!("return location.pathname === '/' ? {function} : window.eval({});", json!(function))
+    format!("return location.pathname.endsWith('/') ? {function} : window.eval({});", json!(function))
 }

@@ -1,10 +1,10 @@
 //! A proxy in front of a hub, which passes bytes on until a test has it do worse. Of HTTP it knows only how
-//! to answer a request with an error.
+//! to answer a request with an error, and how to take a prefix from a path.
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part, as if it were a crate")]
 
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, Weak};
@@ -36,6 +36,8 @@ pub struct Proxy {
 
 struct Shared {
     hub: SocketAddr,
+    /// What the path of each request begins with, before it is passed on without. Empty for most proxies.
+    prefix: &'static str,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -65,10 +67,19 @@ impl Proxy {
 
     /// The same on this address.
     pub fn start_at(address: SocketAddr, hub: SocketAddr, mode: Mode) -> Proxy {
+        Proxy::start_with(address, hub, mode, "")
+    }
+
+    /// A proxy that has the hub below this path, as in "/hub".
+    pub fn start_below(prefix: &'static str, hub: SocketAddr) -> Proxy {
+        Proxy::start_with(SocketAddr::from(([127, 0, 0, 1], 0)), hub, Mode::Pass, prefix)
+    }
+
+    fn start_with(address: SocketAddr, hub: SocketAddr, mode: Mode, prefix: &'static str) -> Proxy {
         let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
         let state = State { mode, open: vec![], answered: vec![], left: VecDeque::new(), stopped: false };
-        let shared = Arc::new(Shared { hub, state: Mutex::new(state), changed: Condvar::new() });
+        let shared = Arc::new(Shared { hub, prefix, state: Mutex::new(state), changed: Condvar::new() });
         let accept = {
             let shared = Arc::clone(&shared);
             move || {
@@ -154,7 +165,7 @@ impl Shared {
         let Some(pair) = self.admit(browser) else { return };
         std::thread::scope(|both| {
             both.spawn(|| pair.answers());
-            pair.requests();
+            pair.requests(self.prefix);
         });
     }
 
@@ -200,11 +211,33 @@ impl Shared {
 }
 
 impl Pair {
-    fn requests(&self) {
-        self.copy(&self.browser, &self.hub);
+    fn requests(&self, prefix: &str) {
+        if prefix.is_empty() || self.request_without(prefix).is_ok() {
+            self.copy(&self.browser, &self.hub);
+        }
         // Even when nothing is passed on any more: the hub is not to hold a connection the browser has
         // closed.
         let _ = self.hub.shutdown(Shutdown::Both);
+    }
+
+    /// Passes on a request's head and what came with it. The next request comes on another connection.
+    fn request_without(&self, prefix: &str) -> io::Result<()> {
+        let mut reader = BufReader::new(&self.browser);
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        let mut head = match line.split_once(prefix) {
+            Some((method, rest)) if rest.starts_with('/') => format!("{method}{rest}"),
+            _ => "GET /not-below-the-prefix HTTP/1.1\r\n".to_owned(),
+        };
+        while !["\r\n", ""].contains(&&*line) {
+            line.clear();
+            reader.read_line(&mut line)?;
+            match line.to_ascii_lowercase().starts_with("connection:") {
+                true => head += "Connection: close\r\n",
+                false => head += &line,
+            }
+        }
+        (&self.hub).write_all(&[head.as_bytes(), reader.buffer()].concat())
     }
 
     fn answers(&self) {
