@@ -26,8 +26,7 @@ const STATES = {
 
 function show(state, reason) {
   status.dataset.state = state;
-  // The only reason that a hub gives is that it is full.
-  status.textContent = state === 'offline' && reason ? 'The hub is full, trying again' : STATES[state];
+  status.textContent = state === 'offline' && reason ? `Offline: ${reason}. Trying again…` : STATES[state];
 }
 
 hub.on('tabcast:state', ({ state, reason, recovered }) => {

@@ -41,7 +41,7 @@ export type Message<Data = any, Name extends string = string> = {
  */
 export type State = "connecting" | "live" | "shared" | "offline";
 /**
- * `recovered` is how many messages an outage had held back.
+ * `recovered` is how many messages an outage had held back. `reason` is the hub's, if it refuses the page.
  */
 export type StateChange = {
     state: State;
@@ -56,7 +56,8 @@ export type Gap = {
     earliest: string | null;
 };
 /**
- * Why the hub refused a message. `message` is the title of the hub's problem.
+ * Why the hub refused a message. `message` is the detail of the hub's problem. `status` is 0 if the page may
+ * not read the hub's answer.
  */
 export type Refusal = Error & {
     status: number;

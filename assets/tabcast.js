@@ -41,7 +41,7 @@
  */
 
 /**
- * `recovered` is how many messages an outage had held back.
+ * `recovered` is how many messages an outage had held back. `reason` is the hub's, if it refuses the page.
  * @typedef {{ state: State, recovered: number, reason?: string }} StateChange
  */
 
@@ -51,7 +51,8 @@
  */
 
 /**
- * Why the hub refused a message. `message` is the title of the hub's problem.
+ * Why the hub refused a message. `message` is the detail of the hub's problem. `status` is 0 if the page may
+ * not read the hub's answer.
  * @typedef {Error & { status: number, detail?: string, field?: string, limit?: number }} Refusal
  */
 
@@ -189,7 +190,7 @@ class Hub {
     this.#feed.onmessage = (message) => this.#deliver(message);
     this.#feed.ongap = (gap) => this.#call('tabcast:gap', gap);
     this.#peer = new Peer(base, channels, this.#feed);
-    this.#peer.onstate = (state, reason) => this.#become(state, reason);
+    this.#peer.onstate = (state, reason, isRefused) => this.#become(state, reason, isRefused);
     this.connect();
   }
 
@@ -355,8 +356,16 @@ class Hub {
     }
   }
 
-  #become(state, reason) {
-    if (state === this.state) return;
+  /**
+   * @param {State} state
+   * @param {string} [reason]
+   * @param {boolean} [isRefused] Whether the hub refuses the page for this reason.
+   */
+  #become(state, reason, isRefused) {
+    const isNews = isRefused && !this.#outbox.isRefused;
+    this.#outbox.refuse(isRefused && reason);
+    if (isNews) console.error(`tabcast: ${reason}`);
+    else if (state === this.state) return;
     const wasConnected = this.connected;
     this.state = state;
     this.#isInterrupted = !this.connected && (wasConnected || this.#isInterrupted);
@@ -441,7 +450,19 @@ const backoff = (failures) => doubled(BACKOFF_MS, failures) * (0.25 + 0.75 * Mat
 
 const channelQuery = (channels) => channels.map((name) => `channel=${encodeURIComponent(name)}`).join('&');
 
+const refusal = (message, more) => Object.assign(new Error(message), { name: 'Refusal', ...more });
+
+// A Refusal, if the hub refuses a request and would refuse it again.
+async function refusalOf(answer) {
+  const { title, detail, field, limit } = await answer.json().catch(() => null) ?? {};
+  const { status } = answer;
+  if (status < 400 || status >= 500 || status === 408 || status === 429) return;
+  return refusal(detail ?? title ?? `HTTP ${status}`, { status, detail, field, limit });
+}
+
 class Retry {
+  // Why no answer can be read, if that is known: a Refusal.
+  refusal;
   #pauses = new EventTarget();
 
   // Resolves with the JSON of the hub's answer. Rejects with a Refusal if the hub refuses the request. With
@@ -451,14 +472,12 @@ class Retry {
       const bodyMs = (init.body?.byteLength ?? 0) / BODY_BYTES_PER_MS;
       const signal = AbortSignal.timeout(doubled(TIMEOUT_MS, failures) + bodyMs);
       const answer = await fetch(url, { cache: 'no-store', ...init, signal }).catch(() => null);
-      const body = await answer?.json().catch(() => null);
-      if (answer?.ok && body) return body;
-      const status = answer?.status ?? 0;
-      if (status >= 400 && status < 500 && status !== 408 && status !== 429) {
-        const { title = `HTTP ${status}`, detail, field, limit } = body ?? {};
-        const refusal = Object.assign(new Error(title), { name: 'Refusal', status, detail, field, limit });
-        if (!isOver) throw refusal;
-        reportError(refusal);
+      const body = answer?.ok && await answer.json().catch(() => null);
+      if (body) return body;
+      const refused = answer ? !answer.ok && await refusalOf(answer) : this.refusal;
+      if (refused) {
+        if (!isOver) throw refused;
+        reportError(refused);
       }
       const retryAfter = Number(answer?.headers.get('Retry-After')) * 1_000 || 0;
       await new Promise((resolve) => {
@@ -505,6 +524,16 @@ class Outbox {
 
   wake() {
     this.#retry.now();
+  }
+
+  get isRefused() {
+    return Boolean(this.#retry.refusal);
+  }
+
+  // With a reason, rejects messages that get no answer: no try will get one. Without, sends them again.
+  refuse(reason) {
+    if (reason && !this.isRefused) this.wake();
+    this.#retry.refusal = reason && refusal(reason, { status: 0 });
   }
 
   // Sends one message at a time, so that the hub keeps the messages in order.
@@ -653,8 +682,11 @@ class Feed {
 class Stream {
   // Whether the stream is open. Undefined until the first try has succeeded or failed.
   live;
-  // Why the stream is not open, if the hub says why.
+  // Why the stream is not open, if that is known.
   reason;
+  // Whether the hub refuses the stream.
+  isRefused;
+  #base;
   #url;
   #feed;
   #onchange;
@@ -669,6 +701,7 @@ class Stream {
   #longestSilenceMs;
 
   constructor(base, channels, feed, onchange) {
+    this.#base = base;
     this.#url = `${base}events?format=message&${channelQuery(channels)}`;
     this.#feed = feed;
     this.#onchange = onchange;
@@ -711,7 +744,7 @@ class Stream {
       this.#longestSilenceMs = keep_alive_ms * 1.5 + 5_000;
       this.#tries = 0;
       this.live = true;
-      this.reason = undefined;
+      this.reason = this.isRefused = undefined;
       prev = event.lastEventId;
       this.#feed.take({ id: prev, isEnd: true });
       this.#onchange();
@@ -720,16 +753,39 @@ class Stream {
     on('tabcast:keep-alive', (event) => take(event));
     on('tabcast:gap', (event) => { prev = undefined; take(event); });
     on('tabcast:full', (event, { detail }) => this.#lose(detail));
-    on('error', () => this.#lose());
+    on('error', () => {
+      if (source.readyState !== EventSource.CLOSED) this.#lose();
+      else if (this.isRefused) this.#lose(this.reason, true);
+      else this.#findReason(source);
+    });
   }
 
-  #lose(reason) {
+  // An EventSource that has closed for good does not say why. A fetch does, unless the page may not read its
+  // answer. Then the hub is there all the same if it serves this script, which every page may read.
+  async #findReason(source) {
+    const signal = AbortSignal.timeout(TIMEOUT_MS[0]);
+    const get = (url, how) => fetch(url, { cache: 'no-store', signal, ...how }).catch(() => null);
+    const answer = await get(this.#url);
+    let reason;
+    if (answer?.ok) {
+      answer.body?.cancel();
+    } else if (answer) {
+      reason = (await refusalOf(answer))?.message;
+    } else if ((await get(`${this.#base}tabcast.js`, { method: 'HEAD' }))?.ok) {
+      const { origin } = location;
+      reason = `pages of ${origin} may not listen; if they may, start the hub with --allow-origin ${origin}`;
+    }
+    if (source === this.#source) this.#lose(reason, Boolean(reason));
+  }
+
+  #lose(reason, isRefused) {
     this.close();
     // The time that a failed try has taken counts towards the pause.
     const waited = this.live ? 0 : Date.now() - this.#lastEventAt;
     this.#timer = setTimeout(() => this.#open(), backoff(this.#tries) - waited);
     this.live = false;
     this.reason = reason;
+    this.isRefused = isRefused;
     this.#onchange();
   }
 }
@@ -748,7 +804,7 @@ class Stream {
 // - onleave(isKept), when another peer leaves, whose page may be kept for the way back
 // - replace(silentMs), when no holder has answered for so long; without it, the peer depends on no other
 class Peer {
-  // Called with the state, and if it is `offline` with the reason.
+  // Called with the state, and if it is `offline` with the reason, and whether the hub refuses the page.
   onstate;
   // The holder's slot. Undefined if the peer is no holder.
   slot;
@@ -759,7 +815,7 @@ class Peer {
   #state;
   #channel;
   #stream;
-  // What the holder of each slot has last said of its stream: { live, reason }.
+  // What the holder of each slot has last said of its stream: { live, reason, isRefused }.
   #holders = {};
   // The `live` that this peer has last sent.
   #sentLive;
@@ -851,8 +907,9 @@ class Peer {
   say(item = this.#feed.item) {
     if (this.slot === undefined) return;
     const live = this.#sentLive = this.#live;
-    const { reason } = this.#stream;
-    this.#channel.postMessage({ slot: this.slot, generation: this.#role.generation, live, reason, item });
+    const { reason, isRefused } = this.#stream;
+    const { generation } = this.#role;
+    this.#channel.postMessage({ slot: this.slot, generation, live, reason, isRefused, item });
   }
 
   // After a sign of life, and to give a new holder time for one.
@@ -876,14 +933,14 @@ class Peer {
     }
   }
 
-  #receive({ ask, leave, isKept, slot, generation, live, reason, item }) {
+  #receive({ ask, leave, isKept, slot, generation, live, reason, isRefused, item }) {
     if (leave) return this.#role.onleave?.(isKept);
     if (ask) return this.#role.onask ? this.#role.onask() : this.say();
     this.#role.onholder?.(generation);
     if (!this.#channel) return;
     this.resetSilence();
     if (live && !this.#holders[slot]?.live) this.#feed.wake();
-    this.#holders[slot] = { live, reason };
+    this.#holders[slot] = { live, reason, isRefused };
     if (item) {
       this.#receivedId = item.id;
       this.#feed.take(item);
@@ -906,8 +963,9 @@ class Peer {
     if (!all.includes(true)) this.#state = all.includes(false) ? 'offline' : this.#state;
     else if (!this.#feed.isBehind) this.#state = live ? 'live' : 'shared';
     if (live !== this.#sentLive) this.say();
-    const reason = this.#state === 'offline' ? this.#stream?.reason ?? holders[0]?.reason : undefined;
-    if (this.#state) this.onstate?.(this.#state, reason);
+    const isOffline = this.#state === 'offline';
+    const why = isOffline && [this.#stream, ...holders].find((holder) => holder?.reason);
+    if (this.#state) this.onstate?.(this.#state, why?.reason, why?.isRefused);
   }
 
   #tick() {

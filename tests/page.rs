@@ -365,7 +365,8 @@ fn a_tab_beyond_the_limit_of_subscribers_says_so() {
     let only = hub.watch("/events", &[]);
     let tab = browser.open(&page(&hub));
     wait_for_state(&tab, "offline");
-    tab.wait_for("document.getElementById('status').textContent === 'The hub is full, trying again'");
+    let said = "Offline: the limit of subscribers, 1, is reached. Trying again…";
+    tab.wait_for(&format!("document.getElementById('status').textContent === {}", json!(said)));
     hub.wait_for_log(&["subscriber turned away"]);
     // It can send all the same.
     tab.click("#send");
