@@ -2,19 +2,22 @@
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
+use std::mem;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use http_body_util::Either;
-use hyper::Version;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::{Method, Response, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
+use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
 
 use super::handover::{HandedOver, Handover};
@@ -43,14 +46,16 @@ pub(super) async fn serve(
     let (handover, pace) = (Arc::new(Handover::default()), Arc::new(Pace::default()));
     let head = Arc::new(Head::new(heads.clone()));
     let respond = service_fn(async |request: hyper::Request<Incoming>| {
-        let version = request.version();
-        let response = api.respond(address, request.map(|body| Body::new(head.is_whole(body)))).await;
+        let has_chunks = request.version() == Version::HTTP_11;
+        let is_head = request.method() == Method::HEAD;
+        let mut response = api.respond(address, request.map(|body| Body::new(head.is_whole(body)))).await;
+        if !has_chunks && !is_head {
+            response = without_chunks(response).await;
+        }
         Ok::<_, Infallible>(response.map(|reply| match reply {
             Reply::Body(body) => Either::Left(pace.body(body)),
             Reply::Delivery(delivery) => {
-                // HTTP/1.0 has no chunks.
-                let is_chunked = version == Version::HTTP_11;
-                let framing = if is_chunked { Framing::Chunked } else { Framing::UntilClose };
+                let framing = if has_chunks { Framing::Chunked } else { Framing::UntilClose };
                 Either::Right(handover.hand_over(delivery, framing))
             }
         }))
@@ -87,6 +92,34 @@ pub(super) async fn serve(
         return None;
     }
     Some((connection.into_parts().io.into_inner().into_inner(), delivery?))
+}
+
+/// The response to an HTTP/1.0 request. A body of unknown length is given its length if it is short. A longer
+/// one, or a stream, ends with the connection: its response is of HTTP/1.0, so that hyper does not say
+/// `Connection: keep-alive` where the request asks for that (RFC 9112 9.3).
+async fn without_chunks(mut response: Response<Reply>) -> Response<Reply> {
+    /// The longest body that is collected. Higher: more memory for a reader who takes nothing. Lower: more
+    /// histories end with their connection.
+    const SHORT: usize = 64 << 10;
+    let body = match response.body_mut() {
+        Reply::Body(body) if body.size_hint().exact().is_some() => return response,
+        Reply::Body(body) => mem::take(body),
+        Reply::Delivery(_) => {
+            *response.version_mut() = Version::HTTP_10;
+            return response;
+        }
+    };
+    let (mut rest, mut begun, mut failed) = (body.into_data_stream(), BytesMut::new(), None);
+    while begun.len() <= SHORT && failed.is_none() {
+        match rest.next().await {
+            Some(Ok(data)) => begun.extend_from_slice(&data),
+            Some(failure) => failed = Some(failure),
+            None => return response.map(|_| begun.freeze().into()),
+        }
+    }
+    *response.version_mut() = Version::HTTP_10;
+    let begun = [Ok(begun.freeze())].into_iter().chain(failed);
+    response.map(|_| Body::from_stream(tokio_stream::iter(begun).chain(rest)).into())
 }
 
 /// Serves the connection until it has ended, or until the response head of a delivery to hand over has been
