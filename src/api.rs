@@ -23,6 +23,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::HttpBody;
 use axum::extract::{Request, State as Extract};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method, Response, StatusCode, Uri, header};
@@ -94,13 +95,14 @@ impl Api {
             Ok(()) => self.route(address, head, &mut body).await,
             Err(problem) => Err(problem),
         };
-        if !expects {
-            body::drain(body);
-        }
+        let is_whole = body.is_end_stream() || !expects && body::drain(body).await;
         let is_receipt = is_publish && result.is_ok();
         let mut response = result.unwrap_or_else(|problem| problem.into_response().map(Reply::Body));
         let headers = response.headers_mut();
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        if !is_whole {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         // A receipt is for the publisher alone; all else can be loaded by a page, or opened in a window.
         if !is_receipt {
             headers.insert(OPENER_POLICY, SAME_ORIGIN);

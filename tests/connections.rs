@@ -6,7 +6,7 @@ use std::io::{BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 
-use common::{Folder, Hub, Response, Stream, on_each_journal, request};
+use common::{Folder, Hub, Response, Stream, on_each_journal, post_text, request};
 
 /// A connection on which these bytes were sent.
 fn send(hub: &Hub, bytes: impl AsRef<[u8]>) -> BufReader<TcpStream> {
@@ -131,4 +131,60 @@ on_each_journal!(a_subscriber_in_http_1_0_costs_as_little_as_another, {
     assert!(each < 5_000, "{each} bytes");
     hub.publish("to all");
     assert!(streams.iter_mut().all(|stream| stream.data() == "to all"));
+});
+
+// What says that a connection closes.
+
+on_each_journal!(a_refusal_after_which_the_hub_closes_says_so, {
+    let hub = Hub::start(&["--max-body", "10", "--body-timeout", "200ms"]);
+    let too_long = post_text(hub.address, &"x".repeat(1_000_000));
+    let never_whole = post_text(hub.address, "never");
+    let expects = |length: &str, target: &str| {
+        let headers = ["Expect: 100-continue", &format!("Content-Length: {length}")];
+        request(&format!("POST {target} HTTP/1.1"), hub.address, &headers, None)
+    };
+    for (bytes, status) in [
+        (&too_long[..1_000], 413),
+        (&never_whole[..never_whole.len() - 1], 408),
+        (&expects("5", "/nowhere"), 404),
+        (&expects("11", "/messages"), 413),
+        (b"no HTTP\r\n\r\n", 400),
+    ] {
+        let response = answer(&mut send(&hub, bytes));
+        assert_eq!(response.status, status);
+        assert_eq!(response.header("connection"), Some("close"), "{status}");
+    }
+});
+
+on_each_journal!(a_refusal_of_a_request_that_is_there_whole_leaves_the_connection_open, {
+    let hub = Hub::start(&["--max-body", "10"]);
+    let mut connection = BufReader::new(hub.connect());
+    let refused = [
+        ("/messages", "Content-Type: text/plain", "x".repeat(11), 413),
+        ("/messages", "Origin: https://evil.example", "hello".to_owned(), 403),
+        ("/nowhere", "Content-Type: text/plain", "hello".to_owned(), 404),
+        ("/messages?bogus=1", "Content-Type: text/plain", "hello".to_owned(), 422),
+    ];
+    for (target, header, body, status) in refused {
+        let bytes =
+            request(&format!("POST {target} HTTP/1.1"), hub.address, &[header], Some(body.as_bytes()));
+        connection.get_mut().write_all(&bytes).unwrap();
+        let response = answer(&mut connection);
+        assert_eq!((response.status, response.header("connection")), (status, None));
+    }
+});
+
+on_each_journal!(the_last_answer_of_a_hub_that_stops_says_that_the_connection_closes, {
+    let mut hub = Hub::start(&[]);
+    let bytes = post_text(hub.address, "in flight");
+    let head = bytes.len() - "in flight".len();
+    let headers = ["Expect: 100-continue", "Content-Type: text/plain", "Content-Length: 9"];
+    let mut connection = send(&hub, request("POST /messages HTTP/1.1", hub.address, &headers, None));
+    assert_eq!(Response::read_interim(&mut connection), 100);
+    hub.signal("TERM");
+    hub.wait_for_log(&["stopping"]);
+    connection.get_mut().write_all(&bytes[head..]).unwrap();
+    let response = answer(&mut connection);
+    assert_eq!((response.status, response.header("connection")), (201, Some("close")));
+    assert_eq!(hub.wait().code(), Some(0));
 });

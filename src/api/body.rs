@@ -33,11 +33,10 @@ pub(super) async fn read(
         return Err(too_large(limit));
     }
     let mut body = mem::take(body);
-    let bytes = collect(state, memory, &mut body).await;
-    if bytes.is_err() {
-        drain(body);
+    match collect(state, memory, &mut body).await {
+        Err(problem) if !drain(body).await => Err(problem.closing()),
+        bytes => bytes,
     }
-    bytes
 }
 
 async fn collect(state: &State, memory: &mut Memory<'_>, body: &mut Body) -> Result<BytesMut, Problem> {
@@ -54,12 +53,7 @@ async fn collect(state: &State, memory: &mut Memory<'_>, body: &mut Body) -> Res
     loop {
         // Polling the body sends `100 Continue`: a publisher that waits for it sends the body now. Most
         // bodies come with their head.
-        let at_once = tokio::select! {
-            biased;
-            frame = body.frame() => Some(frame),
-            () = ready(()) => None,
-        };
-        let frame = match at_once {
+        let frame = match at_once(body.frame()).await {
             Some(frame) => frame,
             None => tokio::select! {
                 biased;
@@ -148,26 +142,39 @@ fn too_large(limit: usize) -> Problem {
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail).field("body").limit(limit)
 }
 
-/// Reads and drops the rest of a body, in a task of its own. Many publishers write a whole body before they
-/// read the response. If the connection were closed while a part of the body is unread, a reset could
-/// destroy the response.
-pub(super) fn drain(mut body: Body) {
+/// Reads and drops the rest of a body, and returns whether all of it was there. What comes later is read in a
+/// task of its own: many publishers write a whole body before they read the response. If the connection were
+/// closed while a part of the body is unread, a reset could destroy the response.
+pub(super) async fn drain(mut body: Body) -> bool {
     /// The longest time for one body. Higher: a hostile publisher can waste more of the hub's time. Lower: a
     /// slow publisher may not get its response.
     const TIME: Duration = Duration::from_secs(5);
     /// The most bytes of one body, for the same reasons.
     const BYTES: usize = 16 << 20;
 
-    if body.is_end_stream() {
-        return;
+    if let Some(end) = at_once(rest(&mut body, BYTES)).await {
+        return end;
     }
-    tokio::spawn(timeout(TIME, async move {
-        let mut left = BYTES;
-        while let Some(Ok(frame)) = body.frame().await {
-            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
-            if left == 0 {
-                break;
-            }
+    tokio::spawn(timeout(TIME, async move { rest(&mut body, BYTES).await }));
+    false
+}
+
+/// Reads and drops so many bytes of the body, or the rest of it. Returns whether it is at its end.
+async fn rest(body: &mut Body, mut bytes: usize) -> bool {
+    while !body.is_end_stream() && bytes > 0 {
+        match body.frame().await {
+            Some(Ok(frame)) => bytes = bytes.saturating_sub(frame.data_ref().map_or(0, Bytes::len)),
+            end => return end.is_none(),
         }
-    }));
+    }
+    bytes > 0
+}
+
+/// What the future returns if it is ready now.
+async fn at_once<F: Future>(future: F) -> Option<F::Output> {
+    tokio::select! {
+        biased;
+        output = future => Some(output),
+        () = ready(()) => None,
+    }
 }

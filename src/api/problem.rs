@@ -28,6 +28,8 @@ pub(super) struct Problem {
     retry_after_seconds: Option<u32>,
     #[serde(skip)]
     allow: Option<&'static str>,
+    #[serde(skip)]
+    closes: bool,
 }
 
 fn code<S: serde::Serializer>(status: &StatusCode, serializer: S) -> Result<S::Ok, S::Error> {
@@ -46,6 +48,7 @@ impl Problem {
             limit: None,
             retry_after_seconds: None,
             allow: None,
+            closes: false,
         }
     }
 
@@ -83,6 +86,11 @@ impl Problem {
     /// Names the limit that was exceeded.
     pub(super) fn limit(self, limit: usize) -> Self {
         Problem { limit: u64::try_from(limit).ok(), ..self }
+    }
+
+    /// The connection is closed after the response: the rest of the request is not waited for.
+    pub(super) fn closing(self) -> Self {
+        Problem { closes: true, ..self }
     }
 
     /// The same request may succeed after this many seconds.
@@ -172,6 +180,9 @@ impl IntoResponse for Problem {
         }
         if let Some(allowed) = self.allow {
             headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
+        }
+        if self.closes {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
     }
