@@ -1,6 +1,7 @@
 //! The net: accepts connections on every listener, within one limit, and ends them all at shutdown. A
 //! connection that sends no request, or reads no response, is cut off.
 
+mod deadline;
 mod handover;
 mod http1;
 mod io;
@@ -24,6 +25,7 @@ use crate::delivery::{Groups, Place, Socket};
 use crate::hub::Feed;
 use crate::limits::{Budget, Full, Network, Proxies, Share, Shares};
 use crate::value::{at_least_one, duration};
+use io::Times;
 
 /// The settings of every connection.
 #[derive(Clone, Debug, clap::Args)]
@@ -39,9 +41,13 @@ pub struct Options {
     #[arg(long, value_name = "COUNT", value_parser = at_least_one)]
     pub max_connections_per_address: Option<usize>,
 
-    /// How long a request's head may take, from connecting or from the answer before it
+    /// How long a request's head may take, from its first byte or from connecting
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub header_timeout: Duration,
+
+    /// How long a connection may stay open between an answer and the next request
+    #[arg(long, value_name = "DURATION", default_value = "75s", value_parser = duration)]
+    pub idle_timeout: Duration,
 
     /// How long the other side may take none of what it is sent before it is cut off
     #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = duration)]
@@ -174,8 +180,8 @@ impl Net {
 
     async fn connection(self: Arc<Self>, stream: TcpStream, address: SocketAddr, place: Place) {
         let Net { api, options, heads, stopping, overdue, .. } = &*self;
-        let handed_over =
-            http1::serve(stream, address, api, options.header_timeout, heads, stopping, overdue).await;
+        let times = Times { head: options.header_timeout, idle: options.idle_timeout };
+        let handed_over = http1::serve(stream, address, api, times, heads, stopping, overdue).await;
         let Some((stream, (delivery, framing))) = handed_over else { return };
         match Socket::new(stream, framing, place) {
             Ok(socket) => self.groups.deliver(socket, *delivery),

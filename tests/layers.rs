@@ -17,6 +17,7 @@ const ORDER: &[&str] = &[
     "net",
     "net/http1",
     "net/io",
+    "net/deadline",
     "net/handover",
     "net/pace",
     "api",

@@ -445,7 +445,7 @@ on_each_journal!(half_a_head_is_not_waited_for, {
 });
 
 on_each_journal!(an_idle_connection_is_closed_after_its_answer, {
-    let hub = Hub::start(&["--header-timeout", "200ms"]);
+    let hub = Hub::start(&["--idle-timeout", "200ms", "--header-timeout", "1h"]);
     let mut connection = BufReader::new(hub.connect());
     for text in ["one", "two"] {
         connection.get_mut().write_all(&post_text(hub.address, text)).unwrap();
@@ -454,8 +454,33 @@ on_each_journal!(an_idle_connection_is_closed_after_its_answer, {
     wait_for_close(connection.get_ref());
 });
 
+on_each_journal!(a_connection_between_two_requests_outlives_the_time_limit_of_a_head, {
+    let hub = Hub::start(&["--header-timeout", "100ms", "--idle-timeout", "1h"]);
+    let mut connection = BufReader::new(hub.connect());
+    for text in ["one", "two", "three"] {
+        connection.get_mut().write_all(&post_text(hub.address, text)).unwrap();
+        assert_eq!(answer(&mut connection).status, 201);
+        // That takes as long as a head may.
+        wait_for_close(&hub.connect());
+    }
+    // A head that has begun is not waited for longer than the first.
+    connection.get_mut().write_all(b"GET /messages HTTP/1.1\r\nHost: loc").unwrap();
+    wait_for_close(connection.get_ref());
+});
+
+on_each_journal!(half_a_head_behind_a_whole_request_is_waited_for_no_longer_than_the_next_request, {
+    let hub = Hub::start(&["--idle-timeout", "200ms", "--header-timeout", "200ms"]);
+    let mut connection = BufReader::new(hub.connect());
+    let mut bytes = post_text(hub.address, "whole");
+    bytes.extend(b"GET /messages HTTP/1.1\r\nHost: loc");
+    connection.get_mut().write_all(&bytes).unwrap();
+    assert_eq!(answer(&mut connection).status, 201);
+    wait_for_close(connection.get_ref());
+});
+
 on_each_journal!(a_stream_outlives_the_time_limits_of_requests, {
-    let hub = Hub::start(&["--header-timeout", "20ms", "--body-timeout", "20ms", "--keep-alive", "20ms"]);
+    let times = ["--header-timeout", "20ms", "--body-timeout", "20ms", "--idle-timeout", "20ms"];
+    let hub = Hub::start(&[&times[..], &["--keep-alive", "20ms"]].concat());
     let mut stream = hub.watch("/events", &[]);
     for _ in 0..10 {
         assert_eq!(stream.block().as_deref(), Some(":\n\n"));
@@ -632,6 +657,7 @@ fn a_bad_flag_ends_the_start_with_2_and_is_named() {
         ("--replay-page", "0"),
         ("--header-timeout", "10"),
         ("--header-timeout", "0s"),
+        ("--idle-timeout", "0s"),
         ("--body-timeout", "0s"),
         ("--stall-timeout", "0s"),
         ("--keep-alive", "0s"),

@@ -7,7 +7,6 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
 use bytes::BytesMut;
 use http_body_util::Either;
@@ -15,13 +14,13 @@ use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Response, Version};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
 
 use super::handover::{HandedOver, Handover};
-use super::io::{Head, Io};
+use super::io::{Head, Io, Times};
 use super::pace::Pace;
 use crate::api::{Api, Body, Reply};
 use crate::delivery::Framing;
@@ -38,7 +37,7 @@ pub(super) async fn serve(
     stream: TcpStream,
     address: SocketAddr,
     api: &Api,
-    header_timeout: Duration,
+    times: Times,
     heads: &Budget,
     stopping: &CancellationToken,
     overdue: &CancellationToken,
@@ -60,10 +59,10 @@ pub(super) async fn serve(
             }
         }))
     });
-    let io = Io::new(stream, Arc::clone(&handover), Arc::clone(&pace), Arc::clone(&head));
+    let io = Io::new(stream, times, Arc::clone(&handover), Arc::clone(&pace), Arc::clone(&head));
     let mut connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(header_timeout)
+        // `Io` has timers of its own: hyper's would be the same for a head and between two requests.
+        .header_read_timeout(None)
         .max_buf_size(BUFFER)
         // With `half_close`, hyper does not read the socket during a response. It would allocate a buffer for
         // each such read.

@@ -1,24 +1,38 @@
-//! A connection's socket while hyper has it. What hyper reads of a request's head is bounded here, and the
-//! connection's hand-over and pace learn here what happens on the socket.
+//! A connection's socket while hyper has it. What hyper reads of a request's head is bounded here, in bytes
+//! and in time, and the connection's hand-over and pace learn here what happens on the socket.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::deadline::Deadline;
 use super::handover::Handover;
 use super::pace::Pace;
 use crate::limits::{Budget, Lease};
 
+/// How long the other side of a connection is waited for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    /// For a request's head, from its first byte on, or from connecting.
+    pub(super) head: Duration,
+    /// For the first byte of the next request.
+    pub(super) idle: Duration,
+}
+
 /// The socket, as hyper reads and writes it.
 pub(super) struct Io {
     stream: TcpStream,
+    times: Times,
+    /// For the present part, and whether its first byte was read.
+    deadline: Deadline<(usize, bool)>,
     handover: Arc<Handover>,
     pace: Arc<Pace>,
     head: Arc<Head>,
@@ -95,8 +109,14 @@ impl HttpBody for RequestBody {
 }
 
 impl Io {
-    pub(super) fn new(stream: TcpStream, handover: Arc<Handover>, pace: Arc<Pace>, head: Arc<Head>) -> Self {
-        Io { stream, handover, pace, head, part: 0, read: 0 }
+    pub(super) fn new(
+        stream: TcpStream,
+        times: Times,
+        handover: Arc<Handover>,
+        pace: Arc<Pace>,
+        head: Arc<Head>,
+    ) -> Self {
+        Io { stream, times, deadline: Deadline::new(), handover, pace, head, part: 0, read: 0 }
     }
 
     pub(super) fn into_inner(self) -> TcpStream {
@@ -124,6 +144,23 @@ impl Io {
         Ok(())
     }
 
+    /// Ready once a request's head is no longer waited for: as at the other side's end between two requests.
+    /// A body has limits of its own.
+    ///
+    /// # Errors
+    /// If the head has begun, or no request came at all.
+    fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let part = self.head.part.load(Ordering::Relaxed);
+        if !part.is_multiple_of(2) {
+            return Poll::Pending;
+        }
+        let has_begun = part == 0 || part == self.part && self.read > 0;
+        let time = if has_begun { self.times.head } else { self.times.idle };
+        ready!(self.deadline.poll(cx, (part, has_begun), time));
+        let late = || io::Error::new(ErrorKind::TimedOut, "the request's head did not come in time");
+        Poll::Ready(if has_begun { Err(late()) } else { Ok(()) })
+    }
+
     fn note<T>(&self, result: io::Result<T>) -> io::Result<T> {
         result.inspect_err(|error| self.handover.failed(error))
     }
@@ -136,7 +173,10 @@ impl AsyncRead for Io {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let result = ready!(Pin::new(&mut self.stream).poll_read(cx, buffer));
+        let Poll::Ready(result) = Pin::new(&mut self.stream).poll_read(cx, buffer) else {
+            let result = ready!(self.poll_overdue(cx));
+            return Poll::Ready(self.note(result));
+        };
         let read = buffer.filled().len() - before;
         if result.is_ok() && read == 0 && buffer.remaining() > 0 {
             self.handover.closed();
