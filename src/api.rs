@@ -32,7 +32,7 @@ use tower::Service;
 
 use crate::delivery;
 use crate::hub::Hub;
-use crate::limits::Proxies;
+use crate::limits::{Peer, Proxies};
 use cors::Cors;
 use problem::{Problem, only};
 use state::State;
@@ -78,7 +78,7 @@ impl Api {
     }
 
     /// The response to a request on a connection from this address.
-    pub(crate) async fn respond(&self, connection: SocketAddr, request: Request) -> Response<Reply> {
+    pub(crate) async fn respond(&self, connection: Peer, request: Request) -> Response<Reply> {
         let address = forwarded::address(&self.state.trusted, connection, request.headers());
         let Some(cors) = &self.cors else { return self.check(address, request).await };
         // Around the check, so that pages of an allowed origin can read a refusal too.
@@ -86,7 +86,7 @@ impl Api {
         cors.around(request, checked).await
     }
 
-    async fn check(&self, address: SocketAddr, request: Request) -> Response<Reply> {
+    async fn check(&self, address: Peer, request: Request) -> Response<Reply> {
         let (head, mut body) = request.into_parts();
         let is_publish = head.method == Method::POST;
         // With `Expect`, the body is sent only after `100 Continue`: there is nothing to drain.
@@ -113,12 +113,7 @@ impl Api {
 
     /// Calls the handler of the request. Handlers that need the address are called without the router, which
     /// boxes and clones: that costs as much as parsing a publish.
-    async fn route(
-        &self,
-        address: SocketAddr,
-        head: Parts,
-        body: &mut Body,
-    ) -> Result<Response<Reply>, Problem> {
+    async fn route(&self, address: Peer, head: Parts, body: &mut Body) -> Result<Response<Reply>, Problem> {
         if head.method == Method::DELETE
             && let Some(id) = message_id(head.uri.path()).map(str::to_owned)
         {

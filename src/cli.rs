@@ -3,6 +3,7 @@
 
 mod allocator;
 mod files;
+mod listen;
 mod serve;
 
 use std::process::ExitCode;

@@ -12,6 +12,7 @@ mod shard;
 mod socket;
 mod stream;
 mod wheel;
+mod wire;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -30,6 +31,7 @@ pub(crate) use chunks::Framing;
 pub(crate) use socket::{Place, Socket, reason};
 pub(crate) use stream::Delivery;
 pub(crate) use stream::Options;
+pub(crate) use wire::Wire;
 
 /// All groups, and the tasks that send.
 #[derive(Debug)]
@@ -38,25 +40,27 @@ pub(crate) struct Groups {
     shards: Vec<mpsc::UnboundedSender<Event>>,
     /// How many times a subscriber joined a group. Each join goes to the next shard.
     joined: AtomicUsize,
+    /// How long a socket may take nothing.
+    stall: Duration,
     tasks: TaskTracker,
     stopping: CancellationToken,
     overdue: CancellationToken,
 }
 
 impl Groups {
-    /// No groups yet, with a shard for each feed, and keep-alives after such a time. `tasks` tracks their
-    /// tasks, which end once every subscription ends and `stopping` is cancelled, and at once when `overdue`
-    /// is.
+    /// No groups yet, with a shard for each feed. Keep-alives are sent after the first of `times`, and who
+    /// takes nothing for the second is cut. `tasks` tracks their tasks, which end once every subscription
+    /// ends and `stopping` is cancelled, and at once when `overdue` is.
     pub(crate) fn new(
         feeds: Vec<Feed>,
-        keep_alive: Duration,
+        (keep_alive, stall): (Duration, Duration),
         tasks: TaskTracker,
         stopping: CancellationToken,
         overdue: CancellationToken,
     ) -> Arc<Self> {
         let shards = feeds.into_iter().map(|feed| Shard::new(feed, keep_alive, tasks.clone()));
         let (shards, senders): (Vec<_>, _) = shards.unzip();
-        let groups = Groups { shards: senders, joined: AtomicUsize::new(0), tasks, stopping, overdue };
+        let groups = Groups { shards: senders, joined: AtomicUsize::new(0), stall, tasks, stopping, overdue };
         let groups = Arc::new(groups);
         for shard in shards {
             let owner = Arc::clone(&groups);
@@ -82,7 +86,7 @@ impl Groups {
         }
         let groups = Arc::clone(self);
         self.tasks.spawn(async move {
-            if let Some(caught_up) = catch_up.run(&groups.stopping, &groups.overdue).await {
+            if let Some(caught_up) = catch_up.run(groups.stall, &groups.stopping, &groups.overdue).await {
                 groups.join(caught_up);
             }
         });

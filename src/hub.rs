@@ -13,7 +13,6 @@ mod publish;
 mod subscriber;
 mod subscription;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::sync::mpsc::error::TrySendError;
@@ -22,7 +21,7 @@ use tokio::task::JoinHandle;
 
 use self::core::Core;
 use crate::journal::{Append, Committed, Failure, Journal, JournalError, Key, PageLimit};
-use crate::limits::{Budget, Lease, Network, Shares};
+use crate::limits::{Budget, Lease, Network, Peer, Shares};
 use crate::message::{Draft, IdempotencyKey, MessageId};
 use crate::value::at_least_one;
 use publish::{INBOX, Publish};
@@ -153,11 +152,11 @@ impl Hub {
     /// [`SubscribeError`] if a limit is reached, or the journal can't be read.
     pub async fn subscribe(
         &self,
-        address: SocketAddr,
+        address: Peer,
         request: Request,
     ) -> Result<(Subscriber, Subscription), SubscribeError> {
         let core = &self.core;
-        let share = core.subscribers.take(Network::from(address.ip()))?;
+        let share = core.subscribers.take(Network::from(address))?;
         let mut subscription = Subscription::at_start(Arc::clone(core), address, &request).await?;
         // Nothing is awaited from here on: only dropping a `Subscriber` undoes the count.
         let Request { channels, start, subscriber } = request;
@@ -177,13 +176,9 @@ impl Hub {
     ///
     /// # Errors
     /// [`SubscribeError`] if a limit is reached, or the journal can't be read.
-    pub async fn history(
-        &self,
-        address: SocketAddr,
-        request: &Request,
-    ) -> Result<Subscription, SubscribeError> {
+    pub async fn history(&self, address: Peer, request: &Request) -> Result<Subscription, SubscribeError> {
         let core = &self.core;
-        let share = core.readers.take(Network::from(address.ip()))?;
+        let share = core.readers.take(Network::from(address))?;
         Ok(Subscription::history(Arc::clone(core), address, request, share).await?)
     }
 
@@ -243,7 +238,7 @@ mod tests {
 
     async fn subscribe(hub: &Hub, names: &[&str]) -> (Subscriber, Subscription) {
         let request = Request { channels: channels(names), start: Start::Live, subscriber: None };
-        hub.subscribe(([127, 0, 0, 1], 1).into(), request).await.unwrap()
+        hub.subscribe(Peer::Unix, request).await.unwrap()
     }
 
     async fn publish(hub: &Hub, channel: &str, text: &str) -> Arc<Entry> {

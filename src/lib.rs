@@ -60,8 +60,7 @@ mod value;
 use std::future::Future;
 use std::io;
 
-use tokio::net::TcpListener;
-
+pub use net::Listener;
 pub use options::Options;
 
 /// A hub that serves HTTP.
@@ -95,21 +94,22 @@ impl Server {
         Server { options }
     }
 
-    /// Serves on `listeners` until `shutdown` is ready. Then ends every stream, finishes the publishes in
-    /// flight, closes the journal, and returns, all within two seconds.
+    /// Serves on `listeners`, of TCP and Unix sockets, until `shutdown` is ready. Then ends every stream,
+    /// finishes the publishes in flight, closes the journal, and returns, all within two seconds.
     ///
     /// # Errors
     /// [`ServeError`] if the journal can't be opened or fails, or a listener's address can't be read.
     pub async fn serve(
         self,
-        listeners: impl IntoIterator<Item = TcpListener>,
+        listeners: impl IntoIterator<Item = impl Into<Listener>>,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), ServeError> {
         let per_address = self.options.max_connections_per_address();
         let Options { journal, api, hub, delivery, limits, net } = self.options;
         let (heads, bodies, reads) = limits.shares();
-        let listeners: Vec<_> = listeners.into_iter().collect();
-        let listening: io::Result<Vec<_>> = listeners.iter().map(TcpListener::local_addr).collect();
+        let listeners: Vec<Listener> = listeners.into_iter().map(Into::into).collect();
+        let listening = listeners.iter().filter_map(|listener| listener.address().transpose());
+        let listening: io::Result<Vec<_>> = listening.collect();
         let listening = listening.map_err(ServeError::Address)?;
         let opened = journal.open(&reads);
         let (journal, committed) =
@@ -117,8 +117,8 @@ impl Server {
         let (replay_page, keep_alive) = (hub.replay_page, delivery.keep_alive);
         let (hub, publishing) = hub::Hub::new(journal, committed, &hub, reads);
         let (mut failure, feeds) = (hub.failure(), hub.feeds());
-        for address in &listening {
-            tracing::info!(version = env!("CARGO_PKG_VERSION"), "listening on http://{address}");
+        for listener in &listeners {
+            tracing::info!(version = env!("CARGO_PKG_VERSION"), "listening on {listener}");
         }
         let api =
             api::Api::new(api, delivery, replay_page, bodies, limits.trust_proxy.clone(), hub, listening);

@@ -2,6 +2,7 @@
 
 mod budget;
 mod network;
+mod peer;
 mod proxies;
 mod shares;
 mod turns;
@@ -12,6 +13,7 @@ use crate::value::bytes;
 
 pub use budget::{Budget, Lease};
 pub use network::Network;
+pub use peer::Peer;
 pub use proxies::Proxies;
 pub use shares::Full;
 pub(crate) use shares::{Share, Shares};
@@ -28,7 +30,8 @@ pub struct Options {
     pub max_memory: ByteSize,
 
     /// The proxies whose X-Forwarded-For or Forwarded says for whom they ask, as in 10.1.0.0/16; repeat it,
-    /// or separate several by commas; `private` is this machine and private networks
+    /// or separate several by commas; `private` is the addresses of this machine and of private networks,
+    /// `unix` whoever connects to a Unix socket
     #[arg(long, value_name = "ADDRESSES", value_delimiter = ',')]
     pub trust_proxy: Vec<Proxies>,
 }

@@ -5,15 +5,14 @@ mod deadline;
 mod handover;
 mod http1;
 mod io;
+mod listener;
 mod pace;
 
 use std::future::Future;
 use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
@@ -21,11 +20,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::Api;
-use crate::delivery::{Groups, Place, Socket};
+use crate::delivery::{Groups, Place, Socket, Wire};
 use crate::hub::Feed;
-use crate::limits::{Budget, Full, Network, Proxies, Share, Shares};
+use crate::limits::{Budget, Full, Network, Peer, Proxies, Share, Shares};
 use crate::value::{at_least_one, duration};
 use io::Times;
+
+pub use listener::Listener;
 
 /// The settings of every connection.
 #[derive(Clone, Debug, clap::Args)]
@@ -71,7 +72,7 @@ const GRACE: Duration = Duration::from_millis(1_500);
 /// Accepts connections on all listeners until `shutdown` is ready, then ends all connections. Subscribers
 /// hear on `feeds`, and are sent a keep-alive after such a time.
 pub(crate) async fn serve(
-    listeners: Vec<TcpListener>,
+    listeners: Vec<Listener>,
     api: Api,
     feeds: Vec<Feed>,
     keep_alive: Duration,
@@ -81,7 +82,8 @@ pub(crate) async fn serve(
 ) {
     let permits = Arc::new(Semaphore::new(options.max_connections.min(Semaphore::MAX_PERMITS)));
     let (open, stopping, overdue) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
-    let groups = Groups::new(feeds, keep_alive, open.clone(), stopping.clone(), overdue.clone());
+    let times = (keep_alive, options.stall_timeout);
+    let groups = Groups::new(feeds, times, open.clone(), stopping.clone(), overdue.clone());
     let Limits { per_address, trusted, heads } = limits;
     let shares = Shares::new("connections", usize::MAX, per_address);
     let net = Net { api, options, permits, shares, trusted, heads, groups, open, stopping, overdue };
@@ -134,7 +136,7 @@ struct Net {
 
 impl Net {
     /// Accepts connections, for ever.
-    async fn accept_all(self: &Arc<Self>, listener: &TcpListener) {
+    async fn accept_all(self: &Arc<Self>, listener: &Listener) {
         /// The connections that are accepted before other tasks have their turn, of some 50 µs each with
         /// their first request. Higher: where thousands come at once, a publisher waits for all of them.
         /// Lower: connections are accepted more slowly.
@@ -145,8 +147,8 @@ impl Net {
             }
             let permit = Arc::clone(&self.permits).acquire_owned().await;
             let permit = permit.expect("the semaphore is never closed");
-            let (stream, address) = accept(listener).await;
-            let share = match self.share(address.ip()) {
+            let (wire, address) = accept(listener).await;
+            let share = match self.share(address) {
                 Ok(share) => share,
                 // An EventSource that is answered with an error never comes back, but one whose connection
                 // is closed does.
@@ -155,21 +157,22 @@ impl Net {
                     continue;
                 }
             };
-            if let Err(error) = self.prepare(&stream) {
+            if let Err(error) = self.prepare(&wire) {
                 tracing::debug!(%address, %error, "connection can't be set up");
                 continue;
             }
-            self.open.spawn(Arc::clone(self).connection(stream, address, (share, permit)));
+            self.open.spawn(Arc::clone(self).connection(wire, address, (share, permit)));
         }
     }
 
-    /// The share of a connection from this address; a trusted proxy needs none.
-    fn share(&self, address: IpAddr) -> Result<Option<Share>, Full> {
-        let is_trusted = self.trusted.iter().any(|proxies| proxies.contains(address));
-        (!is_trusted).then(|| self.shares.take(Network::from(address))).transpose()
+    /// The share of a connection from this peer; a trusted proxy needs none.
+    fn share(&self, peer: Peer) -> Result<Option<Share>, Full> {
+        let is_trusted = self.trusted.iter().any(|proxies| proxies.contains(peer));
+        (!is_trusted).then(|| self.shares.take(Network::from(peer))).transpose()
     }
 
-    fn prepare(&self, stream: &TcpStream) -> std::io::Result<()> {
+    fn prepare(&self, wire: &Wire) -> std::io::Result<()> {
+        let Wire::Tcp(stream) = wire else { return Ok(()) };
         stream.set_nodelay(true)?;
         // Cuts the connection if the network fails, or the other side stops reading: bytes then stay
         // unacknowledged, or unsent.
@@ -178,25 +181,24 @@ impl Net {
         Ok(())
     }
 
-    async fn connection(self: Arc<Self>, stream: TcpStream, address: SocketAddr, place: Place) {
+    async fn connection(self: Arc<Self>, wire: Wire, address: Peer, place: Place) {
         let Net { api, options, heads, stopping, overdue, .. } = &*self;
-        let times = Times { head: options.header_timeout, idle: options.idle_timeout };
-        let handed_over = http1::serve(stream, address, api, times, heads, stopping, overdue).await;
-        let Some((stream, (delivery, framing))) = handed_over else { return };
-        match Socket::new(stream, framing, place) {
+        let times =
+            Times { head: options.header_timeout, idle: options.idle_timeout, stall: options.stall_timeout };
+        let handed_over = http1::serve(wire, address, api, times, heads, stopping, overdue).await;
+        let Some((wire, (delivery, framing))) = handed_over else { return };
+        match Socket::new(wire, framing, place) {
             Ok(socket) => self.groups.deliver(socket, *delivery),
             Err(error) => tracing::error!(%address, %error, "a subscriber is lost"),
         }
     }
 }
 
-/// Waits for the next connection, and returns its address as well.
-async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+/// Waits for the next connection, and returns its peer as well.
+async fn accept(listener: &Listener) -> (Wire, Peer) {
     loop {
         match listener.accept().await {
-            Ok((stream, address)) => {
-                return (stream, SocketAddr::new(address.ip().to_canonical(), address.port()));
-            }
+            Ok(accepted) => return accepted,
             // The other side was gone before its connection was accepted.
             Err(error)
                 if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}

@@ -1,7 +1,5 @@
 //! `DELETE /messages/ID`: erases one message for good.
 
-use std::net::SocketAddr;
-
 use axum::http::request::Parts;
 use axum::http::{Response, StatusCode};
 
@@ -10,20 +8,20 @@ use super::problem::Problem;
 use super::reply::Reply;
 use super::state::State;
 use crate::hub::Published;
-use crate::limits::Network;
+use crate::limits::{Network, Peer};
 use crate::message::MessageId;
 
 /// Responds with 204 once the message's bytes are overwritten, and the event that says so is stored.
 pub(super) async fn delete(
     state: &State,
-    address: SocketAddr,
+    address: Peer,
     head: Parts,
     id: &str,
 ) -> Result<Response<Reply>, Problem> {
     let id: MessageId = id.parse().map_err(|_| Problem::malformed("the path has no message's id"))?;
     Fields::query(&head.uri, &state.options)?.finish("there are no parameters")?;
     drop(head);
-    let network = Network::from(address.ip());
+    let network = Network::from(address);
     let lease = state.bodies.parsed(network, 0).await;
     if let Published::New { receipt, subscribers } = state.hub.delete(network, id, lease).await? {
         let channel = receipt.channel.as_str();

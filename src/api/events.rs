@@ -1,7 +1,6 @@
 //! `GET /events`: a subscriber, and the stream of its events.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -19,13 +18,14 @@ use super::state::State;
 use crate::delivery::Delivery;
 use crate::frame::{self, Format};
 use crate::hub::{Request, Start, SubscribeError};
+use crate::limits::Peer;
 
 /// Responds with a stream that ends when the subscriber goes, or the hub stops. On a passing fault, the
 /// stream ends at once: an EventSource reconnects after a stream that ends, but never after a status other
 /// than 200.
 pub(super) async fn subscribe(
     state: &State,
-    address: SocketAddr,
+    address: Peer,
     head: &Parts,
 ) -> Result<Response<Reply>, Problem> {
     let Asked { request, format, unknown } = parse(&head.uri, &head.headers, &state.options)?;

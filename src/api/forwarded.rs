@@ -1,28 +1,28 @@
 //! For whom a proxy asks: the address of a request that came through trusted proxies.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use axum::http::{HeaderMap, HeaderName, header};
 
-use crate::limits::Proxies;
+use crate::limits::{Peer, Proxies};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// The address for which limits count, and which the log names: that of the connection, or, if it is a
+/// The peer for whom limits count, and whom the log names: that of the connection, or, if it is a
 /// trusted proxy's, the last address in `X-Forwarded-For` that is not a trusted proxy's; in `Forwarded` (RFC
 /// 7239) if the other header is not there. Each proxy adds the address that it was asked from, so what stands
 /// before that address may be anything.
-pub(super) fn address(trusted: &[Proxies], connection: SocketAddr, headers: &HeaderMap) -> SocketAddr {
-    let is_trusted = |address: IpAddr| trusted.iter().any(|proxies| proxies.contains(address));
+pub(super) fn address(trusted: &[Proxies], connection: Peer, headers: &HeaderMap) -> Peer {
+    let is_trusted = |peer| trusted.iter().any(|proxies| proxies.contains(peer));
     let mut address = connection;
-    if trusted.is_empty() || !is_trusted(connection.ip()) {
+    if trusted.is_empty() || !is_trusted(connection) {
         return address;
     }
     for text in hops(headers).into_iter().rev() {
         // An unknown or hidden address: the last known one stands for it.
         let Some(hop) = parse(&text) else { break };
         address = hop;
-        if !is_trusted(hop.ip()) {
+        if !is_trusted(hop) {
             break;
         }
     }
@@ -47,11 +47,11 @@ fn hops(headers: &HeaderMap) -> Vec<String> {
 }
 
 /// An address with a port, or without one: then the port is 0.
-fn parse(text: &str) -> Option<SocketAddr> {
+fn parse(text: &str) -> Option<Peer> {
     let address = text.parse::<SocketAddr>().or_else(|_| {
         text.trim_start_matches('[').trim_end_matches(']').parse().map(|address| SocketAddr::new(address, 0))
     });
-    address.ok().map(|address| SocketAddr::new(address.ip().to_canonical(), address.port()))
+    address.ok().map(Peer::from)
 }
 
 #[cfg(test)]
@@ -67,8 +67,11 @@ mod tests {
         for (name, value) in headers {
             map.append(name, HeaderValue::from_static(value));
         }
-        let connection = SocketAddr::new(connection.parse().unwrap(), 9);
-        address(&trusted, connection, &map).ip().to_string()
+        let connection = SocketAddr::new(connection.parse().unwrap(), 9).into();
+        match address(&trusted, connection, &map) {
+            Peer::Inet(address) => address.ip().to_string(),
+            Peer::Unix => "unix".to_owned(),
+        }
     }
 
     #[test]

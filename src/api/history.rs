@@ -1,7 +1,5 @@
 //! `GET /messages`: the kept messages, as one JSON object.
 
-use std::net::SocketAddr;
-
 use async_stream::stream;
 use axum::body::Body;
 use axum::http::request::Parts;
@@ -16,11 +14,12 @@ use super::state::State;
 use crate::frame;
 use crate::hub::{Next, Request, Start, Subscription};
 use crate::journal::{JournalError, Kept};
+use crate::limits::Peer;
 use crate::message::SubscriberId;
 
 /// Responds with `{"messages": [message, …]}`, newest last. If messages after `after` are no longer kept, or
 /// `before` is no id of this journal, a gap comes first: `{"gap": {"asked", "earliest"}, "messages": […]}`.
-pub(super) async fn read(state: &State, address: SocketAddr, head: &Parts) -> Result<Response, Problem> {
+pub(super) async fn read(state: &State, address: Peer, head: &Parts) -> Result<Response, Problem> {
     let (request, limit) = parse(state, &head.uri)?;
     let history = state.hub.history(address, &request).await?;
     Ok(response(Body::from_stream(stream(history, limit, request.subscriber))))

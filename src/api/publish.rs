@@ -1,7 +1,6 @@
 //! `POST /messages`: publishes one message.
 
 use std::mem;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -19,14 +18,14 @@ use super::problem::Problem;
 use super::reply::Reply;
 use super::state::State;
 use crate::hub::Published;
-use crate::limits::Network;
+use crate::limits::{Network, Peer};
 use crate::message::{ChannelName, Data, Draft, EventName, IdempotencyKey, Receipt};
 
 /// Responds with 201 and the receipt once the message is stored. A browser's form is answered with a redirect
 /// to the page.
 pub(super) async fn publish(
     state: &State,
-    address: SocketAddr,
+    address: Peer,
     mut head: Parts,
     body: &mut Body,
 ) -> Result<Response<Reply>, Problem> {
@@ -40,7 +39,7 @@ pub(super) async fn publish(
     let mut headers = mem::take(&mut head.headers);
     headers.clear();
     drop(head);
-    let network = Network::from(address.ip());
+    let network = Network::from(address);
     let mut memory = state.bodies.memory(network);
     let bytes = body::read(state, &mut memory, body).await?;
     let mut lease = state.bodies.parsed(network, kind.most_memory(&bytes)).await;

@@ -2,28 +2,34 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
 use std::process::ExitCode;
 
 use anyhow::{Context, anyhow};
 use clap::Args;
 use tabcast::options::{Options, SettingsFile};
 use tabcast::{ServeError, Server, log};
-use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
+
+use super::listen;
 
 /// The settings of the verb.
 #[derive(Debug, Args)]
 pub(super) struct Settings {
-    /// Where to listen. Anything but loopback lets others in: see --allow-host
+    /// Where to listen: an address and port, or unix:PATH for a Unix socket; repeat it, or separate several
+    /// by commas. Anything but loopback lets others in: see --allow-host
     #[arg(
         long,
         value_name = "ADDRESS:PORT",
         default_value = "127.0.0.1:3000",
-        value_parser = address
+        value_delimiter = ',',
+        value_parser = listen::address
     )]
-    listen: SocketAddr,
+    listen: Vec<listen::Address>,
+
+    /// Who may connect to a Unix socket: the permissions of its file, in octal
+    #[arg(long, value_name = "MODE", default_value = "0660", value_parser = listen::mode)]
+    unix_mode: u32,
 
     #[command(flatten)]
     file: SettingsFile,
@@ -33,12 +39,6 @@ pub(super) struct Settings {
 
     #[command(flatten, next_help_heading = "Log")]
     log: log::Options,
-}
-
-fn address(text: &str) -> Result<SocketAddr, String> {
-    let mut addresses =
-        text.to_socket_addrs().map_err(|error| format!("{error}; give it as in 127.0.0.1:3000"))?;
-    addresses.next().ok_or_else(|| "has no address".to_owned())
 }
 
 /// Serves until a signal comes, or the journal fails.
@@ -73,7 +73,7 @@ pub(super) fn run(settings: Settings) -> ExitCode {
 /// Lower: with all connections open, the journal could run out of descriptors. Higher: fewer connections.
 const OTHER_DESCRIPTORS: u64 = 64;
 
-async fn serve(Settings { listen: address, mut options, .. }: Settings) -> anyhow::Result<()> {
+async fn serve(Settings { listen, unix_mode, mut options, .. }: Settings) -> anyhow::Result<()> {
     // Each connection needs a descriptor. The usual soft limit of 1,024 is for programs with select(2).
     let descriptors =
         rlimit::increase_nofile_limit(u64::MAX).context("can't tell the limit of open files")?;
@@ -83,28 +83,13 @@ async fn serve(Settings { listen: address, mut options, .. }: Settings) -> anyho
         options.net.max_connections = most;
     }
     let shutdown = stopped().context("can't listen for signals")?;
-    let listener = listen(address)?;
-    Server::new(options).serve([listener], shutdown).await.map_err(|error| match error {
+    let (listeners, _files) = listen::bind(&listen, unix_mode)?;
+    Server::new(options).serve(listeners, shutdown).await.map_err(|error| match error {
         ServeError::Open { .. } => {
             anyhow!("{error}; choose another with --journal, or none with --journal memory")
         }
         error => error.into(),
     })
-}
-
-fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    /// The connections that the kernel holds until they are accepted. All tabs of a restarted hub reconnect
-    /// within seconds. Lower: a full backlog delays a tab by a second or more. Higher: Linux caps the backlog
-    /// at 4,096 by default.
-    const BACKLOG: u32 = 4096;
-    let bind = || {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        // A restarted hub can bind its port again while old connections linger.
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        socket.listen(BACKLOG)
-    };
-    bind().with_context(|| format!("can't listen on {address}; choose another address or port with --listen"))
 }
 
 /// Ready at the first SIGINT or SIGTERM. A second one ends the process at once.

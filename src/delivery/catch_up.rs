@@ -1,6 +1,7 @@
 //! Catching up: one subscriber that is in no group, because it is new or its socket was full.
 
 use std::mem;
+use std::time::Duration;
 
 use tokio::task::yield_now;
 use tokio_util::sync::CancellationToken;
@@ -45,9 +46,11 @@ impl CatchUp {
     }
 
     /// Sends the subscriber its stream until it has caught up. `None` if the subscriber is gone, or its
-    /// stream has ended. The stream ends once `stopping` is cancelled, and is cut once `overdue` is.
+    /// stream has ended. The stream ends once `stopping` is cancelled, and is cut once `overdue` is, or once
+    /// the socket has taken nothing for so long.
     pub(super) async fn run(
         mut self,
+        stall: Duration,
         stopping: &CancellationToken,
         overdue: &CancellationToken,
     ) -> Option<Self> {
@@ -55,7 +58,7 @@ impl CatchUp {
         let CatchUp { socket, delivery, unsent } = &mut self;
         let result = tokio::select! {
             biased;
-            result = catch_up(socket, delivery, unsent, stopping) => result,
+            result = catch_up(socket, delivery, unsent, stall, stopping) => result,
             reason = socket.gone() => Err(reason),
             () = overdue.cancelled() => {
                 tracing::warn!(%address, "connection cut: it did not end in time");
@@ -82,13 +85,14 @@ async fn catch_up(
     socket: &Socket,
     delivery: &mut Delivery,
     unsent: &mut Unsent,
+    stall: Duration,
     stopping: &CancellationToken,
 ) -> Result<bool, Reason> {
     let mut sent = loop {
         if unsent.is_nothing() && !delivery.subscription.is_behind() {
             return Ok(true);
         }
-        socket.writable().await?;
+        socket.writable(stall).await?;
         let (chunks, from) = match mem::take(unsent) {
             Unsent::Nothing => {
                 let next = tokio::select! {
@@ -123,7 +127,7 @@ async fn catch_up(
     };
     let last = Chunks::last(socket.framing);
     while sent < last.len() {
-        socket.writable().await?;
+        socket.writable(stall).await?;
         sent = socket.send_if_writable(&last, sent)?;
     }
     Ok(false)

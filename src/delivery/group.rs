@@ -398,6 +398,7 @@ pub(super) mod tests {
     use tokio::sync::Semaphore;
     use tokio_util::sync::CancellationToken;
 
+    use super::super::wire::Wire;
     use super::*;
     use crate::hub::{self, Hub, Request, Start};
     use crate::journal::{Journal, KeyLimits, Place, Retention, Rules};
@@ -419,7 +420,7 @@ pub(super) mod tests {
         };
         let (hub, _) = Hub::new(journal, committed, &options, budget);
         let request = Request { channels: Channels::new([]), start: Start::Live, subscriber: None };
-        let address = stream.peer_addr().unwrap();
+        let address = stream.peer_addr().unwrap().into();
         let (subscriber, subscription) = hub.subscribe(address, request).await.unwrap();
         let options = stream::Options {
             keep_alive: Duration::MAX,
@@ -428,7 +429,7 @@ pub(super) mod tests {
         };
         let delivery = Delivery::new(subscriber, subscription, Format::Bare, &[], &options);
         let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        let socket = Socket::new(stream, Framing::Chunked, (None, permit)).unwrap();
+        let socket = Socket::new(Wire::Tcp(stream), Framing::Chunked, (None, permit)).unwrap();
         (hub, CatchUp { socket, delivery, unsent: Unsent::Nothing })
     }
 
@@ -458,7 +459,7 @@ pub(super) mod tests {
         });
         for member in removed {
             let never = CancellationToken::new();
-            assert!(member.run(&never, &never).await.is_none());
+            assert!(member.run(Duration::MAX, &never, &never).await.is_none());
         }
         assert!(read.join().unwrap().ends_with(b"x0\r\n\r\n"));
     }

@@ -3,15 +3,16 @@
 
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::io::Interest;
-use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
 
 use super::chunks::{Chunks, Framing};
+use super::wire::Wire;
 use crate::hub::Reason;
 use crate::limits::Share;
 
@@ -22,7 +23,7 @@ pub(crate) type Place = (Option<Share>, OwnedSemaphorePermit);
 /// A subscriber's socket.
 #[derive(Debug)]
 pub(crate) struct Socket {
-    stream: TcpStream,
+    wire: Wire,
     pub(super) framing: Framing,
     unsolicited: Unsolicited,
     /// Counts the connection against the limits until the socket is dropped.
@@ -35,9 +36,9 @@ impl Socket {
     ///
     /// # Errors
     /// If the runtime can't register the socket.
-    pub(crate) fn new(stream: TcpStream, framing: Framing, place: Place) -> io::Result<Self> {
-        let stream = TcpStream::from_std(stream.into_std()?)?;
-        Ok(Socket { stream, framing, unsolicited: Unsolicited::default(), _place: place })
+    pub(crate) fn new(wire: Wire, framing: Framing, place: Place) -> io::Result<Self> {
+        let wire = wire.registered_again()?;
+        Ok(Socket { wire, framing, unsolicited: Unsolicited::default(), _place: place })
     }
 
     /// Sends as many of the bytes after the first `sent` as the socket takes at once. Returns how many are
@@ -61,23 +62,25 @@ impl Socket {
         if chunks.len() == sent {
             return Ok(sent);
         }
-        taken(self.stream.try_io(Interest::WRITABLE, || self.write(chunks, sent))).map(|taken| sent + taken)
+        taken(self.wire.try_write(|| self.write(chunks, sent))).map(|taken| sent + taken)
     }
 
     fn write(&self, chunks: &Chunks, sent: usize) -> io::Result<usize> {
-        let socket = SockRef::from(&self.stream);
+        let socket = SockRef::from(&self.wire);
         match chunks.as_one() {
             Some(piece) => socket.send(&piece[sent..]),
             None => socket.send_vectored(&chunks.slices(sent)),
         }
     }
 
-    /// Waits until the socket takes more bytes.
+    /// Waits until the socket takes more bytes, for so long at most: the kernel gives up connections over TCP
+    /// by itself, and no others.
     ///
     /// # Errors
     /// The reason why the other side is gone.
-    pub(super) async fn writable(&self) -> Result<(), Reason> {
-        self.stream.writable().await.map_err(|error| reason(&error))
+    pub(super) async fn writable(&self, stall: Duration) -> Result<(), Reason> {
+        let is_writable = timeout(stall, self.wire.writable()).await;
+        is_writable.map_err(|_| Reason::TimedOut)?.map_err(|error| reason(&error))
     }
 
     /// Waits until the other side is gone, and returns the reason.
@@ -87,7 +90,7 @@ impl Socket {
 
     /// See [`Socket::gone`].
     pub(super) fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<Reason> {
-        self.unsolicited.poll_gone(&self.stream, cx)
+        self.unsolicited.poll_gone(&self.wire, cx)
     }
 }
 
@@ -110,25 +113,24 @@ pub(crate) fn reason(error: &io::Error) -> Reason {
 
 /// How many bytes a subscriber has sent after its request. The bytes themselves are ignored.
 #[derive(Debug, Default)]
-pub(crate) struct Unsolicited(AtomicUsize);
+pub(crate) struct Unsolicited(AtomicU32);
 
 impl Unsolicited {
     /// Ready with the reason once the subscriber with this socket is gone.
-    pub(crate) fn poll_gone(&self, stream: &TcpStream, cx: &mut Context<'_>) -> Poll<Reason> {
+    pub(crate) fn poll_gone(&self, wire: &Wire, cx: &mut Context<'_>) -> Poll<Reason> {
         /// A subscriber that sends more bytes is cut. Higher: a hostile one keeps the hub reading for longer.
         /// Lower: a subscriber that sends its next request too early would be cut.
-        const MAX_BYTES: usize = 64 << 10;
+        const MAX_BYTES: u32 = 64 << 10;
         let mut bytes = [0; 1024];
         loop {
-            if ready!(stream.poll_read_ready(cx)).is_err() {
+            if ready!(wire.poll_read_ready(cx)).is_err() {
                 return Poll::Ready(Reason::Cut);
             }
-            match stream.try_read(&mut bytes) {
+            match wire.try_read(&mut bytes) {
                 Ok(0) => return Poll::Ready(Reason::Closed),
-                Ok(length) if self.0.fetch_add(length, Ordering::Relaxed) < MAX_BYTES => {}
+                Ok(length) if self.0.fetch_add(length as u32, Ordering::Relaxed) < MAX_BYTES => {}
                 Ok(_) => {
-                    let address =
-                        stream.peer_addr().map_or_else(|_| String::new(), |address| address.to_string());
+                    let address = wire.peer().map_or_else(|_| String::new(), |peer| peer.to_string());
                     tracing::debug!(address, "a subscriber goes on sending");
                     return Poll::Ready(Reason::Cut);
                 }

@@ -1,6 +1,5 @@
 //! One subscriber: its address and channels, since when it is there, what it was sent, why it ended.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -8,7 +7,7 @@ use tokio::time::Instant;
 use super::core::Core;
 use super::subscription::Next;
 use crate::journal::{Channels, Entry};
-use crate::limits::Share;
+use crate::limits::{Peer, Share};
 use crate::message::SubscriberId;
 
 /// A subscriber, from its admission to its end. Until it is dropped, it counts against the limits and for
@@ -19,7 +18,7 @@ pub struct Subscriber {
     channels: Channels,
     /// The id that the subscriber chose. It does not get messages with this id in `except`.
     id: Option<SubscriberId>,
-    address: SocketAddr,
+    address: Peer,
     number: u64,
     since: Instant,
     /// How many events were sent.
@@ -72,7 +71,7 @@ impl Subscriber {
     pub(super) fn new(
         core: Arc<Core>,
         share: Share,
-        address: SocketAddr,
+        address: Peer,
         channels: Channels,
         id: Option<SubscriberId>,
         position: u64,
@@ -86,8 +85,8 @@ impl Subscriber {
         Subscriber { core, channels, id, address, number, since, sent, last_id, ended, share }
     }
 
-    /// The address the subscriber connected from.
-    pub fn address(&self) -> SocketAddr {
+    /// Whom the subscriber is for, as limits count it.
+    pub fn address(&self) -> Peer {
         self.address
     }
 

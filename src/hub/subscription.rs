@@ -4,7 +4,6 @@
 //! the journal, from the position on. A subscription that has reached the journal's head is not `behind`. Its
 //! owner then listens on a [`Feed`](super::Feed), and says when it is behind again.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use tokio::time::sleep;
 
 use super::core::Core;
 use crate::journal::{Channels, Entry, JournalError, Kept, Page};
-use crate::limits::{Network, Share};
+use crate::limits::{Network, Peer, Share};
 use crate::message::{MessageId, SubscriberId};
 
 /// The longest pause between two tries to read an unavailable journal. Higher: the end of all subscriptions
@@ -107,7 +106,7 @@ impl Subscription {
     /// there may be.
     pub(super) async fn history(
         core: Arc<Core>,
-        address: SocketAddr,
+        address: Peer,
         request: &Request,
         share: Share,
     ) -> Result<Self, JournalError> {
@@ -128,11 +127,11 @@ impl Subscription {
     /// A subscription at the request's start.
     pub(super) async fn at_start(
         core: Arc<Core>,
-        address: SocketAddr,
+        address: Peer,
         request: &Request,
     ) -> Result<Self, JournalError> {
         let journal = &core.journal;
-        let (head, network) = (journal.head(), Network::from(address.ip()));
+        let (head, network) = (journal.head(), Network::from(address));
         let newest =
             |count, until| journal.position_before_newest(count, until, &request.channels, Some(network));
         let (mut latest, mut unknown) = (0, None);
@@ -166,9 +165,9 @@ impl Subscription {
 
     /// Another subscription to the same channels, at `position` and behind. `address` is that of its one
     /// subscriber; `None` if it is a group's, for which the journal is read in turns of the hub's own.
-    pub fn fork(&self, position: u64, address: Option<SocketAddr>) -> Subscription {
+    pub fn fork(&self, position: u64, address: Option<Peer>) -> Subscription {
         let (core, channels) = (Arc::clone(&self.core), self.channels.clone());
-        let network = address.map(|address| Network::from(address.ip()));
+        let network = address.map(Network::from);
         let reader = |network| Box::new(Reader { network, latest: 0, unknown: None, history: None });
         let (behind, gap_until) = (true, self.gap_until);
         Subscription { core, channels, position, behind, gap_until, reader: network.map(reader) }

@@ -2,26 +2,39 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// An IPv4 address, or an IPv6 /64.
+use super::peer::Peer;
+
+/// An IPv4 address, an IPv6 /64, or all that connect to Unix sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Network(IpAddr);
+pub struct Network(Option<IpAddr>);
 
 impl Network {
     /// A number that no other network has.
     pub(crate) fn to_bits(self) -> u128 {
         match self.0 {
-            IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
-            IpAddr::V6(address) => address.to_bits(),
+            Some(IpAddr::V4(address)) => address.to_ipv6_mapped().to_bits(),
+            Some(IpAddr::V6(address)) => address.to_bits(),
+            // No /64 has these bits.
+            None => u128::MAX,
         }
     }
 }
 
 impl From<IpAddr> for Network {
     fn from(address: IpAddr) -> Self {
-        Network(match address.to_canonical() {
+        Network(Some(match address.to_canonical() {
             IpAddr::V4(address) => address.into(),
             IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
-        })
+        }))
+    }
+}
+
+impl From<Peer> for Network {
+    fn from(peer: Peer) -> Self {
+        match peer {
+            Peer::Inet(address) => address.ip().into(),
+            Peer::Unix => Network(None),
+        }
     }
 }
 

@@ -3,11 +3,15 @@
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use super::peer::Peer;
+
 /// Addresses of trusted proxies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proxies {
     /// Every address of this machine and of private networks.
     Private,
+    /// All that connect to a Unix socket.
+    Unix,
     /// The addresses whose first `bits` are those of `address`.
     Range {
         /// Any address of the range.
@@ -18,10 +22,11 @@ pub enum Proxies {
 }
 
 impl Proxies {
-    /// Whether this is the address of a trusted proxy.
-    pub fn contains(&self, address: IpAddr) -> bool {
+    /// Whether this is a trusted proxy.
+    pub fn contains(&self, peer: Peer) -> bool {
+        let Peer::Inet(address) = peer else { return matches!(self, Proxies::Unix) };
         let first = |address: u128, width: u32, bits: u32| address.checked_shr(width - bits).unwrap_or(0);
-        match (*self, address.to_canonical()) {
+        match (*self, address.ip().to_canonical()) {
             (Proxies::Private, IpAddr::V4(address)) => {
                 address.is_loopback() || address.is_private() || address.is_link_local()
             }
@@ -34,7 +39,7 @@ impl Proxies {
             (Proxies::Range { address: IpAddr::V6(own), bits }, IpAddr::V6(address)) => {
                 first(own.to_bits(), 128, bits) == first(address.to_bits(), 128, bits)
             }
-            (Proxies::Range { .. }, _) => false,
+            (Proxies::Unix | Proxies::Range { .. }, _) => false,
         }
     }
 }
@@ -43,9 +48,11 @@ impl FromStr for Proxies {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const ERROR: &str = "give it as in 10.1.2.3, 10.1.0.0/16 or fd00::/8, or say private";
-        if text == "private" {
-            return Ok(Proxies::Private);
+        const ERROR: &str = "give it as in 10.1.2.3, 10.1.0.0/16 or fd00::/8, or say private or unix";
+        match text {
+            "private" => return Ok(Proxies::Private),
+            "unix" => return Ok(Proxies::Unix),
+            _ => {}
         }
         let (address, bits) =
             text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
@@ -73,9 +80,13 @@ mod tests {
             ("private", "::ffff:192.168.0.1", "2001:db8::1"),
         ] {
             let proxies: Proxies = range.parse().unwrap();
-            assert!(proxies.contains(inside.parse().unwrap()), "{inside} in {range}");
-            assert!(!proxies.contains(outside.parse().unwrap()), "{outside} in {range}");
+            let peer = |address: &str| Peer::Inet((address.parse::<IpAddr>().unwrap(), 9).into());
+            assert!(proxies.contains(peer(inside)), "{inside} in {range}");
+            assert!(!proxies.contains(peer(outside)), "{outside} in {range}");
+            assert!(!proxies.contains(Peer::Unix), "{range}");
+            assert!(!Proxies::Unix.contains(peer(inside)), "{inside}");
         }
+        assert!(Proxies::Unix.contains(Peer::Unix));
     }
 
     #[test]

@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::mem;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -15,7 +14,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Response, Version};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
 
@@ -23,8 +21,8 @@ use super::handover::{HandedOver, Handover};
 use super::io::{Head, Io, Times};
 use super::pace::Pace;
 use crate::api::{Api, Body, Reply};
-use crate::delivery::Framing;
-use crate::limits::Budget;
+use crate::delivery::{Framing, Wire};
+use crate::limits::{Budget, Peer};
 
 /// The longest request head. Higher: more memory for a head that is never finished. Lower: a head with long
 /// cookies of other ports on the same host would be refused. hyper's minimum is 8 KiB.
@@ -34,14 +32,14 @@ const BUFFER: usize = 64 << 10;
 /// connection that is handed over, and with what. Long heads lease memory of `heads`. The connection ends
 /// with its present request once `stopping` is cancelled, and is cut once `overdue` is.
 pub(super) async fn serve(
-    stream: TcpStream,
-    address: SocketAddr,
+    wire: Wire,
+    address: Peer,
     api: &Api,
     times: Times,
     heads: &Budget,
     stopping: &CancellationToken,
     overdue: &CancellationToken,
-) -> Option<(TcpStream, HandedOver)> {
+) -> Option<(Wire, HandedOver)> {
     let (handover, pace) = (Arc::new(Handover::default()), Arc::new(Pace::default()));
     let head = Arc::new(Head::new(heads.clone()));
     let respond = service_fn(async |request: hyper::Request<Incoming>| {
@@ -59,7 +57,7 @@ pub(super) async fn serve(
             }
         }))
     });
-    let io = Io::new(stream, times, Arc::clone(&handover), Arc::clone(&pace), Arc::clone(&head));
+    let io = Io::new(wire, times, Arc::clone(&handover), Arc::clone(&pace), Arc::clone(&head));
     let mut connection = http1::Builder::new()
         // `Io` has timers of its own: hyper's would be the same for a head and between two requests.
         .header_read_timeout(None)

@@ -11,11 +11,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::deadline::Deadline;
 use super::handover::Handover;
 use super::pace::Pace;
+use crate::delivery::Wire;
 use crate::limits::{Budget, Lease};
 
 /// How long the other side of a connection is waited for.
@@ -25,14 +25,19 @@ pub(super) struct Times {
     pub(super) head: Duration,
     /// For the first byte of the next request.
     pub(super) idle: Duration,
+    /// For it to take any of what it is sent.
+    pub(super) stall: Duration,
 }
 
 /// The socket, as hyper reads and writes it.
 pub(super) struct Io {
-    stream: TcpStream,
+    wire: Wire,
     times: Times,
     /// For the present part, and whether its first byte was read.
     deadline: Deadline<(usize, bool)>,
+    /// For what comes after so many bytes written.
+    stalled: Deadline<usize>,
+    written: usize,
     handover: Arc<Handover>,
     pace: Arc<Pace>,
     head: Arc<Head>,
@@ -110,17 +115,28 @@ impl HttpBody for RequestBody {
 
 impl Io {
     pub(super) fn new(
-        stream: TcpStream,
+        wire: Wire,
         times: Times,
         handover: Arc<Handover>,
         pace: Arc<Pace>,
         head: Arc<Head>,
     ) -> Self {
-        Io { stream, times, deadline: Deadline::new(), handover, pace, head, part: 0, read: 0 }
+        Io {
+            wire,
+            times,
+            deadline: Deadline::new(),
+            stalled: Deadline::new(),
+            written: 0,
+            handover,
+            pace,
+            head,
+            part: 0,
+            read: 0,
+        }
     }
 
-    pub(super) fn into_inner(self) -> TcpStream {
-        self.stream
+    pub(super) fn into_inner(self) -> Wire {
+        self.wire
     }
 
     /// Counts these bytes, if they are of a head.
@@ -173,7 +189,7 @@ impl AsyncRead for Io {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let Poll::Ready(result) = Pin::new(&mut self.stream).poll_read(cx, buffer) else {
+        let Poll::Ready(result) = Pin::new(&mut self.wire).poll_read(cx, buffer) else {
             let result = ready!(self.poll_overdue(cx));
             return Poll::Ready(self.note(result));
         };
@@ -188,31 +204,26 @@ impl AsyncRead for Io {
 
 impl AsyncWrite for Io {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let result = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes));
+        let Io { wire, times, stalled, written, .. } = &mut *self;
+        let result = match Pin::new(wire).poll_write(cx, bytes) {
+            Poll::Ready(result) => result,
+            Poll::Pending => {
+                ready!(stalled.poll(cx, *written, times.stall));
+                Err(ErrorKind::TimedOut.into())
+            }
+        };
+        *written = written.wrapping_add(*result.as_ref().unwrap_or(&0));
         Poll::Ready(self.note(result))
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let result = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, slices));
-        Poll::Ready(self.note(result))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 
     /// hyper calls this whenever it has written all of its bytes.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.handover.flushed();
         self.pace.flushed();
-        Pin::new(&mut self.stream).poll_flush(cx)
+        Pin::new(&mut self.wire).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        Pin::new(&mut self.wire).poll_shutdown(cx)
     }
 }
