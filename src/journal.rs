@@ -89,7 +89,8 @@ impl Options {
 fn place(text: &str) -> Result<Place, String> {
     match text {
         "" => Err("is empty".to_owned()),
-        "memory" => Ok(Place::Memory),
+        // The second is what SQLite calls it.
+        "memory" | ":memory:" => Ok(Place::Memory),
         path => Ok(Place::File(path.into())),
     }
 }

@@ -2,12 +2,12 @@
 //! its environment variable, else of its key in the settings file, else its default.
 
 use std::ffi::OsString;
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{env, fs};
 
-use clap::builder::OsStr;
+use clap::builder::{BoolishValueParser, OsStr};
 use clap::error::ErrorKind;
-use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
 use crate::journal::{Rule, Rules};
 use crate::message::Pattern;
@@ -95,12 +95,23 @@ pub fn read(command: Command, arguments: Vec<OsString>) -> Result<(ArgMatches, R
     Ok((with_environment(command).try_get_matches_from(arguments)?, rules))
 }
 
-/// The command with an environment variable for each setting: `TABCAST_MAX_BODY` for `--max-body`.
+/// The command with an environment variable for each setting: `TABCAST_MAX_BODY` for `--max-body`. A variable
+/// that is empty counts as not set.
 fn with_environment(command: Command) -> Command {
     command.mut_args(|arg| {
         let variable = format!("TABCAST_{}", arg.get_id().as_str().to_ascii_uppercase());
-        arg.env(variable).hide_env_values(true)
+        let is_empty = env::var_os(&variable).is_some_and(|value| value.is_empty());
+        let arg = if is_empty { arg } else { arg.env(variable).hide_env_values(true) };
+        boolish(arg)
     })
+}
+
+/// The flag with `1`, `yes` and `on` for `true` where it is a variable or a key, and the like for `false`.
+fn boolish(arg: Arg) -> Arg {
+    match arg.get_action() {
+        ArgAction::SetTrue => arg.value_parser(BoolishValueParser::new()),
+        _ => arg,
+    }
 }
 
 /// The command with the values of a settings file as its defaults, and the file's rules for channels.
@@ -130,7 +141,7 @@ fn with_file(mut command: Command, path: &Path) -> Result<(Command, Rules), clap
             let what = format!("`{key}` must be a string, a whole number, a boolean, or a list of those");
             return Err(fails(&mut command, ErrorKind::InvalidValue, &what));
         };
-        let (id, arg) = (arg.get_id().clone(), arg.default_values(values));
+        let (id, arg) = (arg.get_id().clone(), boolish(arg).default_values(values));
         // The setting is parsed alone, so that a bad value is known to be the file's.
         if let Err(error) = Command::new("tabcast").arg(arg.clone()).try_get_matches_from(["tabcast"]) {
             let what = error.to_string();

@@ -67,6 +67,81 @@ fn a_setting_is_a_string_a_number_a_boolean_or_a_list() {
 }
 
 #[test]
+fn a_variable_says_yes_or_no_in_any_of_the_usual_words() {
+    let hides = |file: &str, variables: &[(&str, &str)]| {
+        let hub = hub(&format!("{ANYWHERE}{file}"), variables, &[]);
+        hub.publish("a secret");
+        !hub.wait_for_log(&["message published"]).contains("secret")
+    };
+    for yes in ["1", "true", "TRUE", "yes", "on"] {
+        assert!(hides("", &[("TABCAST_HIDE_DATA", yes)]), "{yes}");
+        assert!(hides(&format!("hide-data = '{yes}'"), &[]), "{yes}");
+    }
+    for no in ["0", "false", "no", "off"] {
+        assert!(!hides("hide-data = true", &[("TABCAST_HIDE_DATA", no)]), "{no}");
+        assert!(!hides(&format!("hide-data = '{no}'"), &[]), "{no}");
+    }
+    assert!(hides("hide-data = 1", &[]) && !hides("hide-data = 0", &[]));
+    assert!(hides("hide-data = true", &[("TABCAST_HIDE_DATA", "")]));
+    assert!(!hides("", &[("TABCAST_HIDE_DATA", "")]));
+}
+
+#[test]
+fn an_empty_variable_counts_as_not_set_whatever_it_is_for() {
+    let output = Command::new(env!("CARGO_BIN_EXE_tabcast")).arg("--help").output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    let names = help.split("[env: ").skip(1).map(|rest| rest.split(['=', ']']).next().unwrap());
+    let variables: Vec<_> = names.filter(|name| *name != "TABCAST_CONFIG").map(|name| (name, "")).collect();
+    assert!(variables.len() > 20, "{help}");
+    let hub = hub(&format!("{ANYWHERE}max-body = '1KiB'"), &variables, &[]);
+    assert_eq!(max_body(&hub), 1024);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tabcast"));
+    command.env("TABCAST_CONFIG", "").args(["--listen", "127.0.0.1:0", "--journal", "memory"]);
+    Hub::start_with(&mut command).publish("started");
+}
+
+#[test]
+fn a_list_may_have_spaces_after_its_commas_wherever_it_stands() {
+    let lists = [
+        ("listen", "127.0.0.1:0, 127.0.0.1:0"),
+        ("allow-host", "a.example, b.example"),
+        ("allow-origin", "https://a.example, https://b.example"),
+        ("trust-proxy", "192.0.2.1, 127.0.0.1"),
+    ];
+    let works = |hub: &Hub| {
+        hub.wait_for_logs(&["listening on http://127.0.0.1:"], 2);
+        assert_eq!(hub.send("GET", "/", &["Host: b.example"], b"").status, 200);
+        let headers = ["Origin: https://b.example", "Content-Type: text/plain"];
+        assert_eq!(hub.send("POST", "/messages", &headers, b"x").status, 201);
+        let _stream = hub.watch("/events", &["X-Forwarded-For: 203.0.113.7"]);
+        hub.wait_for_log(&["subscriber connected", "address=203.0.113.7:"]);
+    };
+    let flags: Vec<_> =
+        lists.iter().flat_map(|(name, list)| [format!("--{name}"), (*list).to_owned()]).collect();
+    works(&hub("journal = 'memory'", &[], &flags.iter().map(String::as_str).collect::<Vec<_>>()));
+    let variable = |name: &str| format!("TABCAST_{}", name.replace('-', "_").to_uppercase());
+    let variables: Vec<_> = lists.iter().map(|(name, list)| (variable(name), *list)).collect();
+    let variables: Vec<_> = variables.iter().map(|(name, list)| (&**name, *list)).collect();
+    works(&hub("journal = 'memory'", &variables, &[]));
+    let keys: String = lists.iter().map(|(name, list)| format!("{name} = '{list}'\n")).collect();
+    works(&hub(&format!("journal = 'memory'\n{keys}"), &[], &[]));
+    // These are all the lists there are.
+    let output = Command::new(env!("CARGO_BIN_EXE_tabcast")).arg("--help").output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(help.matches("separate several by commas").count(), lists.len());
+}
+
+#[test]
+fn sqlites_name_for_memory_is_no_file() {
+    let folder = Folder::new();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tabcast"));
+    command.args(["--listen", "127.0.0.1:0", "--journal", ":memory:"]).current_dir(&folder.path);
+    Hub::start_with(&mut command).publish("in memory");
+    assert_eq!(std::fs::read_dir(&folder.path).unwrap().count(), 0);
+}
+
+#[test]
 fn an_unknown_key_is_named_and_the_hub_does_not_start() {
     let (code, stderr) = refused("max-bdy = '1KiB'");
     assert_eq!(code, Some(2));

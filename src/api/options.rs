@@ -56,6 +56,7 @@ pub struct Options {
 
 /// Parses a host: a name or an address, without a port, as it is compared.
 pub(super) fn host(text: &str) -> Result<String, String> {
+    let text = text.trim();
     let address = text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
     match text {
         "" => Err("is empty".to_owned()),
@@ -92,7 +93,7 @@ fn is_name(text: &str) -> bool {
 /// any; or a pattern, as in `https://*.example.org`. Returns it as browsers send it: scheme and host in lower
 /// case, no default port, no slash at the end.
 pub(super) fn origin(text: &str) -> Result<String, String> {
-    let origin = text.to_ascii_lowercase();
+    let origin = text.trim().to_ascii_lowercase();
     if ["*", "null"].contains(&&*origin) {
         return Ok(origin);
     }

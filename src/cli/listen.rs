@@ -25,6 +25,7 @@ pub(super) enum Address {
 
 /// Parses an address and port, or `unix:` and a path.
 pub(super) fn address(text: &str) -> Result<Address, String> {
+    let text = text.trim();
     match text.strip_prefix("unix:") {
         Some("") => return Err("has no path; give it as in unix:/run/tabcast.sock".to_owned()),
         Some(path) => return Ok(Address::Unix(path.into())),

@@ -16,8 +16,8 @@ use super::listen;
 /// The settings of the verb.
 #[derive(Debug, Args)]
 pub(super) struct Settings {
-    /// Where to listen: an address and port, or unix:PATH for a Unix socket; repeat it, or separate several
-    /// by commas. Anything but loopback lets others in: see --allow-host
+    /// Where to listen; unix:PATH is a Unix socket; repeat it, or separate several by commas. Anything but
+    /// loopback lets others in: see --allow-host
     #[arg(
         long,
         value_name = "ADDRESS:PORT",

@@ -49,6 +49,7 @@ impl FromStr for Proxies {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         const ERROR: &str = "give it as in 10.1.2.3, 10.1.0.0/16 or fd00::/8, or say private or unix";
+        let text = text.trim();
         match text {
             "private" => return Ok(Proxies::Private),
             "unix" => return Ok(Proxies::Unix),
