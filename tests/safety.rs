@@ -4,7 +4,7 @@
 mod common;
 
 use std::io::{BufRead, BufReader, Write};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use common::{Hub, Response};
 use serde_json::{Value, json};
@@ -663,6 +663,69 @@ fn a_file_that_the_browser_has_is_not_sent_again() {
     tags.sort_unstable();
     tags.dedup();
     assert_eq!(tags.len(), 4);
+}
+
+#[test]
+fn a_file_is_sent_compressed_to_whoever_accepts_that() {
+    let hub = Hub::start(&[]);
+    for path in ["/", "/app.css", "/app.js", "/icon.svg", "/tabcast.js", "/tabcast.src.js", "/tabcast.d.ts"] {
+        let get = |headers: &[&str]| hub.send("GET", path, headers, b"");
+        let plain = get(&[]);
+        let plain_tag = plain.header("etag").unwrap();
+        let zipped = get(&["Accept-Encoding: gzip, deflate, br, zstd"]);
+        let zipped_tag = zipped.header("etag").unwrap();
+        assert_eq!(zipped.header("content-encoding"), Some("gzip"));
+        assert_eq!(zipped.header("content-length"), Some(&*zipped.body.len().to_string()));
+        assert_eq!(zipped.header("content-type"), plain.header("content-type"));
+        assert!(zipped.body.len() < plain.body.len(), "{path}");
+        assert_eq!(unzipped(&zipped.body), plain.body);
+        assert_ne!(zipped_tag, plain_tag);
+        for accepted in
+            ["x-gzip", "GZIP;q=0.5", "*", "br, *;q=0.1", "gzip;q=0.8, identity;q=0.5", "*;q=0, gzip"]
+        {
+            let response = get(&[&format!("Accept-Encoding: {accepted}")]);
+            assert_eq!(response.header("etag"), Some(zipped_tag), "{accepted}");
+        }
+        for accepted in [
+            "",
+            "br",
+            "identity",
+            "gzip;q=0",
+            "gzip; q=0.000",
+            "gzip;q=0, *",
+            "*;q=0",
+            "gzip;q=0.1, identity",
+        ] {
+            let response = get(&[&format!("Accept-Encoding: {accepted}")]);
+            assert_eq!(
+                (response.header("etag"), &response.body),
+                (Some(plain_tag), &plain.body),
+                "{accepted}"
+            );
+            assert_eq!(response.header("content-encoding"), None);
+        }
+        // Each form is known by its own tag alone.
+        for (tag, accepted, status) in [
+            (zipped_tag, "gzip", 304),
+            (plain_tag, "identity", 304),
+            (plain_tag, "gzip", 200),
+            (zipped_tag, "identity", 200),
+        ] {
+            let headers = [format!("If-None-Match: {tag}"), format!("Accept-Encoding: {accepted}")];
+            let response = get(&[&headers[0], &headers[1]]);
+            assert_eq!((response.status, response.header("vary")), (status, Some("accept-encoding")));
+        }
+        let head = hub.send("HEAD", path, &["Accept-Encoding: gzip"], b"");
+        assert_eq!(head.header("content-length"), zipped.header("content-length"));
+    }
+}
+
+fn unzipped(bytes: &[u8]) -> Vec<u8> {
+    let mut child =
+        Command::new("gzip").arg("-dc").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    // Shorter than a pipe's buffer, so that all of it can be written first.
+    child.stdin.take().unwrap().write_all(bytes).unwrap();
+    child.wait_with_output().unwrap().stdout
 }
 
 /// The text between the brackets of each tag in a page.

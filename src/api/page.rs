@@ -15,8 +15,10 @@ struct Asset {
     path: &'static str,
     content_type: &'static str,
     body: &'static str,
+    /// The same, compressed by build.rs.
+    gzip: &'static [u8],
     /// The hash of `body`, made on first use. A browser fetches each version once.
-    etag: OnceLock<String>,
+    hash: OnceLock<String>,
 }
 
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
@@ -32,15 +34,28 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; wo
 /// The paths of the browser client, its source and its types. Pages of any origin may import and read them.
 const CLIENT: [&str; 3] = ["/tabcast.js", "/tabcast.src.js", "/tabcast.d.ts"];
 
+/// A file as it is, and compressed under this name.
+macro_rules! asset {
+    ($path:expr, $content_type:expr, $body:expr, $name:literal) => {
+        Asset {
+            path: $path,
+            content_type: $content_type,
+            body: include_str!($body),
+            gzip: include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".gz")),
+            hash: OnceLock::new(),
+        }
+    };
+}
+
 static ASSETS: [Asset; 7] = [
-    Asset::new("/", "text/html; charset=utf-8", include_str!("../../assets/index.html")),
-    Asset::new("/app.css", "text/css; charset=utf-8", include_str!("../../assets/app.css")),
-    Asset::new("/app.js", JAVASCRIPT, include_str!("../../assets/app.js")),
-    Asset::new("/icon.svg", "image/svg+xml", include_str!("../../assets/icon.svg")),
+    asset!("/", "text/html; charset=utf-8", "../../assets/index.html", "index.html"),
+    asset!("/app.css", "text/css; charset=utf-8", "../../assets/app.css", "app.css"),
+    asset!("/app.js", JAVASCRIPT, "../../assets/app.js", "app.js"),
+    asset!("/icon.svg", "image/svg+xml", "../../assets/icon.svg", "icon.svg"),
     // Stripped of its comments by build.rs.
-    Asset::new(CLIENT[0], JAVASCRIPT, include_str!(concat!(env!("OUT_DIR"), "/tabcast.js"))),
-    Asset::new(CLIENT[1], JAVASCRIPT, include_str!("../../assets/tabcast.js")),
-    Asset::new(CLIENT[2], TYPESCRIPT, include_str!("../../assets/tabcast.d.ts")),
+    asset!(CLIENT[0], JAVASCRIPT, concat!(env!("OUT_DIR"), "/tabcast.js"), "tabcast.js"),
+    asset!(CLIENT[1], JAVASCRIPT, "../../assets/tabcast.js", "tabcast.src.js"),
+    asset!(CLIENT[2], TYPESCRIPT, "../../assets/tabcast.d.ts", "tabcast.d.ts"),
 ];
 
 /// Serves each file at its path.
@@ -52,16 +67,13 @@ pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
 }
 
 impl Asset {
-    const fn new(path: &'static str, content_type: &'static str, body: &'static str) -> Self {
-        Asset { path, content_type, body, etag: OnceLock::new() }
-    }
-
-    fn etag(&self) -> &str {
-        self.etag.get_or_init(|| {
+    /// The tag of one of the two forms: what has the same tag has the same bytes (RFC 9110 8.8.3.3).
+    fn etag(&self, is_gzip: bool) -> String {
+        let hash = self.hash.get_or_init(|| {
             let hash = Sha256::digest(self.body);
-            let hash: String = hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-            format!("\"{hash}\"")
-        })
+            hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+        });
+        format!("\"{hash}{}\"", if is_gzip { "-gzip" } else { "" })
     }
 
     /// Responds with the file, or with 304 if the request's headers name this version.
@@ -80,8 +92,11 @@ impl Asset {
 
     /// The response for pages of the hub's own origin.
     fn for_own_pages(&self, request: &HeaderMap) -> Response {
-        let headers: [(HeaderName, &str); 5] = [
-            (header::ETAG, self.etag()),
+        let is_gzip = accepts_gzip(request);
+        let etag = self.etag(is_gzip);
+        let headers: [(HeaderName, &str); 6] = [
+            (header::ETAG, &etag),
+            (header::VARY, "accept-encoding"),
             // A browser keeps the file, but asks for changes each time.
             (header::CACHE_CONTROL, "no-cache"),
             (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
@@ -89,11 +104,34 @@ impl Asset {
             // With `no-referrer`, browsers would send `Origin: null` with the page's own form.
             (header::REFERRER_POLICY, "same-origin"),
         ];
-        let matches = |tag: &str| tag == "*" || tag.trim_start_matches("W/") == self.etag();
+        let matches = |tag: &str| tag == "*" || tag.trim_start_matches("W/") == etag;
         let known = request.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
         if known.flat_map(|value| value.split(',')).any(|tag| matches(tag.trim())) {
             return (StatusCode::NOT_MODIFIED, headers).into_response();
         }
-        (headers, [(header::CONTENT_TYPE, self.content_type)], self.body).into_response()
+        let content_type = [(header::CONTENT_TYPE, self.content_type)];
+        if is_gzip {
+            return (headers, content_type, [(header::CONTENT_ENCODING, "gzip")], self.gzip).into_response();
+        }
+        (headers, content_type, self.body).into_response()
     }
+}
+
+/// Whether gzip is accepted, and no less than the file as it is (RFC 9110 12.5.3).
+fn accepts_gzip(request: &HeaderMap) -> bool {
+    let (mut gzip, mut any, mut identity) = (None, None, None);
+    let lines = request.get_all(header::ACCEPT_ENCODING).iter().filter_map(|line| line.to_str().ok());
+    for coding in lines.flat_map(|line| line.split(',')) {
+        let (name, parameter) = coding.split_once(';').unwrap_or((coding, ""));
+        let weight = parameter.split_once('=').map_or("1", |(_, weight)| weight);
+        let weight = weight.trim().parse().unwrap_or(0.0_f32);
+        match name.trim().to_ascii_lowercase().as_str() {
+            "gzip" | "x-gzip" => gzip = Some(weight),
+            "*" => any = Some(weight),
+            "identity" => identity = Some(weight),
+            _ => {}
+        }
+    }
+    let gzip = gzip.or(any).unwrap_or(0.0);
+    gzip > 0.0 && gzip >= identity.unwrap_or(0.0)
 }
