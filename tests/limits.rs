@@ -218,6 +218,36 @@ on_each_journal!(behind_a_trusted_proxy_limits_count_for_the_address_it_asks_for
     hub.wait_for_log(&["subscriber turned away", "127.0.0.1:"]);
 });
 
+on_each_journal!(the_address_that_a_trusted_proxy_asks_for_is_in_limits_problems_and_the_log, {
+    let flags = ["--trust-proxy", "private", "--max-subscribers-per-address", "1"];
+    let hub = Hub::start(&[&flags[..], &["--max-readers-per-address", "0"]].concat());
+    for (headers, address, network) in [
+        (&["X-Forwarded-For: 203.0.113.1:4711"][..], "203.0.113.1:4711", "203.0.113.1"),
+        (
+            &["X-Forwarded-For: 198.51.100.1", "X-Forwarded-For: 203.0.113.2, 10.0.0.1"],
+            "203.0.113.2:0",
+            "203.0.113.2",
+        ),
+        (&["X-Forwarded-For: 2001:db8:1::1"], "[2001:db8:1::1]:0", "2001:db8:1::/64"),
+        (
+            &["Forwarded: for=198.51.100.1, For=\"[2001:db8:2::1]:47\";proto=https"],
+            "[2001:db8:2::1]:47",
+            "2001:db8:2::/64",
+        ),
+        (&["Forwarded: for=\"203.0.113.4:_p\";host=\"a, for=198.51.100.1\""], "203.0.113.4:0", "203.0.113.4"),
+        (&["X-Forwarded-For: 203.0.113.5, _hidden", "Forwarded: for=203.0.113.6"], "127.0.0.1:", "127.0.0.1"),
+    ] {
+        let _stream = hub.watch("/events", headers);
+        hub.wait_for_log(&["subscriber connected", &format!("address={address}")]);
+        let full = hub.open("/events", headers).event().unwrap();
+        let detail = format!("the limit of subscribers from one address, 1, is reached by {network}");
+        assert_eq!(full.json()["detail"], detail);
+        hub.wait_for_log(&["subscriber turned away", &format!("address={address}"), &detail]);
+        let problem = problem(&hub.send("GET", "/messages", headers, b""), 429);
+        assert!(problem["detail"].as_str().unwrap().ends_with(&format!(" by {network}")), "{problem}");
+    }
+});
+
 on_each_journal!(a_query_may_name_all_its_channels_and_no_more, {
     let hub = Hub::start(&["--max-channels", "64"]);
     let channels: Vec<_> = (0..64).map(|number| format!("channel=c{number}")).collect();

@@ -1,5 +1,6 @@
 //! For whom a proxy asks: the address of a request that came through trusted proxies.
 
+use std::iter;
 use std::net::SocketAddr;
 
 use axum::http::{HeaderMap, HeaderName, header};
@@ -39,15 +40,40 @@ fn hops(headers: &HeaderMap) -> Vec<String> {
         return list(X_FORWARDED_FOR).split(',').map(|hop| hop.trim().to_owned()).collect();
     }
     let for_of = |element: &str| {
-        let pairs = element.split(';').filter_map(|pair| pair.trim().split_once('='));
+        let pairs = unquoted(element, b';').filter_map(|pair| pair.trim().split_once('='));
         let mut values = pairs.filter(|(name, _)| name.eq_ignore_ascii_case("for")).map(|(_, value)| value);
         values.next().unwrap_or_default().trim_matches('"').to_owned()
     };
-    list(header::FORWARDED).split(',').filter(|element| !element.is_empty()).map(for_of).collect()
+    let list = list(header::FORWARDED);
+    unquoted(&list, b',').filter(|element| !element.is_empty()).map(for_of).collect()
 }
 
-/// An address with a port, or without one: then the port is 0.
+/// The parts of a text between these marks, unless they are quoted: a proxy may quote what it was sent, as
+/// the host. After a quote that is never closed, no part is known.
+fn unquoted(text: &str, mark: u8) -> impl Iterator<Item = &str> {
+    let mut rest = Some(text);
+    iter::from_fn(move || {
+        let text = rest.take()?;
+        let (mut is_quoted, mut is_escaped) = (false, false);
+        for (at, byte) in text.bytes().enumerate() {
+            match byte {
+                _ if is_escaped => is_escaped = false,
+                b'\\' => is_escaped = is_quoted,
+                b'"' => is_quoted = !is_quoted,
+                _ if byte == mark && !is_quoted => {
+                    rest = Some(&text[at + 1..]);
+                    return Some(&text[..at]);
+                }
+                _ => {}
+            }
+        }
+        Some(if is_quoted { "unknown" } else { text })
+    })
+}
+
+/// An address with a port, or without one, or with a hidden one (RFC 7239 6.3): then the port is 0.
 fn parse(text: &str) -> Option<Peer> {
+    let text = text.rsplit_once(":_").map_or(text, |(address, _)| address);
     let address = text.parse::<SocketAddr>().or_else(|_| {
         text.trim_start_matches('[').trim_end_matches(']').parse().map(|address| SocketAddr::new(address, 0))
     });
@@ -108,6 +134,15 @@ mod tests {
         assert_eq!(of("10.0.0.1", &forwarded("for=203.0.113.1;proto=https, for=10.0.0.2")), "203.0.113.1");
         assert_eq!(of("10.0.0.1", &forwarded("By=10.0.0.9;For=\"[2001:db8::1]:47\"")), "2001:db8::1");
         assert_eq!(of("10.0.0.1", &forwarded("for=203.0.113.1, for=_secret")), "10.0.0.1");
+        assert_eq!(of("10.0.0.1", &forwarded("for=203.0.113.1, for=unknown")), "10.0.0.1");
+        assert_eq!(of("10.0.0.1", &forwarded("for=\"203.0.113.1:_hidden\"")), "203.0.113.1");
+        assert_eq!(of("10.0.0.1", &forwarded("for=\"[2001:db8::1]:_hidden\"")), "2001:db8::1");
+        // What the proxy was sent, as the host, may contain anything.
+        for host in ["a, for=198.51.100.1", "a;for=198.51.100.1", "a\\\", for=198.51.100.1;x=\\\""] {
+            let quoted = format!("host=\"{host}\";for=203.0.113.1;by=10.0.0.9");
+            assert_eq!(of("10.0.0.1", &forwarded(Box::leak(quoted.into()))), "203.0.113.1", "{host}");
+        }
+        assert_eq!(of("10.0.0.1", &forwarded("for=\"203.0.113.9, for=203.0.113.1")), "10.0.0.1");
         let both = [(header::FORWARDED, "for=198.51.100.1"), (X_FORWARDED_FOR, "203.0.113.1")];
         assert_eq!(of("10.0.0.1", &both), "203.0.113.1");
     }

@@ -1,5 +1,6 @@
 //! A network: the addresses that count as one, because one host may have all of them.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::peer::Peer;
@@ -16,6 +17,16 @@ impl Network {
             Some(IpAddr::V6(address)) => address.to_bits(),
             // No /64 has these bits.
             None => u128::MAX,
+        }
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(IpAddr::V4(address)) => address.fmt(f),
+            Some(IpAddr::V6(address)) => write!(f, "{address}/64"),
+            None => Peer::Unix.fmt(f),
         }
     }
 }

@@ -40,12 +40,14 @@ pub enum Full {
         limit: usize,
     },
     /// The limit for one address.
-    #[error("the limit of {what} from one address, {limit}, is reached")]
+    #[error("the limit of {what} from one address, {limit}, is reached by {network}")]
     Address {
         /// Of what there are too many, as in "subscribers".
         what: &'static str,
         /// The most of them from one address.
         limit: usize,
+        /// Whose limit it is.
+        network: Network,
     },
 }
 
@@ -70,8 +72,8 @@ impl Shares {
         if taken.total >= self.total {
             return Err(Full::Total { what, limit: self.total });
         }
-        if taken.by_network.get(&network).is_some_and(|(count, _)| *count >= self.per_network) {
-            return Err(Full::Address { what, limit: self.per_network });
+        if taken.by_network.get(&network).map_or(0, |(count, _)| *count) >= self.per_network {
+            return Err(Full::Address { what, limit: self.per_network, network });
         }
         taken.total += 1;
         let new = || (0, Arc::new(Taker { network, taken: Arc::clone(&self.taken) }));
@@ -108,7 +110,8 @@ mod tests {
         let shares = Shares::new(what, 3, 2);
         let first = shares.take(network("10.0.0.1")).unwrap();
         let _second = shares.take(network("10.0.0.1")).unwrap();
-        assert_eq!(shares.take(network("10.0.0.1")).unwrap_err(), Full::Address { what, limit: 2 });
+        let full = Full::Address { what, limit: 2, network: network("10.0.0.1") };
+        assert_eq!(shares.take(network("10.0.0.1")).unwrap_err(), full);
         let _third = shares.take(network("10.0.0.2")).unwrap();
         assert_eq!(shares.take(network("10.0.0.3")).unwrap_err(), Full::Total { what, limit: 3 });
         drop(first);
