@@ -2,15 +2,17 @@
 //! again, in every kind of place, and no client misses a message or gets one twice.
 //!
 //! `tests/interop/` has a program for each client, written as the client's documentation tells a careful
-//! user; the program prints each message. `eventsource`, `eventsource-client`, `requests-sse` and
-//! `reqwest-eventsource` reconnect and resume by themselves. `fetch-event-source` does if its user throws in
-//! `onclose`. `httpx-sse` and curl never do: their programs call them again with the last event's id.
+//! user; the program prints each message. Most of them reconnect and resume by themselves.
+//! `fetch-event-source` does if its user throws in `onclose`. `httpx-sse` and curl never do: their programs
+//! call them again with the last event's id. `htmx` and `turbo` are pages of another origin in a browser.
 //!
 //! `tests/run` installs them. Each goes through 200 drops, or `TABCAST_DROPS`, half of them in each format.
-//! That takes two minutes: no client reconnects before half a second has passed, and one of them waits a
+//! That takes two minutes: no client reconnects before half a second has passed, and some of them wait a
 //! second.
 
+mod browser;
 mod common;
+mod pages;
 mod proxy;
 
 use std::collections::HashSet;
@@ -23,29 +25,56 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
 
+use browser::Browser;
 use common::{Hub, PATIENCE, Stream, parse_event};
 use fastrand::Rng;
+use pages::Pages;
 use proxy::{Mode, Proxy};
 use socket2::SockRef;
 
 /// The programs, in `tests/interop/`.
-const PROGRAMS: [&str; 7] = [
+const PROGRAMS: [&str; 11] = [
     "curl.sh",
+    "event-source-polyfill.mjs",
     "eventsource.mjs",
     "eventsource-client.mjs",
     "fetch-event-source.mjs",
+    "htmx.html",
     "httpx-sse.py",
+    "reconnecting-eventsource.mjs",
     "requests-sse.py",
     "reqwest-eventsource",
+    "turbo.html",
 ];
 
 /// The programs of clients that ignore an id without data, as the opening has one. Cut off before their first
 /// message they reconnect without an id, so they have `last=` in their query. With `format=message` the
 /// opening has data, and they need no `last=`.
-const PASS_OVER_BARE_IDS: [&str; 3] = ["eventsource.mjs", "eventsource-client.mjs", "reqwest-eventsource"];
+const PASS_OVER_BARE_IDS: [&str; 5] = [
+    "event-source-polyfill.mjs",
+    "eventsource.mjs",
+    "eventsource-client.mjs",
+    "reconnecting-eventsource.mjs",
+    "reqwest-eventsource",
+];
 
 /// What each format adds to the query.
 const FORMATS: [&str; 2] = ["", "&format=message"];
+
+/// The same for a page, which shows HTML: the second is what Datastar adds to every request.
+const OF_PAGES: [&str; 2] = ["", "&datastar=%7B%7D"];
+
+/// The HTML in which a page is sent a text: what is before it, and what is after it.
+fn html(program: &str) -> (&'static str, &'static str) {
+    match program {
+        "htmx.html" => ("<li>", "</li>"),
+        "turbo.html" => (
+            "<turbo-stream action=\"append\" target=\"list\"><template><li>",
+            "</li></template></turbo-stream>",
+        ),
+        _ => ("", ""),
+    }
+}
 
 /// The shortest reconnection time that the hub allows, and a keep-alive in every pause.
 const FLAGS: [&str; 8] =
@@ -97,13 +126,15 @@ fn every_client_resumes_after_every_drop_with_nothing_lost_or_doubled() {
     let drops =
         std::env::var("TABCAST_DROPS").map_or(200, |drops| drops.parse().expect("TABCAST_DROPS is a number"));
     let folder = installed();
-    let hub = Hub::start(&FLAGS);
+    let pages = Pages::start(&[&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop"), &folder]);
+    let hub = Hub::start(&[&FLAGS[..], &["--allow-origin", &pages.origin()]].concat());
     // All at once: they mostly wait. And what is published for one client moves the others' positions.
     let tallies: Vec<Tally> = thread::scope(|scope| {
-        let pairs = PROGRAMS.into_iter().flat_map(|program| FORMATS.map(|format| (program, format)));
-        let (hub, folder) = (&hub, &folder);
-        let start =
-            |(program, format)| scope.spawn(move || run(hub, folder, program, format, drops / FORMATS.len()));
+        let formats = |program: &str| if program.ends_with(".html") { OF_PAGES } else { FORMATS };
+        let pairs = PROGRAMS.into_iter().flat_map(|program| formats(program).map(|format| (program, format)));
+        let (hub, folder, pages) = (&hub, &folder, &pages);
+        let drops = drops / FORMATS.len();
+        let start = |(program, format)| scope.spawn(move || run(hub, folder, pages, program, format, drops));
         let threads: Vec<_> = pairs.map(start).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
@@ -121,11 +152,19 @@ fn installed() -> PathBuf {
 }
 
 /// Runs one client in one format through so many drops, and to one more message after the last of them.
-fn run(hub: &Hub, folder: &Path, program: &'static str, format: &'static str, drops: usize) -> Tally {
+fn run(
+    hub: &Hub,
+    folder: &Path,
+    pages: &Pages,
+    program: &'static str,
+    format: &'static str,
+    drops: usize,
+) -> Tally {
     let mut rng = Rng::with_seed(1);
     let proxy = Proxy::start(hub.address, Mode::Leave);
-    let mut feed =
-        Feed { hub, channel: format!("{program}{}", format.replace("&format=", ".")), published: Vec::new() };
+    let name = format.trim_start_matches('&').split('=').next().unwrap();
+    let channel = format!("{program}.{name}").trim_end_matches('.').to_owned();
+    let mut feed = Feed { hub, channel, html: html(program), published: Vec::new() };
     let mut url = format!("http://{}/events?channel={}{format}", proxy.address, feed.channel);
     if format.is_empty() && PASS_OVER_BARE_IDS.contains(&program) {
         url += "&last=1000";
@@ -133,7 +172,7 @@ fn run(hub: &Hub, folder: &Path, program: &'static str, format: &'static str, dr
     } else {
         hub.publish_to(&feed.channel, "before its first stream");
     }
-    let mut client = Client::start(program, folder, &url);
+    let mut client = Client::start(program, folder, pages, &url);
     for (place, end) in DROPS.into_iter().cycle().take(drops) {
         let mut relay = Relay::accept(&proxy, hub, program);
         if !matches!(place, Place::Request) {
@@ -201,6 +240,8 @@ impl Tally {
 struct Feed<'a> {
     hub: &'a Hub,
     channel: String,
+    /// What is before each text, and what is after it.
+    html: (&'static str, &'static str),
     published: Vec<Message>,
 }
 
@@ -218,23 +259,47 @@ impl Feed<'_> {
                 // More than a client reads at once.
                 _ => format!("{number} {}", "x".repeat(20_000)),
             };
-            let id = self.hub.publish_to(&self.channel, &text);
+            let id = self.hub.publish_to(&self.channel, &[self.html.0, &text, self.html.1].concat());
             self.published.push((id, text));
         }
         self.published.last().unwrap().0.clone()
     }
 }
 
-/// A client's program, ended when dropped.
+/// A client's program or page, ended when dropped.
 struct Client {
     program: &'static str,
-    child: Child,
-    lines: Receiver<Message>,
+    _run: Run,
+    lines: Receiver<String>,
     printed: Vec<Message>,
 }
 
+/// What runs a client.
+enum Run {
+    Program(Child),
+    Page(#[expect(dead_code, reason = "it ends when it is dropped")] Browser),
+}
+
 impl Client {
-    fn start(program: &'static str, folder: &Path, url: &str) -> Client {
+    fn start(program: &'static str, folder: &Path, pages: &Pages, url: &str) -> Client {
+        let (run, lines) = if program.ends_with(".html") {
+            Client::open(program, pages, url)
+        } else {
+            Client::spawn(program, folder, url)
+        };
+        Client { program, _run: run, lines, printed: Vec::new() }
+    }
+
+    /// Opens the page, which is given the stream's URL, and the path to print to.
+    fn open(program: &str, pages: &Pages, url: &str) -> (Run, Receiver<String>) {
+        let (path, lines) = pages.printer();
+        let browser = Browser::start();
+        let url = url.replace('%', "%25").replace('&', "%26");
+        browser.open(&format!("{}/{program}?{url}!{path}", pages.origin()));
+        (Run::Page(browser), lines)
+    }
+
+    fn spawn(program: &str, folder: &Path, url: &str) -> (Run, Receiver<String>) {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop").join(program);
         let mut command = match source.extension().and_then(|extension| extension.to_str()) {
             Some("mjs") => {
@@ -260,27 +325,29 @@ impl Client {
         let (sender, lines) = mpsc::channel();
         thread::spawn(move || {
             for line in output {
-                let (id, text) = line.split_once(' ').expect("a line is an id and a text");
-                let _ = sender.send((id.to_owned(), text.to_owned()));
+                let _ = sender.send(line);
             }
         });
-        Client { program, child, lines, printed: Vec::new() }
+        (Run::Program(child), lines)
     }
 
     fn wait_until_printed(&mut self, id: &str) {
         while self.printed.last().is_none_or(|last| last.0 != id) {
             let line = self.lines.recv_timeout(PATIENCE);
-            let program = self.program;
-            self.printed
-                .push(line.unwrap_or_else(|error| panic!("{program}, of which {id} is awaited: {error}")));
+            let line =
+                line.unwrap_or_else(|error| panic!("{}, of which {id} is awaited: {error}", self.program));
+            let (id, text) = line.split_once(' ').expect("a line is an id and a text");
+            self.printed.push((id.to_owned(), text.to_owned()));
         }
     }
 }
 
-impl Drop for Client {
+impl Drop for Run {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if let Run::Program(child) = self {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 
