@@ -5,6 +5,8 @@ mod browser;
 mod common;
 mod proxy;
 
+use std::path::Path;
+
 use browser::{Browser, Tab, lacks};
 use common::{Hub, Site};
 use proxy::{Mode, Proxy};
@@ -60,6 +62,66 @@ fn an_allowed_page_listens_with_credentials_by_an_eventsource() {
     tab.wait_for("window.isOpen");
     hub.publish("with credentials");
     tab.wait_for("heard[0] === 'with credentials'");
+}
+
+/// Runs a file of an npm package, which `tests/run` installs, in the page.
+fn run_package(tab: &Tab, file: &str) {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("interop").join("node_modules");
+    let code = std::fs::read_to_string(folder.join(file))
+        .unwrap_or_else(|error| panic!("{file}: {error}; tests/run installs it"));
+    tab.run_until_done(
+        "const [code, done] = arguments;
+         const script = document.createElement('script');
+         script.textContent = code;
+         document.head.append(script);
+         done(true);",
+        json!(code),
+    );
+}
+
+#[test]
+fn htmx_of_an_allowed_page_gets_its_events_and_posts_its_forms() {
+    let (browser, (_other, origin)) = (Browser::start(), other_origin());
+    let hub = Hub::start(&["--allow-origin", &origin]);
+    let tab = open(&browser, &origin);
+    run_package(&tab, "htmx.org/dist/htmx.js");
+    run_package(&tab, "htmx-ext-sse/dist/sse.js");
+    // htmx asks only its own origin unless it is configured not to.
+    tab.run(&format!(
+        "htmx.config.selfRequestsOnly = false;
+         document.body.innerHTML = `
+           <div hx-ext='sse' sse-connect='http://{0}/events?channel=news'>
+             <ul id='news' sse-swap='message' hx-swap='beforeend'></ul>
+           </div>
+           <form hx-post='http://{0}/messages?channel=news' hx-swap='none'>
+             <input name='data' value='&lt;li&gt;posted&lt;/li&gt;'><button id='send'></button>
+           </form>`;
+         htmx.process(document.body);",
+        hub.address
+    ));
+    hub.wait_for_log(&["subscriber connected", "channels=\"news\""]);
+    hub.publish_to("news", "<li>streamed</li>");
+    tab.wait_for("document.querySelector('#news').textContent === 'streamed'");
+    tab.click("#send");
+    tab.wait_for("document.querySelector('#news').textContent === 'streamedposted'");
+}
+
+#[test]
+fn turbo_of_an_allowed_page_gets_its_streams() {
+    let (browser, (_other, origin)) = (Browser::start(), other_origin());
+    let hub = Hub::start(&["--allow-origin", &origin]);
+    let tab = open(&browser, &origin);
+    run_package(&tab, "@hotwired/turbo/dist/turbo.es2017-umd.js");
+    tab.run(&format!(
+        "document.body.innerHTML = `<ul id='list'></ul>
+           <turbo-stream-source src='http://{}/events'></turbo-stream-source>`;",
+        hub.address
+    ));
+    hub.wait_for_log(&["subscriber connected"]);
+    hub.publish(
+        "<turbo-stream action='append' target='list'><template>\n<li>streamed</li>\n</template></turbo-stream>",
+    );
+    tab.wait_for("document.querySelector('#list li')?.textContent === 'streamed'");
 }
 
 #[test]
