@@ -1001,9 +1001,15 @@ on_each_journal!(a_method_that_a_path_does_not_have_is_405_with_those_it_has, {
 
 on_each_journal!(a_path_that_nothing_has_is_404, {
     let hub = Hub::start(&[]);
-    for path in
-        ["/nothing", "/events/", "/messages/1/2", "//", "/index.html", "/../Cargo.toml", "/%2e%2e/Cargo.toml"]
-    {
+    for path in [
+        "/nothing",
+        "/events/1",
+        "/messages/1/2",
+        "//",
+        "/index.html",
+        "/../Cargo.toml",
+        "/%2e%2e/Cargo.toml",
+    ] {
         problem(&hub.get(path), 404);
         problem(&hub.send("POST", path, &[], b"x"), 404);
     }
