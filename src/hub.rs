@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 use self::core::Core;
 use crate::journal::{Append, Committed, Failure, Journal, JournalError, Key, PageLimit};
 use crate::limits::{Budget, Lease, Network, Peer, Shares};
-use crate::message::{Draft, IdempotencyKey, MessageId};
+use crate::message::{Drafts, IdempotencyKey, MessageId};
 use crate::value::at_least_one;
 use publish::{INBOX, Publish};
 
@@ -99,21 +99,22 @@ impl Hub {
         (Hub { inbox, core }, task)
     }
 
-    /// Appends the message of a publisher of this network, and returns once it is stored and announced.
-    /// `lease` is held until the message is stored or refused, even if the caller stops waiting.
+    /// Appends the messages of a publisher of this network, at least one, and returns once all of them are
+    /// stored and announced. `lease` is held until they are stored or refused, even if the caller stops
+    /// waiting.
     ///
     /// # Errors
-    /// [`PublishError`]. The message is not stored, but for [`PublishError::Unknown`]: then it may be.
+    /// [`PublishError`]. No message is stored, but for [`PublishError::Unknown`]: then all or none may be.
     pub async fn publish(
         &self,
         network: Network,
-        draft: Draft,
+        drafts: Drafts,
         key: Option<IdempotencyKey>,
         lease: Lease,
     ) -> Result<Published, PublishError> {
         let (answer, answered) = oneshot::channel();
         let key = key.map(|text| Key { network, text });
-        let publish = Publish { append: Append::Message { draft, key }, lease, answer };
+        let publish = Publish { append: Append::Messages { drafts, key }, lease, answer };
         self.send(network, publish).await?;
         answered.await.unwrap_or(Err(PublishError::Unknown))
     }
@@ -203,9 +204,11 @@ impl Hub {
 mod tests {
     use std::time::Duration;
 
+    use smallvec::smallvec;
+
     use super::*;
     use crate::journal::{Channels, Entry, KeyLimits, Place, Retention, Rule, Rules};
-    use crate::message::{ChannelName, Data, EventName, Pattern};
+    use crate::message::{ChannelName, Data, Draft, EventName, Pattern};
     use live::FEED_CAPACITY;
 
     fn hub() -> Hub {
@@ -245,10 +248,10 @@ mod tests {
         let (name, event) = (ChannelName::parse(channel, 9).unwrap(), EventName::default());
         let draft = Draft { channel: name, event, data: Data::text(text), except: None, ttl: None };
         let lease = Budget::unlimited().try_lease(0).unwrap();
-        let Published::New { receipt, .. } = hub.publish(network(), draft, None, lease).await.unwrap() else {
-            unreachable!("it had no key")
-        };
-        let page = hub.core.read(receipt.id.sequence - 1, &channels(&[channel]), None, None).await.unwrap();
+        let published = hub.publish(network(), smallvec![draft], None, lease).await.unwrap();
+        let Published::New { receipts, .. } = published else { unreachable!("it had no key") };
+        let page =
+            hub.core.read(receipts[0].id.sequence - 1, &channels(&[channel]), None, None).await.unwrap();
         Arc::clone(&page.entries[0])
     }
 
@@ -281,7 +284,7 @@ mod tests {
         let (hub, budget) = (hub(), Budget::new(1));
         let (channel, event) = (ChannelName::default(), EventName::default());
         let draft = Draft { channel, event, data: Data::text("x"), except: None, ttl: None };
-        let publish = hub.publish(network(), draft, None, budget.try_lease(1).unwrap());
+        let publish = hub.publish(network(), smallvec![draft], None, budget.try_lease(1).unwrap());
         // One poll puts the message into the inbox. The hub's task, on this one thread, has not run yet.
         assert!(tokio::time::timeout(Duration::ZERO, publish).await.is_err() || hub.core.journal.head() == 1);
         let _lease = budget.lease(1).await;
@@ -301,8 +304,8 @@ mod tests {
             };
             let network = Network::from(std::net::IpAddr::from([127, 0, 0, last]));
             let lease = Budget::unlimited().try_lease(0).unwrap();
-            match hub.publish(network, draft, None, lease).await.unwrap() {
-                Published::New { receipt, .. } => receipt.id.sequence,
+            match hub.publish(network, smallvec![draft], None, lease).await.unwrap() {
+                Published::New { receipts, .. } => receipts[0].id.sequence,
                 Published::Repeated(_) => unreachable!("it had no key"),
             }
         };

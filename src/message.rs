@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Serialize, Serializer};
 use sha2::{Digest, Sha256};
+use smallvec::SmallVec;
 
 pub use data::{Data, InvalidData};
 pub use id::{Epoch, InvalidId, MessageId};
@@ -83,8 +84,21 @@ impl Draft {
         self.channel.as_str().len() + self.event.as_str().len() + self.data.as_json().len()
     }
 
-    /// SHA-256 over every field. Drafts with equal fingerprints are the same request.
-    pub fn fingerprint(&self) -> Fingerprint {
+    /// SHA-256 over every field of each of these drafts, which one request publishes. Those with equal
+    /// fingerprints are the same request.
+    pub fn fingerprint_of(drafts: &[Draft]) -> Fingerprint {
+        match drafts {
+            [draft] => draft.fingerprint(),
+            drafts => {
+                let mut hash = Sha256::new();
+                drafts.iter().for_each(|draft| hash.update(draft.fingerprint().0));
+                Fingerprint(hash.finalize().into())
+            }
+        }
+    }
+
+    /// SHA-256 over every field.
+    fn fingerprint(&self) -> Fingerprint {
         let except = self.except.as_ref().map_or("", |id| id.as_str());
         let mut hash = Sha256::new();
         for field in [self.channel.as_str(), self.event.as_str(), self.data.as_json(), except] {
@@ -100,7 +114,13 @@ impl Draft {
     }
 }
 
-/// The answer to a publish, once the message is stored.
+/// The drafts of one publish, in the order of the messages. Most publishes have one.
+pub type Drafts = SmallVec<[Draft; 1]>;
+
+/// The receipts of one publish, in the same order.
+pub type Receipts = SmallVec<[Receipt; 1]>;
+
+/// The answer to a publish of one message, once it is stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Receipt {
     /// The message's id.
@@ -116,6 +136,31 @@ pub struct Receipt {
     pub expires: Option<Time>,
 }
 
+impl Receipt {
+    /// Which message of a publish has the receipt of which those of the others can be made: the first that
+    /// expires, else the first.
+    pub fn key_of(drafts: &[Draft]) -> usize {
+        drafts.iter().position(|draft| draft.ttl.is_some()).unwrap_or(0)
+    }
+
+    /// The receipts of a publish of these drafts, of which this is the one at [`key_of`](Self::key_of). Its
+    /// messages were appended at once.
+    pub fn expand(self, drafts: Drafts) -> Receipts {
+        let key = Self::key_of(&drafts);
+        let ttl_ms = drafts[key].ttl.map_or(0, |ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
+        let began = self.expires.map(|expires| Time(expires.0.saturating_sub(ttl_ms)));
+        let first = self.id.sequence - key as u64;
+        let receipt = |(sequence, draft): (u64, Draft)| Receipt {
+            id: MessageId { sequence, ..self.id },
+            channel: draft.channel,
+            event: draft.event,
+            time: self.time,
+            expires: draft.ttl.and_then(|ttl| Some(began?.after(ttl))),
+        };
+        (first..).zip(drafts).map(receipt).collect()
+    }
+}
+
 impl From<&Message> for Receipt {
     fn from(message: &Message) -> Self {
         Receipt {
@@ -128,7 +173,7 @@ impl From<&Message> for Receipt {
     }
 }
 
-/// The SHA-256 hash of a [`Draft`]'s fields.
+/// The SHA-256 hash of the fields of a publish's drafts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint(pub [u8; 32]);
 

@@ -205,14 +205,12 @@ async fn run(path: Option<&Path>, retention: usize, steps: Vec<Step>) {
             Step::Append(batch) => {
                 let mut appends = Vec::new();
                 for (number, length, key) in &batch {
-                    appends.push(Append::Message {
-                        draft: draft(NAMES[*number], &"ü".repeat(*length)),
-                        key: key.map(|key| Key {
-                            // Of two networks, with the same keys.
-                            network: IpAddr::from([10, 0, 0, (key % 2) as u8]).into(),
-                            text: IdempotencyKey::parse(&(key / 2).to_string()).unwrap(),
-                        }),
+                    let key = key.map(|key| Key {
+                        // Of two networks, with the same keys.
+                        network: IpAddr::from([10, 0, 0, (key % 2) as u8]).into(),
+                        text: IdempotencyKey::parse(&(key / 2).to_string()).unwrap(),
                     });
+                    appends.push(Append::message(draft(NAMES[*number], &"ü".repeat(*length)), key));
                 }
                 let answers = journal.append(appends).await.unwrap();
                 assert_eq!(answers.len(), batch.len());
@@ -222,7 +220,8 @@ async fn run(path: Option<&Path>, retention: usize, steps: Vec<Step>) {
                     let request = format!("{number} {length}");
                     let known = key.and_then(|key| model.keys.get(&key).cloned());
                     match (answer, known) {
-                        (Appended::New(receipt), None) => {
+                        (Appended::New(receipts), None) => {
+                            let receipt = &receipts[0];
                             let sequence = model.head() + 1;
                             assert_eq!(receipt.id.sequence, sequence);
                             assert!(!lost.contains(&receipt.id), "{} was another's", receipt.id);
@@ -230,7 +229,8 @@ async fn run(path: Option<&Path>, retention: usize, steps: Vec<Step>) {
                             model.messages.push((sequence, NAMES[number].to_owned(), "ü".repeat(length)));
                             key.map(|key| model.keys.insert(key, (request, sequence)));
                         }
-                        (Appended::Repeated(receipt), Some((first, sequence))) => {
+                        (Appended::Repeated(receipts), Some((first, sequence))) => {
+                            let receipt = &receipts[0];
                             assert_eq!((first, receipt.id.sequence), (request, sequence));
                             assert_eq!(receipt.id, model.ids[sequence as usize - 1]);
                         }
@@ -242,13 +242,13 @@ async fn run(path: Option<&Path>, retention: usize, steps: Vec<Step>) {
             }
             Step::Flood => {
                 let names: Vec<_> = (0..1_100).map(|number| format!("flood.{number}")).collect();
-                let batch = names.iter().map(|name| Append::Message { draft: draft(name, "x"), key: None });
+                let batch = names.iter().map(|name| Append::message(draft(name, "x"), None));
                 let answers = journal.append(batch.collect()).await.unwrap();
                 assert_eq!(announced(&mut committed, 1_100).await, model.next(1_100));
                 for (answer, name) in answers.into_iter().zip(names) {
-                    let Appended::New(receipt) = answer else { panic!("it had no key") };
-                    model.ids.push(receipt.id);
-                    model.messages.push((receipt.id.sequence, name, "x".to_owned()));
+                    let Appended::New(receipts) = answer else { panic!("it had no key") };
+                    model.ids.push(receipts[0].id);
+                    model.messages.push((receipts[0].id.sequence, name, "x".to_owned()));
                 }
             }
             Step::Read(share, latest, patterns, page) => {

@@ -186,15 +186,15 @@ async fn run(path: Option<&Path>, retention: usize, rules: usize, steps: Vec<Ste
                     batch.into_iter().map(|(channel, brief)| (channel, brief && retention > 1_000)).collect();
                 let text = |nth: usize| (model.ids.len() + nth + 1).to_string();
                 let texts: Vec<_> = (0..batch.len()).map(text).collect();
-                let append = |((channel, brief), text): (&(usize, bool), &String)| Append::Message {
-                    draft: draft(*channel, text, *brief),
-                    key: None,
+                let append = |((channel, brief), text): (&(usize, bool), &String)| {
+                    Append::message(draft(*channel, text, *brief), None)
                 };
                 let appends = batch.iter().zip(&texts).map(append).collect();
                 let receipts = ok(&journal, journal.append(appends).await);
                 let mut brief = Vec::new();
                 for ((appended, (channel, is_brief)), text) in receipts.into_iter().zip(batch).zip(texts) {
-                    let Appended::New(receipt) = appended else { panic!("{appended:?}") };
+                    let Appended::New(receipts) = appended else { panic!("{appended:?}") };
+                    let receipt = &receipts[0];
                     assert_eq!(receipt.expires.is_some(), is_brief);
                     if is_brief {
                         brief.push(receipt.id.sequence);
@@ -216,7 +216,8 @@ async fn run(path: Option<&Path>, retention: usize, rules: usize, steps: Vec<Ste
                 let appended = ok(&journal, journal.append(erases).await);
                 for (appended, id) in appended.into_iter().zip(ids) {
                     match (appended, model.kept.iter().position(|kept| kept.sequence == id.sequence)) {
-                        (Appended::New(receipt), Some(at)) => {
+                        (Appended::New(receipts), Some(at)) => {
+                            let receipt = &receipts[0];
                             let channel = model.kept.remove(at).channel;
                             assert_eq!(receipt.event.as_str(), "tabcast:deleted");
                             model.push(receipt.id, channel, format!("{{\"id\":\"{id}\"}}"));

@@ -39,7 +39,7 @@ impl Kept {
         tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
             for first in (0..count).step_by(BATCH) {
                 let batch: anyhow::Result<_> = (first..count.min(first + BATCH))
-                    .map(|number| Ok(Append::Message { draft: draft(number, &channel(number))?, key: None }))
+                    .map(|number| Ok(Append::message(draft(number, &channel(number))?, None)))
                     .collect();
                 let appended = journal.append(batch?).await?;
                 ensure!(

@@ -23,9 +23,11 @@ pub(super) async fn delete(
     drop(head);
     let network = Network::from(address);
     let lease = state.bodies.parsed(network, 0).await;
-    if let Published::New { receipt, subscribers } = state.hub.delete(network, id, lease).await? {
-        let channel = receipt.channel.as_str();
-        tracing::info!(%id, channel, event_id = %receipt.id, subscribers, "message deleted");
+    if let Published::New { receipts, subscribers } = state.hub.delete(network, id, lease).await? {
+        for (receipt, subscribers) in receipts.iter().zip(subscribers) {
+            let channel = receipt.channel.as_str();
+            tracing::info!(%id, channel, event_id = %receipt.id, subscribers, "message deleted");
+        }
     }
     let mut response = Response::new(Reply::default());
     *response.status_mut() = StatusCode::NO_CONTENT;

@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use axum::response::{IntoResponse, Redirect};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use smallvec::smallvec;
 
 use super::body;
 use super::fields::{Fields, MAX_FIELDS, channel_name, is_form, subscriber_id};
@@ -48,17 +49,17 @@ pub(super) async fn publish(
     drop((bytes, memory));
 
     let logged = Logged::new(&draft.data, options);
-    let receipt = match state.hub.publish(network, draft, key, lease).await? {
-        Published::New { receipt, subscribers } => {
-            logged.log(&receipt, subscribers);
-            receipt
+    let receipts = match state.hub.publish(network, smallvec![draft], key, lease).await? {
+        Published::New { receipts, subscribers } => {
+            logged.log(&receipts[0], subscribers[0]);
+            receipts
         }
-        Published::Repeated(receipt) => receipt,
+        Published::Repeated(receipts) => receipts,
     };
     if is_browser {
         return Ok(Redirect::to("/").into_response().map(Reply::Body));
     }
-    let json = serde_json::to_vec(&receipt).expect("a receipt is JSON");
+    let json = serde_json::to_vec(&receipts[0]).expect("a receipt is JSON");
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     let mut response = Response::new(Reply::from(json));
     *response.status_mut() = StatusCode::CREATED;

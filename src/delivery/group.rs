@@ -394,6 +394,7 @@ pub(super) mod tests {
     use std::io::Read;
 
     use bytes::Bytes;
+    use smallvec::smallvec;
     use tokio::net::{TcpListener, TcpStream};
     use tokio::sync::Semaphore;
     use tokio_util::sync::CancellationToken;
@@ -437,7 +438,9 @@ pub(super) mod tests {
         let (channel, event, data) = (ChannelName::default(), EventName::default(), Data::text(text));
         let draft = Draft { channel, event, data, except: None, ttl: None };
         let network = Network::from(std::net::IpAddr::from([127, 0, 0, 1]));
-        hub.publish(network, draft, None, Budget::unlimited().try_lease(0).unwrap()).await.unwrap();
+        hub.publish(network, smallvec![draft], None, Budget::unlimited().try_lease(0).unwrap())
+            .await
+            .unwrap();
     }
 
     #[tokio::test]

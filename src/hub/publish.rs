@@ -4,19 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::vec::Drain;
 
+use smallvec::SmallVec;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::yield_now;
 
 use super::core::Core;
 use crate::journal::{Append, Appended, Committed, JournalError};
 use crate::limits::Lease;
-use crate::message::Receipt;
+use crate::message::Receipts;
 
-/// The most messages in one append. Higher: the first of them waits longer, for no gain. Lower: more appends,
-/// of one fsync each.
+/// The most messages in one append, unless its first publish has more. Higher: the first of them waits
+/// longer, for no gain. Lower: more appends, of one fsync each.
 const BATCH: usize = 256;
 
-/// The most bytes of data in one append, unless its first message has more. Higher: an append takes longer,
+/// The most bytes of data in one append, unless its first publish has more. Higher: an append takes longer,
 /// and the write-ahead log of a file grows by more at once. Lower: large messages need more fsyncs.
 const BATCH_BYTES: usize = 4 << 20;
 
@@ -36,15 +37,15 @@ pub(super) struct Publish {
 /// The result of a publish.
 #[derive(Debug)]
 pub enum Published {
-    /// The message is stored and announced.
+    /// The messages are stored and announced.
     New {
         /// The answer for the publisher.
-        receipt: Receipt,
-        /// How many subscribers the message's channel has, the one in `except` among them.
-        subscribers: usize,
+        receipts: Receipts,
+        /// How many subscribers each message's channel has, the one in `except` among them.
+        subscribers: SmallVec<[usize; 1]>,
     },
-    /// The same request was published before, under the same key, and has this receipt.
-    Repeated(Receipt),
+    /// The same request was published before, under the same key, and has these receipts.
+    Repeated(Receipts),
 }
 
 /// Why nothing was published.
@@ -112,12 +113,13 @@ pub(super) async fn run(core: Arc<Core>, mut committed: Committed, mut requests:
 
 /// How many of the waiting publishes the next append takes, the first of them in any case.
 fn next_batch(waiting: &[Publish]) -> usize {
-    let mut bytes = 0;
+    let (mut count, mut bytes) = (0, 0);
     let fits = |publish: &&Publish| {
+        count += publish.append.count();
         bytes += publish.append.bytes();
-        bytes <= BATCH_BYTES
+        count <= BATCH && bytes <= BATCH_BYTES
     };
-    waiting.iter().take(BATCH).take_while(fits).count().max(1)
+    waiting.iter().take_while(fits).count().max(1)
 }
 
 /// Appends these publishes as one batch, and answers each once its message is stored and announced.
@@ -151,7 +153,7 @@ async fn append(core: &Core, committed: &mut Committed, publishes: Drain<'_, Pub
         }
     };
     let sequence = |appended: &Appended| match appended {
-        Appended::New(receipt) => Some(receipt.id.sequence),
+        Appended::New(receipts) => receipts.last().map(|receipt| receipt.id.sequence),
         Appended::Repeated(_) | Appended::KeyReused | Appended::NotKept => None,
     };
     let last = appended.iter().rev().find_map(sequence).unwrap_or(0);
@@ -161,11 +163,11 @@ async fn append(core: &Core, committed: &mut Committed, publishes: Drain<'_, Pub
     let results: Vec<_> = {
         let live = core.live.state();
         let published = |appended| match appended {
-            Appended::New(receipt) => {
-                let subscribers = live.subscribers(&receipt.channel);
-                Ok(Published::New { receipt, subscribers })
+            Appended::New(receipts) => {
+                let subscribers = receipts.iter().map(|receipt| live.subscribers(&receipt.channel)).collect();
+                Ok(Published::New { receipts, subscribers })
             }
-            Appended::Repeated(receipt) => Ok(Published::Repeated(receipt)),
+            Appended::Repeated(receipts) => Ok(Published::Repeated(receipts)),
             Appended::KeyReused => Err(PublishError::KeyReused),
             Appended::NotKept => Err(PublishError::NotKept),
         };

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use smallvec::smallvec;
 
 use super::keys::Key;
 use crate::frame::{Format, Frames};
 use crate::limits::{Budget, Lease};
-use crate::message::{Draft, Message, MessageId, Receipt};
+use crate::message::{Draft, Drafts, Message, MessageId, Receipts};
 
 /// A stored message and its frames.
 #[derive(Debug)]
@@ -90,10 +91,10 @@ impl Entry {
 /// What is appended.
 #[derive(Debug)]
 pub enum Append {
-    /// A message.
-    Message {
-        /// The message before it has an id.
-        draft: Draft,
+    /// The messages of one publish, which are stored together or not at all.
+    Messages {
+        /// The messages before they have ids, at least one.
+        drafts: Drafts,
         /// The publisher's idempotency key, if it gave one.
         key: Option<Key>,
     },
@@ -102,10 +103,23 @@ pub enum Append {
 }
 
 impl Append {
-    /// The bytes of the message's data.
+    /// One message.
+    pub fn message(draft: Draft, key: Option<Key>) -> Self {
+        Append::Messages { drafts: smallvec![draft], key }
+    }
+
+    /// How many messages are stored.
+    pub(crate) fn count(&self) -> usize {
+        match self {
+            Append::Messages { drafts, .. } => drafts.len(),
+            Append::Erase(_) => 1,
+        }
+    }
+
+    /// The bytes of the messages' data.
     pub(crate) fn bytes(&self) -> usize {
         match self {
-            Append::Message { draft, .. } => draft.data.as_json().len(),
+            Append::Messages { drafts, .. } => drafts.iter().map(|draft| draft.data.as_json().len()).sum(),
             Append::Erase(_) => 0,
         }
     }
@@ -114,10 +128,10 @@ impl Append {
 /// The result of an [`Append`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Appended {
-    /// The message is stored, or that it was deleted.
-    New(Receipt),
-    /// The same request was stored before, under the same key, and has this receipt.
-    Repeated(Receipt),
+    /// The messages are stored, or the one that says what was deleted.
+    New(Receipts),
+    /// The same request was stored before, under the same key, and has these receipts.
+    Repeated(Receipts),
     /// Another request was stored before, under the same key. Nothing is appended.
     KeyReused,
     /// The message that was to be erased is not kept. Nothing is appended.
@@ -126,8 +140,8 @@ pub enum Appended {
 
 impl Appended {
     /// The result for a key that was used before, by the same request or another one.
-    pub(super) fn again(is_same: bool, receipt: impl FnOnce() -> Receipt) -> Self {
-        if is_same { Appended::Repeated(receipt()) } else { Appended::KeyReused }
+    pub(super) fn again(is_same: bool, receipts: impl FnOnce() -> Receipts) -> Self {
+        if is_same { Appended::Repeated(receipts()) } else { Appended::KeyReused }
     }
 }
 

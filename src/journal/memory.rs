@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Instant;
 
+use smallvec::smallvec;
 use tokio::sync::watch;
 use tokio::task::yield_now;
 
@@ -17,7 +18,7 @@ use super::page::{Channels, Page, PageLimit};
 use super::passed::Passed;
 use super::recent::{Recent, RecentLimit, Retention};
 use crate::limits::{Network, Turns};
-use crate::message::{ChannelName, Draft, MessageId, Receipt, Time};
+use crate::message::{ChannelName, Draft, MessageId, Receipt, Receipts, Time};
 
 /// A journal that stores its messages in memory only.
 #[derive(Debug)]
@@ -113,33 +114,38 @@ impl Memory {
         stored.latest = time;
         let mut committed = Vec::with_capacity(batch.len());
         let mut append = |append| {
-            let (draft, key) = match append {
-                Append::Message { draft, key } => (draft, key),
+            let (drafts, key) = match append {
+                Append::Messages { drafts, key } => (drafts, key),
                 Append::Erase(id) => match self.erase(&mut stored.recent, id) {
-                    Some(channel) => (Draft::deleted(id, channel), None),
+                    Some(channel) => (smallvec![Draft::deleted(id, channel)], None),
                     None => return Appended::NotKept,
                 },
             };
             // Only a key needs the fingerprint, which costs as much as the rest of an append.
-            let key = key.map(|key| (key, draft.fingerprint()));
+            let key = key.map(|key| (key, Draft::fingerprint_of(&drafts)));
             if let Some((key, request)) = &key
                 && let Some((first, answer)) = stored.keys.get(key, now)
             {
-                return Appended::again(first == request, || answer.clone());
+                return Appended::again(first == request, || answer.clone().expand(drafts));
             }
-            let sequence = stored.recent.head() + 1;
-            let message = draft.into_message(self.epochs.id(sequence), time, || stored.recent.now());
-            let entry = Arc::new(Entry::new(message));
-            let receipt = Receipt::from(&entry.message);
+            let (of_key, mut begins) = (Receipt::key_of(&drafts), None);
+            let mut store = |draft: Draft| {
+                let sequence = stored.recent.head() + 1;
+                let begins = || *begins.get_or_insert_with(|| stored.recent.now());
+                let entry = Arc::new(Entry::new(draft.into_message(self.epochs.id(sequence), time, begins)));
+                let receipt = Receipt::from(&entry.message);
+                for (_, passed) in &mut stored.ages {
+                    passed.store(now, sequence);
+                }
+                stored.recent.push(Arc::clone(&entry));
+                committed.push(entry);
+                receipt
+            };
+            let receipts: Receipts = drafts.into_iter().map(&mut store).collect();
             if let Some((key, request)) = key {
-                stored.keys.insert(key, request, receipt.clone(), now);
+                stored.keys.insert(key, request, receipts[of_key].clone(), now);
             }
-            for (_, passed) in &mut stored.ages {
-                passed.store(now, sequence);
-            }
-            stored.recent.push(Arc::clone(&entry));
-            committed.push(entry);
-            Appended::New(receipt)
+            Appended::New(receipts)
         };
         let appended = batch.into_iter().map(&mut append).collect();
         self.announcer.announce(committed);

@@ -149,23 +149,24 @@ async fn ask(journal: &Journal, left: &Left) -> Result<Answers, JournalError> {
             break;
         }
     }
-    let append = |mark: &str| Append::Message {
-        draft: Draft {
+    let append = |mark: &str| {
+        let draft = Draft {
             channel: ChannelName::default(),
             event: EventName::default(),
             data: Data::text(&text(mark)),
             except: None,
             ttl: None,
-        },
-        key: key(mark).map(|key| Key {
+        };
+        let key = key(mark).map(|key| Key {
             network: Network::from(IpAddr::from([127, 0, 0, 1])),
             text: IdempotencyKey::parse(key).unwrap(),
-        }),
+        });
+        Append::message(draft, key)
     };
     let marks = with_key(left).map(|(_, mark)| mark.as_str()).chain([NEW]);
     let appended = journal.append(marks.map(append).collect()).await?;
     let id = |appended| match appended {
-        Appended::New(receipt) | Appended::Repeated(receipt) => receipt.id.to_string(),
+        Appended::New(receipts) | Appended::Repeated(receipts) => receipts[0].id.to_string(),
         Appended::KeyReused | Appended::NotKept => "another message's".to_owned(),
     };
     let mut retried: Vec<_> = appended.into_iter().map(id).collect();

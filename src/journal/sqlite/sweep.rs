@@ -63,7 +63,8 @@ impl Writer {
     /// Deletes the oldest messages until there is space for this batch. What they take is known only once
     /// they are deleted: so one step follows the other.
     pub(super) fn make_space(&mut self, batch: &[Append]) -> Result<(), Fault> {
-        let (count, data) = (batch.len() as u64, batch.iter().map(Append::bytes).sum::<usize>() as u64);
+        let sum = |of: fn(&Append) -> usize| batch.iter().map(of).sum::<usize>() as u64;
+        let (count, data) = (sum(Append::count), sum(Append::bytes));
         self.unchecked += data + count * MESSAGE_BYTES;
         if self.excess(self.unchecked) <= SLACK {
             return Ok(());

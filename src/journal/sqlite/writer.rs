@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+use smallvec::smallvec;
 use tokio::sync::oneshot;
 
 use super::ages::{Ages, StoredBy};
@@ -27,7 +28,7 @@ use crate::journal::epochs::Epochs;
 use crate::journal::index::Index;
 use crate::journal::keys::KeyLimits;
 use crate::journal::recent::{Recent, Retention};
-use crate::message::{ChannelName, Draft, MessageId, Receipt, Time};
+use crate::message::{ChannelName, Draft, MessageId, Receipt, Receipts, Time};
 
 /// How often an idle writer looks for messages that are too old, and whether the files are still there.
 /// Higher: old messages are kept for longer, and a lost file is noticed later. Lower: an idle hub wakes more
@@ -335,8 +336,8 @@ impl Writer {
         let now = self.ages.now();
         let forgotten = self.ages.old(self.keys.window, now);
         for append in batch {
-            let (draft, key) = match append {
-                Append::Message { draft, key } => (draft, key),
+            let (drafts, key) = match append {
+                Append::Messages { drafts, key } => (drafts, key),
                 Append::Erase(id) => {
                     let found = kept(&transaction, &self.epochs, &self.shared.recent(), id)?;
                     let Some(channel) = found.filter(|_| !erased.iter().any(|(_, at)| *at == id.sequence))
@@ -346,42 +347,48 @@ impl Writer {
                     };
                     bare += delete(&transaction, id.sequence)?;
                     erased.push((channel.clone(), id.sequence));
-                    (Draft::deleted(id, channel), None)
+                    (smallvec![Draft::deleted(id, channel)], None)
                 }
             };
             let is_remembered = self.keys.count > 0;
             let key = key.filter(|_| is_remembered);
-            let key = key.map(|key| (row::key(self.epochs.first(), &key), draft.fingerprint()));
+            let key = key.map(|key| (row::key(self.epochs.first(), &key), Draft::fingerprint_of(&drafts)));
             if let Some((key, request)) = &key {
                 match row::remembered(&transaction, &self.epochs, key)? {
                     Some((_, receipt)) if forgotten.contains(receipt.id.sequence, receipt.time) => {
                         forget_key(&transaction, receipt.id.sequence)?;
                     }
                     Some((first, receipt)) => {
-                        appended.push(Appended::again(first == *request, || receipt));
+                        appended.push(Appended::again(first == *request, || receipt.expand(drafts)));
                         continue;
                     }
                     None => {}
                 }
             }
-            let sequence = self.head + 1 + committed.len() as u64;
-            let time = self.ages.store(sequence, now);
-            let expires_from = || self.shared.recent().now();
-            let entry = Entry::new(draft.into_message(self.epochs.id(sequence), time, expires_from));
-            let message = &entry.message;
-            insert.execute(params![
-                sequence,
-                message.channel.as_str(),
-                message.event.as_str(),
-                message.data.as_json(),
-                message.time.as_ms(),
-                message.except.as_ref().map(|subscriber| subscriber.as_str()),
-                key.as_ref().map(|(key, _)| key),
-                key.as_ref().map(|(_, request)| request.0),
-                message.expires.map(Time::as_ms),
-            ])?;
-            appended.push(Appended::New(Receipt::from(message)));
-            committed.push(Arc::new(entry));
+            let (of_key, mut begins) = (Receipt::key_of(&drafts), None);
+            let mut receipts = Receipts::with_capacity(drafts.len());
+            for (place, draft) in drafts.into_iter().enumerate() {
+                let sequence = self.head + 1 + committed.len() as u64;
+                let time = self.ages.store(sequence, now);
+                let begins = || *begins.get_or_insert_with(|| self.shared.recent().now());
+                let entry = Entry::new(draft.into_message(self.epochs.id(sequence), time, begins));
+                let message = &entry.message;
+                let key = key.as_ref().filter(|_| place == of_key);
+                insert.execute(params![
+                    sequence,
+                    message.channel.as_str(),
+                    message.event.as_str(),
+                    message.data.as_json(),
+                    message.time.as_ms(),
+                    message.except.as_ref().map(|subscriber| subscriber.as_str()),
+                    key.map(|(key, _)| key),
+                    key.map(|(_, request)| request.0),
+                    message.expires.map(Time::as_ms),
+                ])?;
+                receipts.push(Receipt::from(message));
+                committed.push(Arc::new(entry));
+            }
+            appended.push(Appended::New(receipts));
         }
         drop(insert);
         if !committed.is_empty() && !self.has_epoch {
