@@ -395,7 +395,7 @@ function randomId() {
 const BYTES = 'application/octet-stream';
 // The types of which the hub keeps a body and its type as they are.
 const KEPT_TYPE =
-  /^(?!multipart\/|(text\/plain|application\/(json|x-www-form-urlencoded))$)[\w!#$&^.+-]+\/[\w!#$&^.+-]+$/;
+  /^(?!(multipart|text)\/|application\/(json|x-ndjson|x-www-form-urlencoded)$)[\w!$&.+-]+\/[\w!$&.+-]+$/;
 
 /** @type {(data: any) => data is BlobPart} */
 const isBinary = (data) => data instanceof Blob || data instanceof ArrayBuffer || ArrayBuffer.isView(data);

@@ -374,6 +374,7 @@ fn what_emit_was_given_is_what_on_gets() {
           bytes, new Uint8Array(), bytes.subarray(7, 9),
           file('image/png'), file('application/octet-stream'), file('text/plain'),
           file('text/plain;charset=utf-8'), file('text/html'), file('application/json'),
+          file('application/x-ndjson'), file('a#b/c^d'),
           file('application/x-www-form-urlencoded'), file('multipart/form-data; boundary=x'),
           file('audio/webm; codecs="opus, vp8"'), file('video/mp4;codecs=avc1.42E01E'),
           file('application/octet-stream;as=uint8array'), file('no type at all'), file('a/b;as=string'),
@@ -447,6 +448,7 @@ fn what_others_send_arrives_as_what_it_is() {
     let tab = open(&browser, &hub, "connect()");
     hub.post("", "image/png", b"\x89PNG");
     hub.post("", "Text/HTML; charset=UTF-8", "<b>x</b>");
+    hub.post("", "Audio/WebM; codecs=\"a, b\"", "12345678");
     hub.post("", "application/json", r#"{"data": {"n": 1234567890123456789012345}}"#);
     for text in [
         "data:image/png;base64,####",
@@ -466,7 +468,8 @@ fn what_others_send_arrives_as_what_it_is() {
         got,
         json!([
             ["image/png", 4],
-            ["text/html;charset=utf-8", 8],
+            "<b>x</b>",
+            ["audio/webm;codecs=a%2c%20b", 8],
             {"n": 1234567890123456789012345_f64},
             "data:image/png;base64,####",
             "data:;base64,AAAA",

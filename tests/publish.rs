@@ -76,6 +76,9 @@ on_each_journal!(a_browsers_form_without_script_is_sent_back_to_the_page, {
     let response = hub.send("POST", "/messages", &headers, b"data=hi&channel=main");
     assert_eq!((response.status, response.header("location")), (303, Some("/")));
     assert_eq!(hub.newest()["data"], "hi");
+    let parts = b"--x\r\nContent-Disposition: form-data; name=\"data\"\r\n\r\nhi\r\n--x--\r\n";
+    let headers = ["Content-Type: multipart/form-data; boundary=x", accept];
+    assert_eq!(hub.send("POST", "/messages", &headers, parts).status, 303);
     // A publisher of JSON is a program, whatever it accepts.
     let response =
         hub.send("POST", "/messages", &["Content-Type: application/json", accept], b"{\"data\":1}");
@@ -87,12 +90,30 @@ on_each_journal!(any_other_type_is_binary_and_becomes_a_data_url, {
     for (content_type, url) in [
         ("image/png", "data:image/png;base64,AP8K"),
         ("Application/Octet-Stream", "data:application/octet-stream;base64,AP8K"),
-        ("text/csv; charset=\"utf-8\"", "data:text/csv;charset=utf-8;base64,AP8K"),
+        // Quotes are left out, and what the URL can't have is percent-encoded, also before its first comma.
+        (
+            "video/mp4; codecs=\"avc1.42E01E, mp4a.40.2\"; a=\"\\\"#;\"",
+            "data:video/mp4;codecs=avc1.42E01E%2C%20mp4a.40.2;a=%22%23%3B;base64,AP8K",
+        ),
+        ("a!#$%&'*+-.^_`|~/b; C*=it's;", "data:a!%23$%25&'*+-.%5E_%60%7C~/b;c*=it's;base64,AP8K"),
+        ("application/vnd.api+json", "data:application/vnd.api+json;base64,AP8K"),
         ("audio/webm;codecs=opus", "data:audio/webm;codecs=opus;base64,AP8K"),
     ] {
         assert_eq!(hub.post("?event=file", content_type, b"\x00\xff\n").status, 201);
         assert_eq!(hub.newest()["data"], url);
     }
+    for (content_type, text) in [
+        ("application/json; profile=\"https://example.org/v1, ;\"", "{\"data\":\"ü\"}"),
+        ("APPLICATION/JSON;charset=\"UTF-8\"", "{\"data\":\"ü\"}"),
+        ("text/csv; charset=\"utf\\-8\"; header=present", "ü"),
+        ("text/html", "ü"),
+    ] {
+        assert_eq!(hub.post("", content_type, text).status, 201, "{content_type}");
+        assert_eq!(hub.newest()["data"], "ü");
+    }
+    // Without a type it is text, if it can be.
+    assert_eq!(hub.send("POST", "/messages?event=x", &[], "ü\n".as_bytes()).status, 201);
+    assert_eq!(hub.newest()["data"], "ü\n");
     assert_eq!(hub.send("POST", "/messages", &[], b"\x00\xff\n").status, 201);
     assert_eq!(hub.newest()["data"], "data:application/octet-stream;base64,AP8K");
 });

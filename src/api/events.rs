@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 
 use super::fields::{Fields, subscriber_id};
-use super::headers::{LAST_EVENT_ID, accepts};
+use super::headers::{LAST_EVENT_ID, prefers};
 use super::options::Options;
 use super::problem::Problem;
 use super::reply::Reply;
@@ -96,7 +96,7 @@ fn parse(uri: &Uri, headers: &HeaderMap, options: &Options) -> Result<Asked, Pro
     let (newest, is_latest) = (query.number("last")?, query.flag("latest")?);
     let in_query = query.any_of(&LAST_EVENT_IDS)?;
     let format = match query.one("format")?.as_deref() {
-        _ if accepts(headers, "application/x-ndjson") => Format::Ndjson,
+        _ if prefers(headers, ("application", "x-ndjson"), ("text", "event-stream")) => Format::Ndjson,
         None => Format::Bare,
         Some("message") => Format::Message,
         Some(_) => return Err(Problem::invalid("format", "must be message, or left out")),

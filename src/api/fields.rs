@@ -27,6 +27,7 @@ enum Value {
     Json(Box<RawValue>),
     /// Of a query or form, where the name or the value is not UTF-8.
     NotText,
+    Data(Data),
 }
 
 /// The most fields of a body. Higher: a hostile body's fields take more memory. Lower: an unknown field
@@ -65,12 +66,34 @@ impl Fields {
     /// # Errors
     /// 400 if the text is not JSON, 422 if it is no object.
     pub(super) fn json(text: &[u8]) -> Result<Self, Problem> {
-        serde_json::from_slice(text).map_err(|error| match error.classify() {
-            serde_json::error::Category::Data => {
-                Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "the body must be a JSON object")
-            }
-            _ => Problem::malformed(format!("the body is not JSON: {error}")),
-        })
+        json(text)
+    }
+
+    /// Adds a field of a form.
+    ///
+    /// # Errors
+    /// 400 if the text is not UTF-8.
+    pub(super) fn push_text(&mut self, name: String, text: &[u8]) -> Result<(), Problem> {
+        let text = std::str::from_utf8(text).map_err(|_| Problem::malformed("the form is not UTF-8"))?;
+        self.0.push((name, Value::Text(text.to_owned())));
+        Ok(())
+    }
+
+    /// Adds a field of which the data is known.
+    pub(super) fn push_data(&mut self, name: String, data: Data) {
+        self.0.push((name, Value::Data(data)));
+    }
+
+    /// Whether there are no fields.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The fields of these names: an HTML form has fields that its author did not write, as that of the
+    /// button.
+    pub(super) fn known(mut self, names: &[&str]) -> Self {
+        self.0.retain(|(name, _)| names.contains(&&**name));
+        self
     }
 
     /// These fields, and then `others`.
@@ -97,9 +120,8 @@ impl Fields {
             .map(|(name, value)| match value {
                 Value::NotText => Err(not_text(&name)),
                 Value::Text(text) => Ok(text),
-                Value::Json(json) => {
-                    serde_json::from_str(json.get()).map_err(|_| Problem::invalid(&name, "must be a string"))
-                }
+                Value::Json(json) => serde_json::from_str(json.get()).map_err(|_| no_string(&name)),
+                Value::Data(_) => Err(no_string(&name)),
             })
             .collect()
     }
@@ -157,10 +179,8 @@ impl Fields {
         match value {
             Value::NotText => Err(not_text("data")),
             Value::Text(text) => Ok(Some(Data::text(&text))),
-            Value::Json(json) => Data::json(json, depth_limit).map(Some).map_err(|error| match error {
-                InvalidData::TooDeep { limit } => Problem::invalid("data", error).limit(limit),
-                InvalidData::NotText => Problem::invalid("data", error),
-            }),
+            Value::Json(json) => data(json, depth_limit).map(Some),
+            Value::Data(data) => Ok(Some(data)),
         }
     }
 
@@ -220,6 +240,30 @@ fn not_text(name: &str) -> Problem {
     Problem::malformed(format!("`{name}` is not UTF-8")).field(name)
 }
 
+/// The data with this JSON text.
+///
+/// # Errors
+/// 422 if the data nests too deeply or is a string that is no text.
+pub(super) fn data(json: Box<RawValue>, depth_limit: usize) -> Result<Data, Problem> {
+    Data::json(json, depth_limit).map_err(|error| match error {
+        InvalidData::TooDeep { limit } => Problem::invalid("data", error).limit(limit),
+        InvalidData::NotText => Problem::invalid("data", error),
+    })
+}
+
+/// Parses JSON.
+///
+/// # Errors
+/// 400 if the text is not JSON, 422 if it is no object where there has to be one.
+pub(super) fn json<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, Problem> {
+    serde_json::from_slice(text).map_err(|error| match error.classify() {
+        serde_json::error::Category::Data => {
+            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "the body must be a JSON object")
+        }
+        _ => Problem::malformed(format!("the body is not JSON: {error}")),
+    })
+}
+
 /// Parses the text of a field `channel`.
 pub(super) fn channel_name(text: &str, options: &Options) -> Result<ChannelName, Problem> {
     ChannelName::parse(text, options.max_channel_name)
@@ -229,6 +273,10 @@ pub(super) fn channel_name(text: &str, options: &Options) -> Result<ChannelName,
 /// Parses the text of `field`, which is a subscriber's id.
 pub(super) fn subscriber_id(field: &str, text: &str) -> Result<SubscriberId, Problem> {
     SubscriberId::parse(text).map_err(|error| Problem::invalid_name(field, error))
+}
+
+fn no_string(name: &str) -> Problem {
+    Problem::invalid(name, "must be a string")
 }
 
 fn twice(name: &str) -> Problem {

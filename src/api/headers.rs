@@ -2,18 +2,40 @@
 
 use axum::http::{HeaderMap, HeaderName, header};
 
+use super::media_type::MediaType;
+
 pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
-/// Whether the Accept header names this media type.
-pub(super) fn accepts(headers: &HeaderMap, media_type: &str) -> bool {
-    let mut ranges = headers
-        .get_all(header::ACCEPT)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','));
-    let names = |range: &str| {
-        range.split(';').next().is_some_and(|range| range.trim().eq_ignore_ascii_case(media_type))
-    };
-    ranges.any(names)
+/// Whether the Accept header prefers this media type to `other`, which it is answered with otherwise. Of two
+/// with the same weight, the one that is named more precisely is preferred: `*/*` prefers none.
+pub(super) fn prefers(headers: &HeaderMap, media_type: (&str, &str), other: (&str, &str)) -> bool {
+    weight(headers, media_type) > weight(headers, other)
+}
+
+/// The weight that the Accept header gives to this media type, in thousandths, and how precisely it names
+/// it: 3 is best (RFC 9110 12.4.2, 12.5.1).
+fn weight(headers: &HeaderMap, (kind, subtype): (&str, &str)) -> (u16, u8) {
+    let ranges = headers.get_all(header::ACCEPT).iter().flat_map(|value| MediaType::list(value.as_bytes()));
+    let matching = ranges.filter_map(|range| {
+        let precision = match range.names() {
+            names if names == (kind, subtype) => 3,
+            (name, "*") if name == kind => 2,
+            ("*", "*") => 1,
+            _ => return None,
+        };
+        Some((precision, quality(&range)))
+    });
+    // The most precise range counts, and not the one that weighs most.
+    match matching.max() {
+        Some((precision, quality)) if quality > 0 => (quality, precision),
+        _ => (0, 0),
+    }
+}
+
+/// The weight of a range, in thousandths: all, if it says none that can be read.
+fn quality(range: &MediaType) -> u16 {
+    let quality = range.parameter("q").next().and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
+    // Out of bounds, or not a number, it becomes a bound.
+    (quality.unwrap_or(1.0_f32).clamp(0.0, 1.0) * 1000.0) as u16
 }

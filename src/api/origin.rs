@@ -126,6 +126,15 @@ fn is_own_origin(origin: &str, host: &str) -> bool {
     ["http", "https"].contains(&scheme) && authority.eq_ignore_ascii_case(host)
 }
 
+/// The page that sent the request, if it is of the hub's own origin.
+pub(super) fn own_page(head: &Parts) -> Option<HeaderValue> {
+    let referer = head.headers.get(header::REFERER)?;
+    let (page, host) = (referer.to_str().ok()?, host(&head.uri, &head.headers).ok()??);
+    let authority = page.find("://")? + "://".len();
+    let end = page[authority..].find(['/', '?', '#']).map_or(page.len(), |length| authority + length);
+    is_own_origin(&page[..end], host).then(|| referer.clone())
+}
+
 const ORIGIN: &str = "Origin";
 const SITE: &str = "Sec-Fetch-Site";
 

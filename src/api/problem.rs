@@ -26,8 +26,9 @@ pub(super) struct Problem {
     limit: Option<u64>,
     #[serde(skip)]
     retry_after_seconds: Option<u32>,
+    /// What is taken instead: the methods, with 405, and the content codings, with 415.
     #[serde(skip)]
-    allow: Option<&'static str>,
+    taken: Option<&'static str>,
     #[serde(skip)]
     closes: bool,
 }
@@ -47,7 +48,7 @@ impl Problem {
             field: None,
             limit: None,
             retry_after_seconds: None,
-            allow: None,
+            taken: None,
             closes: false,
         }
     }
@@ -75,7 +76,7 @@ impl Problem {
     /// The path exists, but `method` is none of the `allowed` ones.
     fn method_not_allowed(method: &Method, allowed: &'static str) -> Self {
         let detail = format!("{method} is not one of this path's methods");
-        Problem { allow: Some(allowed), ..Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail) }
+        Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail).taken(allowed)
     }
 
     /// Names the field, query parameter or header.
@@ -91,6 +92,11 @@ impl Problem {
     /// The connection is closed after the response: the rest of the request is not waited for.
     pub(super) fn closing(self) -> Self {
         Problem { closes: true, ..self }
+    }
+
+    /// Says which methods or content codings are taken.
+    pub(super) fn taken(self, taken: &'static str) -> Self {
+        Problem { taken: Some(taken), ..self }
     }
 
     /// The same request may succeed after this many seconds.
@@ -178,8 +184,10 @@ impl IntoResponse for Problem {
         if let Some(seconds) = self.retry_after_seconds {
             headers.insert(header::RETRY_AFTER, seconds.into());
         }
-        if let Some(allowed) = self.allow {
-            headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
+        if let Some(taken) = self.taken {
+            let is_method = self.status == StatusCode::METHOD_NOT_ALLOWED;
+            let name = if is_method { header::ALLOW } else { header::ACCEPT_ENCODING };
+            headers.insert(name, HeaderValue::from_static(taken));
         }
         if self.closes {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -187,8 +187,9 @@ fn expected(
         let named = fields.iter().filter(|(field, _)| field == name);
         named.map(|(_, value)| &**value).collect()
     };
-    if fields.iter().any(|(name, _)| !known.contains(&&**name)) || known.iter().any(|name| of(name).len() > 1)
-    {
+    // A form may have fields that nobody knows.
+    let is_unknown = |(name, _): &(String, String)| text.is_some() && !known.contains(&&**name);
+    if fields.iter().any(is_unknown) || known.iter().any(|name| of(name).len() > 1) {
         return Err(422);
     }
     let one = |name| of(name).first().copied();

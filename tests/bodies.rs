@@ -1,0 +1,112 @@
+//! `POST /messages`: forms and webhooks.
+
+mod common;
+
+use common::{Hub, Response, on_each_journal};
+use serde_json::{Value, json};
+
+on_each_journal!(with_a_query_json_is_published_as_it_is, {
+    let hub = Hub::start(&[]);
+    let body = r#" {"action": "opened", "data": [1.0], "n": 1e400} "#;
+    let receipt = hub.post("?channel=hooks&event=push&ttl=1h", "application/json", body).json();
+    assert_eq!((&receipt["channel"], &receipt["event"]), (&json!("hooks"), &json!("push")));
+    assert!(receipt["expires"].is_string());
+    let text = hub.get("/messages?last=1&channel=hooks").text().to_owned();
+    assert!(text.contains(r#""data":{"action":"opened","data":[1.0],"n":1e400},"#), "{text}");
+    for query in ["?channel=main", "?event=x", "?except=me", "?ttl=1h"] {
+        for data in ["[]", "null", "\"x\"", "{\"data\":1}"] {
+            assert_eq!(hub.post(query, "application/json", data).status, 201);
+            assert_eq!(hub.newest()["data"], serde_json::from_str::<Value>(data).unwrap());
+        }
+    }
+    for bad in ["", "{", "nul", "1 2", "\"\u{0}\""] {
+        hub.post("?event=x", "application/json", bad).problem(400);
+    }
+    hub.post("?event=x", "application/json", "\"\\ud800\"").problem(422);
+    let deep = format!("{}{}", "[".repeat(65), "]".repeat(65));
+    assert_eq!(hub.post("?event=x", "application/json", deep).problem(422)["limit"], 64);
+});
+
+on_each_journal!(what_a_browser_adds_to_a_form_is_passed_over, {
+    let hub = Hub::start(&[]);
+    let body = "_charset_=utf-8&data=hi&data.dir=ltr&send=Send&send=Send&event=x";
+    for query in ["", "?channel=main"] {
+        assert_eq!(hub.post(query, "application/x-www-form-urlencoded", body).status, 201);
+        assert_eq!((&hub.newest()["data"], &hub.newest()["event"]), (&json!("hi"), &json!("x")));
+    }
+    hub.post("?event=y", "application/x-www-form-urlencoded", body).problem(422);
+    hub.post("?evnet=y", "application/x-www-form-urlencoded", body).problem(422);
+});
+
+/// A form of these parts: each has its `Content-Disposition` after the name, its type, and its bytes.
+fn parts(parts: &[(&str, &str, &[u8])]) -> Vec<u8> {
+    let mut body = Vec::new();
+    for (name, content_type, bytes) in parts {
+        body.extend(format!("--a b\r\nContent-Disposition: form-data; name={name}\r\n").as_bytes());
+        if !content_type.is_empty() {
+            body.extend(format!("Content-Type: {content_type}\r\n").as_bytes());
+        }
+        body.extend(b"\r\n");
+        body.extend(*bytes);
+        body.extend(b"\r\n");
+    }
+    body.extend(b"--a b--\r\n");
+    body
+}
+
+/// Publishes that form.
+fn multipart(hub: &Hub, body: impl AsRef<[u8]>) -> Response {
+    hub.post("", "multipart/form-data; boundary=\"a b\"", body)
+}
+
+on_each_journal!(a_form_in_parts_has_the_same_fields_and_a_file_keeps_its_type, {
+    let hub = Hub::start(&[]);
+    for (name, content_type, bytes, data) in [
+        ("\"data\"", "", "ü\r\n--a".as_bytes(), json!("ü\r\n--a")),
+        (
+            "\"data\"; filename=\"a \\\"b.png\"",
+            "image/png",
+            b"\x00\xff\n",
+            json!("data:image/png;base64,AP8K"),
+        ),
+        ("\"data\"; filename=a.txt", "text/plain", b"text", json!("text")),
+        ("\"data\"; filename=a", "", b"\xff", json!("data:application/octet-stream;base64,/w==")),
+        ("\"data\"", "application/json", b" {\"a\": 1}", json!({"a": 1})),
+        ("data", "text/plain; charset=\"utf-8\"", b"", json!("")),
+    ] {
+        let body =
+            parts(&[("\"_charset_\"", "", b"\xff"), (name, content_type, bytes), ("\"event\"", "", b"x")]);
+        let answer = multipart(&hub, body);
+        assert_eq!(answer.status, 201, "{answer:?}");
+        assert_eq!((&hub.newest()["data"], &hub.newest()["event"]), (&data, &json!("x")));
+    }
+    let body = parts(&[("data", "", b"1"), ("channel", "", b"a.b")]);
+    assert_eq!(multipart(&hub, body).json()["channel"], "a.b");
+});
+
+on_each_journal!(a_form_in_parts_that_is_damaged_or_too_much_is_refused, {
+    let hub = Hub::start(&[]);
+    let whole = parts(&[("data", "", b"1")]);
+    for cut in [0, 3, 20, 60, whole.len() - 4] {
+        multipart(&hub, &whole[..cut]).problem(400);
+    }
+    multipart(&hub, "data=1").problem(400);
+    multipart(&hub, parts(&[("data", "", b"1"), ("event", "", b"\xff")])).problem(400);
+    multipart(&hub, parts(&[("data", "text/plain", b"\xff")])).problem(400);
+    assert_eq!(
+        multipart(&hub, parts(&[("data", "text/plain; charset=x", b"1")])).problem(415)["field"],
+        "Content-Type"
+    );
+    for (body, field) in [
+        (parts(&[]), "data"),
+        (parts(&[("Data", "", b"1")]), "data"),
+        (parts(&[("data", "", b"1"), ("data", "image/png", b"1")]), "data"),
+        (parts(&[("data", "", b"1"), ("event", "", b"a"), ("event", "", b"a")]), "event"),
+        (parts(&[("data", "", b"1"), ("channel", "", b"a b")]), "channel"),
+    ] {
+        assert_eq!(multipart(&hub, body).problem(422)["field"], field);
+    }
+    let many = vec![("x", "", &b"1"[..]); 40];
+    assert_eq!(multipart(&hub, parts(&many)).problem(422)["limit"], 32);
+    assert!(hub.history("").is_empty());
+});
