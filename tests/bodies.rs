@@ -110,3 +110,29 @@ on_each_journal!(a_form_in_parts_that_is_damaged_or_too_much_is_refused, {
     assert_eq!(multipart(&hub, parts(&many)).problem(422)["limit"], 32);
     assert!(hub.history("").is_empty());
 });
+
+on_each_journal!(ndjson_is_sent_to_who_prefers_it_by_its_weight, {
+    let hub = Hub::start(&[]);
+    hub.publish("x");
+    for (accept, is_ndjson) in [
+        ("application/x-ndjson", true),
+        ("Application/X-NDJSON;q=0.1", true),
+        ("application/x-ndjson, */*", true),
+        ("application/*", true),
+        ("text/event-stream;q=0.4, application/x-ndjson;q=0.5", true),
+        ("*/*;q=0.8, application/x-ndjson;q=0.9", true),
+        ("text/plain;a=\",application/x-ndjson\", text/event-stream", false),
+        ("application/x-ndjson;q=0", false),
+        ("application/x-ndjson; q=0.000, */*;q=0.1", false),
+        ("text/event-stream, application/x-ndjson", false),
+        ("application/x-ndjson;q=0.5, text/event-stream;q=0.6", false),
+        ("application/x-ndjson;q=0.5, */*", false),
+        ("*/*", false),
+        ("text/event-stream", false),
+        ("", false),
+    ] {
+        let stream = hub.open("/events?last=1", &[&format!("Accept: {accept}")]);
+        let expected = if is_ndjson { "application/x-ndjson" } else { "text/event-stream" };
+        assert_eq!(stream.header("content-type"), Some(expected), "{accept}");
+    }
+});

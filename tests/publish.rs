@@ -74,11 +74,35 @@ on_each_journal!(a_browsers_form_without_script_is_sent_back_to_the_page, {
     let accept = "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
     let headers = ["Content-Type: application/x-www-form-urlencoded", accept];
     let response = hub.send("POST", "/messages", &headers, b"data=hi&channel=main");
-    assert_eq!((response.status, response.header("location")), (303, Some("/")));
+    assert_eq!((response.status, response.header("location")), (303, Some("./")));
     assert_eq!(hub.newest()["data"], "hi");
+    // Its own page is where it came from, and no other's.
+    let host = hub.address;
+    for (referer, location) in [
+        (format!("http://{host}/hub/?a=1"), format!("http://{host}/hub/?a=1")),
+        (format!("https://{host}"), format!("https://{host}")),
+        (format!("http://{host}.example.org/"), "./".to_owned()),
+        (format!("http://{host}@example.org/"), "./".to_owned()),
+        (format!("http://{host}\\@example.org/"), "./".to_owned()),
+        ("http://example.org/".to_owned(), "./".to_owned()),
+        (format!("javascript://{host}/"), "./".to_owned()),
+        (format!("//{host}/"), "./".to_owned()),
+        ("".to_owned(), "./".to_owned()),
+    ] {
+        let referer = format!("Referer: {referer}");
+        let headers = [&headers[..], &[&*referer]].concat();
+        let response = hub.send("POST", "/messages", &headers, b"data=hi");
+        assert_eq!(response.header("location"), Some(&*location), "{referer}");
+    }
     let parts = b"--x\r\nContent-Disposition: form-data; name=\"data\"\r\n\r\nhi\r\n--x--\r\n";
     let headers = ["Content-Type: multipart/form-data; boundary=x", accept];
     assert_eq!(hub.send("POST", "/messages", &headers, parts).status, 303);
+    // Who prefers JSON, or takes anything, is a program.
+    let form = "Content-Type: application/x-www-form-urlencoded";
+    for accept in ["*/*", "text/*;q=0.5, application/json", "text/html;q=0", "text/html;q=0.0, */*"] {
+        let headers = [form, &format!("Accept: {accept}")];
+        assert_eq!(hub.send("POST", "/messages", &headers, b"data=hi").status, 201, "{accept}");
+    }
     // A publisher of JSON is a program, whatever it accepts.
     let response =
         hub.send("POST", "/messages", &["Content-Type: application/json", accept], b"{\"data\":1}");

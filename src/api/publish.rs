@@ -5,14 +5,14 @@ use std::mem;
 use axum::body::Body;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use axum::response::{IntoResponse, Redirect};
 use smallvec::smallvec;
 
 use super::body;
 use super::drafts::Content;
 use super::fields::Fields;
-use super::headers::{IDEMPOTENCY_KEY, accepts};
+use super::headers::{IDEMPOTENCY_KEY, prefers};
 use super::options::Options;
+use super::origin;
 use super::problem::Problem;
 use super::reply::Reply;
 use super::state::State;
@@ -21,7 +21,7 @@ use crate::limits::{Network, Peer};
 use crate::message::{Data, IdempotencyKey, Receipt};
 
 /// Responds with 201 and the receipt once the message is stored. A browser's form is answered with a redirect
-/// to the page.
+/// to a page.
 pub(super) async fn publish(
     state: &State,
     address: Peer,
@@ -32,8 +32,9 @@ pub(super) async fn publish(
     let key = idempotency_key(&head.headers)?;
     let content = Content::of(&head.headers)?;
     let query = Fields::query(&head.uri, options)?;
-    let is_form = matches!(content, Content::Form | Content::Multipart(_));
-    let is_browser = is_form && accepts(&head.headers, "text/html");
+    let is_browser = matches!(content, Content::Form | Content::Multipart(_))
+        && prefers(&head.headers, ("text", "html"), ("application", "json"));
+    let back = is_browser.then(|| origin::own_page(&head));
     // The request's head is freed before the wait: many publishes may wait. Its header map is reused for the
     // response, which saves two allocations.
     let mut headers = mem::take(&mut head.headers);
@@ -55,8 +56,8 @@ pub(super) async fn publish(
         }
         Published::Repeated(receipts) => receipts,
     };
-    if is_browser {
-        return Ok(Redirect::to("/").into_response().map(Reply::Body));
+    if let Some(page) = back {
+        return Ok(back_to(page));
     }
     let json = serde_json::to_vec(&receipts[0]).expect("a receipt is JSON");
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -64,6 +65,15 @@ pub(super) async fn publish(
     *response.status_mut() = StatusCode::CREATED;
     *response.headers_mut() = headers;
     Ok(response)
+}
+
+/// A browser's form is answered so: with the page that it came from, or the hub's, relative to `/messages`.
+fn back_to(page: Option<HeaderValue>) -> Response<Reply> {
+    let mut response = Response::new(Reply::default());
+    *response.status_mut() = StatusCode::SEE_OTHER;
+    let page = page.unwrap_or_else(|| HeaderValue::from_static("./"));
+    response.headers_mut().insert(header::LOCATION, page);
+    response
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
