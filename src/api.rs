@@ -4,6 +4,7 @@
 mod bodies;
 mod body;
 mod cors;
+mod codings;
 mod delete;
 mod drafts;
 mod events;

@@ -1,8 +1,12 @@
-//! `POST /messages`: forms and webhooks.
+//! `POST /messages`: forms, webhooks and compressed bodies.
 
 mod common;
 
+use std::io::Write;
+
 use common::{Hub, Response, on_each_journal};
+use flate2::Compression;
+use flate2::write::{GzEncoder, ZlibEncoder};
 use serde_json::{Value, json};
 
 on_each_journal!(with_a_query_json_is_published_as_it_is, {
@@ -110,6 +114,97 @@ on_each_journal!(a_form_in_parts_that_is_damaged_or_too_much_is_refused, {
     assert_eq!(multipart(&hub, parts(&many)).problem(422)["limit"], 32);
     assert!(hub.history("").is_empty());
 });
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn zlib(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// Publishes text that was coded so.
+fn coded(hub: &Hub, codings: &str, body: impl AsRef<[u8]>) -> Response {
+    let headers = ["Content-Type: text/plain", &format!("Content-Encoding: {codings}")];
+    hub.send("POST", "/messages", &headers, body.as_ref())
+}
+
+on_each_journal!(a_compressed_body_is_published_as_it_was_before, {
+    let hub = Hub::start(&[]);
+    let text = "Größe ".repeat(10_000);
+    let text = text.as_bytes();
+    let (half, rest) = text.split_at(7);
+    for (codings, body) in [
+        ("gzip", gzip(text)),
+        ("X-GZip", gzip(text)),
+        ("deflate", zlib(text)),
+        ("identity", text.to_vec()),
+        ("identity, , gzip", gzip(text)),
+        ("deflate, gzip", gzip(&zlib(text))),
+        ("gzip\r\nContent-Encoding: deflate", zlib(&gzip(text))),
+        ("gzip", [gzip(half), gzip(rest)].concat()),
+    ] {
+        assert_eq!(coded(&hub, codings, body).status, 201, "{codings}");
+        assert_eq!(hub.newest()["data"].as_str().unwrap().as_bytes(), text);
+    }
+});
+
+on_each_journal!(a_coding_that_is_not_taken_is_415_with_those_that_are_and_a_damaged_body_is_400, {
+    let hub = Hub::start(&[]);
+    for codings in ["br", "zstd", "gzip, br", "compress", "chunked", "gzip, gzip, gzip", "gzip;q=1", "\u{fc}"]
+    {
+        let answer = coded(&hub, codings, gzip(b"x"));
+        assert_eq!(answer.problem(415)["field"], "Content-Encoding", "{codings}");
+        assert_eq!(answer.header("accept-encoding"), Some("gzip, deflate"));
+    }
+    let (gzipped, deflated) = (gzip(b"some text, some text"), zlib(b"some text, some text"));
+    for (coding, good) in [("gzip", &gzipped), ("deflate", &deflated)] {
+        for cut in 0..good.len() {
+            coded(&hub, coding, &good[..cut]).problem(400);
+        }
+        coded(&hub, coding, [&good[..], b"x"].concat()).problem(400);
+        let mut changed = good.clone();
+        *changed.last_mut().unwrap() ^= 1;
+        coded(&hub, coding, changed).problem(400);
+    }
+    coded(&hub, "gzip", &deflated).problem(400);
+    coded(&hub, "deflate", &gzipped).problem(400);
+    assert!(hub.history("").is_empty());
+});
+
+on_each_journal!(a_transfer_coding_but_chunked_is_501, {
+    let hub = Hub::start(&[]);
+    let publish = |coding: &str| {
+        let head = format!("POST /messages HTTP/1.1\r\nHost: {}\r\n", hub.address);
+        let body = "Content-Type: text/plain\r\nConnection: close\r\n\r\n1\r\nx\r\n0\r\n\r\n";
+        hub.raw(format!("{head}Transfer-Encoding: {coding}\r\n{body}"))
+    };
+    for coding in ["gzip, chunked", "identity, chunked", "gzip\r\nTransfer-Encoding: chunked"] {
+        assert_eq!(publish(coding).problem(501)["field"], "Transfer-Encoding", "{coding}");
+    }
+    assert_eq!(publish("gzip").status, 400, "its end is not known");
+    assert!(hub.history("").is_empty());
+    assert_eq!(publish("Chunked").status, 201);
+});
+
+#[test]
+fn a_compressed_bomb_is_413_and_takes_no_more_memory_than_a_body() {
+    let hub = Hub::start(&["--max-body", "256KiB", "--journal", "memory"]);
+    let bomb = gzip(&vec![b'x'; 64 << 20]);
+    assert!(bomb.len() < 256 << 10, "{}", bomb.len());
+    let before = hub.peak_resident_bytes();
+    for (codings, body) in [("gzip", bomb.clone()), ("deflate, gzip", gzip(&zlib(&vec![0; 64 << 20])))] {
+        let problem = coded(&hub, codings, body).problem(413);
+        assert_eq!((&problem["field"], &problem["limit"]), (&json!("body"), &json!(256 << 10)));
+    }
+    assert!(hub.peak_resident_bytes() - before < 16 << 20);
+    assert_eq!(coded(&hub, "gzip", gzip(&vec![b'x'; 256 << 10])).status, 201);
+    assert_eq!(hub.newest()["data"].as_str().unwrap().len(), 256 << 10);
+}
 
 on_each_journal!(ndjson_is_sent_to_who_prefers_it_by_its_weight, {
     let hub = Hub::start(&[]);

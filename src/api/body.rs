@@ -39,10 +39,11 @@ pub(super) async fn read(
     }
 }
 
+/// How long a body of unknown length waits for more memory. Higher: such bodies may all wait for each other.
+/// Lower: more are refused.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+
 async fn collect(state: &State, memory: &mut Memory<'_>, body: &mut Body) -> Result<BytesMut, Problem> {
-    /// How long a body of unknown length waits for more memory. Higher: such bodies may all wait for each
-    /// other. Lower: more are refused.
-    const PATIENCE: Duration = Duration::from_secs(5);
     let limit = value::bytes(state.options.max_body);
     // All at once: a body that has a part of its memory, and waits for the rest, is in the way of others.
     if let Some(length) = body.size_hint().exact() {
@@ -137,7 +138,7 @@ fn too_slow(what: String) -> Problem {
     Problem::new(StatusCode::REQUEST_TIMEOUT, format!("the body {what}")).field("body")
 }
 
-fn too_large(limit: usize) -> Problem {
+pub(super) fn too_large(limit: usize) -> Problem {
     let detail = format!("the body is longer than {limit} bytes, the limit");
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail).field("body").limit(limit)
 }

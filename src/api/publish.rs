@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use smallvec::smallvec;
 
 use super::body;
+use super::codings::Codings;
 use super::drafts::Content;
 use super::fields::Fields;
 use super::headers::{IDEMPOTENCY_KEY, prefers};
@@ -30,7 +31,7 @@ pub(super) async fn publish(
 ) -> Result<Response<Reply>, Problem> {
     let options = &state.options;
     let key = idempotency_key(&head.headers)?;
-    let content = Content::of(&head.headers)?;
+    let (codings, content) = (Codings::of(&head.headers)?, Content::of(&head.headers)?);
     let query = Fields::query(&head.uri, options)?;
     let is_browser = matches!(content, Content::Form | Content::Multipart(_))
         && prefers(&head.headers, ("text", "html"), ("application", "json"));
@@ -43,6 +44,7 @@ pub(super) async fn publish(
     let network = Network::from(address);
     let mut memory = state.bodies.memory(network);
     let bytes = body::read(state, &mut memory, body).await?;
+    let bytes = codings.decode(bytes, &mut memory, options).await?;
     let mut lease = state.bodies.parsed(network, content.most_memory(&bytes)).await;
     let draft = content.draft(bytes, query, options).await?;
     lease.shrink(draft.weight());
