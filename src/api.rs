@@ -3,8 +3,8 @@
 
 mod bodies;
 mod body;
-mod cors;
 mod codings;
+mod cors;
 mod delete;
 mod drafts;
 mod events;

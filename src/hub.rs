@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 
 use self::core::Core;
 use crate::journal::{Append, Committed, Failure, Journal, JournalError, Key, PageLimit};
-use crate::limits::{Budget, Lease, Network, Peer, Shares};
+use crate::limits::{Budget, Lease, Network, Peer, Share, Shares};
 use crate::message::{Drafts, IdempotencyKey, MessageId};
 use crate::value::at_least_one;
 use publish::{INBOX, Publish};
@@ -181,6 +181,14 @@ impl Hub {
         let core = &self.core;
         let share = core.readers.take(Network::from(address))?;
         Ok(Subscription::history(Arc::clone(core), address, request, share).await?)
+    }
+
+    /// Counts somebody at this address among those who read history, until the share is dropped.
+    ///
+    /// # Errors
+    /// [`SubscribeError::Full`] if a limit is reached.
+    pub(crate) fn reader(&self, address: Peer) -> Result<Share, SubscribeError> {
+        Ok(self.core.readers.take(Network::from(address))?)
     }
 
     /// The feeds, on which what is announced can be heard: one for each thread of the runtime. Each feed is

@@ -5,11 +5,12 @@ mod bugs;
 mod checker;
 mod common;
 
+use std::collections::HashSet;
 use std::process::Stdio;
 use std::time::Duration;
 
 use checker::{
-    Evidence, Gap, Known, Reading, Seen, Site, Violation, Workload, assert_kept, check, kill, run, seed,
+    Evidence, Gap, Known, Reading, Seen, Site, Violation, Workload, assert_kept, check, keys, kill, run, seed,
 };
 use fastrand::Rng;
 
@@ -82,6 +83,14 @@ fn whenever_the_hub_is_killed_nothing_acknowledged_is_lost_or_doubled() {
     // The hub was busy when it was killed: many kills left a publisher without an answer.
     assert!(evidence.count(&[0]) >= kills / 2, "{:?}", evidence.answers);
     assert!(evidence.subscribers[0].streams > kills / 2, "{:?}", evidence.subscribers[0].streams);
+    // A batch is kept whole, also if its publisher was never answered.
+    let kept: HashSet<_> = evidence.subscribers[3].messages.iter().map(|message| &*message.key).collect();
+    let batches =
+        kept.iter().filter(|key| !key.contains('/')).map(|key| keys(key)).filter(|keys| keys.len() > 1);
+    let batches: Vec<_> = batches.collect();
+    assert!(batches.len() > kills / 2, "{}", batches.len());
+    assert!(batches.iter().flatten().all(|key| kept.contains(&**key)));
+    assert_eq!(kept.iter().filter(|key| key.contains('/')).count(), 2 * batches.len());
 }
 
 #[test]

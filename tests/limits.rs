@@ -813,6 +813,7 @@ on_each_journal!(an_unknown_field_is_422_and_named, {
     problem_of(&hub.post("?data=x", "text/plain", "x"), 422, "data");
     problem_of(&hub.post("?evnet=x", "image/png", "x"), 422, "evnet");
     problem_of(&hub.post("?evnet=x", "application/json", r#"{"data":1}"#), 422, "evnet");
+    problem_of(&hub.post("?evnet=x", "application/x-ndjson", r#"{"data":1}"#), 422, "evnet");
     problem_of(&hub.get("/messages?lasst=1"), 422, "lasst");
     problem_of(&hub.get("/messages?format=message"), 422, "format");
     assert_eq!(hub.send("HEAD", "/messages?lasst=1", &[], b"").status, 422);
@@ -952,6 +953,7 @@ on_each_journal!(a_body_of_a_type_that_is_not_taken_is_415, {
         "Multipart/Mixed; boundary=x",
         "text/plain; charset=iso-8859-1",
         "text/csv; charset=utf-16",
+        "application/x-ndjson; charset=utf-16",
         "text/plain;charset=\"UTF-16\"",
         "application/json; charset=utf-16",
         "application/x-www-form-urlencoded; charset=latin1",

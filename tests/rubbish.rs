@@ -14,6 +14,8 @@ use std::task::{Context, Poll, Waker};
 
 use common::{Hub, Stream};
 use eventsource_stream::EventStream;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -114,6 +116,8 @@ const PIECES: &[&str] = &[
     "Content-Length: -1\r\n", "Content-Length: 5, 5\r\n", "Transfer-Encoding: chunked\r\n",
     "Transfer-Encoding: gzip, chunked\r\n", "Transfer-Encoding: identity\r\n",
     "Content-Type: application/json\r\n", "Content-Type: text/plain\r\n", "Expect: 100-continue\r\n",
+    "Content-Type: application/x-ndjson\r\n", "Content-Type: multipart/form-data; boundary=x\r\n", "--x\r\n",
+    "Content-Disposition: form-data; name=data\r\n", "--x--\r\n", "Content-Encoding: deflate, gzip\r\n",
     "Connection: Upgrade\r\nUpgrade: websocket\r\n", "Connection: close\r\n", "Connection: keep-alive\r\n",
     "{\"data\":1}", "hello", "5\r\nhello\r\n", "0\r\n\r\n",
     "ffffffffffffffff\r\n", "5;ext=\"\r\n", "\u{feff}", "\u{80}",
@@ -127,6 +131,14 @@ const REQUESTS: &[&str] = &[
      Content-Length: 5\r\n\r\nhello",
     "POST /messages HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
      Transfer-Encoding: chunked\r\n\r\na\r\n{\"data\":1}\r\n0\r\n\r\n",
+    "POST /messages HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\n\
+     Content-Length: 21\r\n\r\n{\"data\":1}\n{\"data\":2}",
+    "POST /messages HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=\"x\"\r\n\
+     Content-Length: 66\r\n\r\n\
+     --x\r\nContent-Disposition: form-data; name=\"data\"\r\n\r\nhello\r\n--x--\r\n",
+    // Nothing, deflated.
+    "POST /messages HTTP/1.1\r\nHost: localhost\r\nContent-Encoding: deflate\r\n\
+     Content-Length: 8\r\n\r\nx\x01\x03\0\0\0\0\x01",
 ];
 
 fn raw_request() -> impl Strategy<Value = Vec<u8>> {
@@ -181,7 +193,7 @@ const HEADER_VALUES: &[&str] = &[
     "text/event-stream", "application/x-ndjson", "application/json", "application/x-www-form-urlencoded",
     "text/plain; charset=utf-8", "image/png", "multipart/form-data; boundary=x", "100-continue", "websocket",
     "upgrade", "bytes=0-1", "gzip", "trailers", "aaaaaaaa-1", "aaaaaaaa-18446744073709551615", "POST",
-    "content-type", "W/\"x\", *",
+    "content-type", "W/\"x\", *", "deflate, gzip", "identity", "x/y; z=\"a\\\",b\"", "*/*;q=0, x/y;q=2",
 ];
 
 /// Headers that some program knows.
@@ -261,6 +273,18 @@ fn target() -> impl Strategy<Value = String> {
         .prop_map(|(path, query)| query.map_or(path.clone(), |query| format!("{path}?{query}")))
 }
 
+/// A body that is compressed by gzip. Some are damaged.
+fn coded() -> impl Strategy<Value = Vec<u8>> {
+    (vec(any::<u8>(), 0..40), any::<prop::sample::Index>(), 0..=255u8).prop_map(|(bytes, place, byte)| {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(&bytes).unwrap();
+        let mut coded = encoder.finish().unwrap();
+        let place = place.index(coded.len());
+        coded[place] ^= byte.saturating_sub(128);
+        coded
+    })
+}
+
 fn body() -> impl Strategy<Value = Vec<u8>> {
     let json_piece = select(JSON_PIECES);
     let object = (any_json(), select(&["data", "event", "channel", "except", "id", ""][..]), any_json())
@@ -271,6 +295,14 @@ fn body() -> impl Strategy<Value = Vec<u8>> {
         2 => vec(json_piece, 0..20).prop_map(|pieces| pieces.concat().into_bytes()),
         2 => object,
         2 => "(data|event|channel|x)=[a-z%+&=\\x00-\\xff]{0,30}(&data=x)?".prop_map(String::into_bytes),
+        2 => vec((select(&["data", "event", "\"ttl\"", "x"][..]), any::<u8>()), 0..4).prop_map(|parts| {
+            let part = |(name, byte): &(&str, u8)| {
+                let head = format!("--x\r\nContent-Disposition: form-data; name={name}\r\n\r\n");
+                [head.as_bytes(), &[*byte], b"\r\n"].concat()
+            };
+            [parts.iter().map(part).collect::<Vec<_>>().concat(), b"--x--".to_vec()].concat()
+        }),
+        1 => coded(),
     ]
 }
 
@@ -287,6 +319,10 @@ fn request() -> impl Strategy<Value = Vec<u8>> {
         "Host: localhost\r\nContent-Type: application/json\r\n",
         "Host: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\n",
         "Host: localhost\r\nContent-Type: text/plain\r\n",
+        "Host: localhost\r\nContent-Type: application/x-ndjson\r\n",
+        "Host: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n",
+        "Host: localhost\r\nContent-Encoding: gzip\r\n",
+        "Host: localhost\r\nContent-Encoding: deflate\r\n",
         "Host: localhost\r\n",
     ];
     let known = prop_oneof![8 => select(known.to_vec()), 1 => Just("")];

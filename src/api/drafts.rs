@@ -1,4 +1,4 @@
-//! The draft of a body: what its type, its fields and its query make of it.
+//! The drafts of a body: what its type, its fields and its query make of it.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -7,19 +7,22 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::BytesMut;
+use smallvec::smallvec;
 
 use super::fields::{self, Fields, MAX_FIELDS, channel_name, is_form, json, subscriber_id};
 use super::media_type::MediaType;
 use super::multipart::{self, Part};
 use super::options::Options;
 use super::problem::Problem;
-use crate::message::{ChannelName, Data, Draft, EventName, SubscriberId};
+use crate::message::{ChannelName, Data, Draft, Drafts, EventName, SubscriberId};
 
 /// What a body has.
 #[derive(Debug)]
 pub(super) enum Content {
     /// The data of a message; or, if it is JSON and there is no query, the message's fields.
     One(Kind),
+    /// NDJSON: such JSON for each message, one a line.
+    Lines,
     /// An HTML form, or text that `curl -d` sends with that type.
     Form,
     /// An HTML form in parts that this boundary separates.
@@ -50,6 +53,7 @@ impl Content {
         }
         let media_type = media_type(value)?;
         let content = match media_type.names() {
+            ("application", "x-ndjson") => Content::Lines,
             ("application", "x-www-form-urlencoded") => Content::Form,
             ("multipart", "form-data") => {
                 let boundary = media_type.parameter("boundary").next().map(<[u8]>::to_vec);
@@ -65,11 +69,16 @@ impl Content {
         Ok(content)
     }
 
-    /// The most memory that parsing this body takes, in bytes, beside the body's own.
-    pub(super) fn most_memory(&self, body: &[u8]) -> usize {
+    /// The most memory that parsing this body takes, in bytes, beside the body's own. `query` is the query's
+    /// length.
+    pub(super) fn most_memory(&self, body: &[u8], query: usize, options: &Options) -> usize {
         let length = body.len();
         match self {
             Content::One(kind) => kind.most_memory(body),
+            Content::Lines => {
+                let count = lines(body).take(options.max_batch).count();
+                2 * length + count * (size_of::<Draft>() + query)
+            }
             // Three bytes of a form may be one character, and that six of JSON. The fields are copied before.
             Content::Form => length + 2 * length.max(Data::text_length(body)),
             // The body and its parts are copied before.
@@ -78,22 +87,23 @@ impl Content {
     }
 
     /// # Errors
-    /// 400 if the body can't be parsed, 422 if a field is
+    /// 400 if the body can't be parsed, 413 if it has more than `--max-batch` messages, 422 if a field is
     /// invalid, 415 if a part's content type is not taken.
-    pub(super) async fn draft(
+    pub(super) async fn drafts(
         self,
         body: BytesMut,
         query: Fields,
         options: &Options,
-    ) -> Result<Draft, Problem> {
+    ) -> Result<Drafts, Problem> {
         let depth = options.max_json_depth;
-        match self {
-            Content::One(Kind::Json) if query.is_empty() => message(Fields::json(&body)?, options),
-            Content::One(kind) => Ok(Names::of(query, options)?.draft(kind.data(&body, depth)?)),
+        let draft = match self {
+            Content::Lines => return batch(&body, query, options),
+            Content::One(Kind::Json) if query.is_empty() => message(Fields::json(&body)?, options)?,
+            Content::One(kind) => Names::of(query, options)?.draft(kind.data(&body, depth)?),
             Content::Form if is_form(&body) => {
-                message(Fields::urlencoded(&body, MAX_FIELDS)?.known(FIELDS).and(query), options)
+                message(Fields::urlencoded(&body, MAX_FIELDS)?.known(FIELDS).and(query), options)?
             }
-            Content::Form => Ok(Names::of(query, options)?.draft(Kind::Text.data(&body, depth)?)),
+            Content::Form => Names::of(query, options)?.draft(Kind::Text.data(&body, depth)?),
             Content::Multipart(boundary) => {
                 // Boxed: most publishes have no such form, and a future as large would be kept for each.
                 let parts = Box::pin(multipart::parts(body.freeze(), boundary, FIELDS)).await?;
@@ -106,9 +116,10 @@ impl Content {
                         fields.push_text(name, &bytes)?;
                     }
                 }
-                message(fields.and(query), options)
+                message(fields.and(query), options)?
             }
-        }
+        };
+        Ok(smallvec![draft])
     }
 }
 
@@ -153,6 +164,7 @@ impl Kind {
 }
 
 /// What a message has beside its data.
+#[derive(Clone)]
 struct Names {
     event: EventName,
     channel: ChannelName,
@@ -190,6 +202,36 @@ fn message(mut fields: Fields, options: &Options) -> Result<Draft, Problem> {
     let data = fields.data(options.max_json_depth)?;
     let names = Names::of(fields, options)?;
     Ok(names.draft(data.ok_or_else(|| Problem::invalid("data", "is missing"))?))
+}
+
+/// The drafts of NDJSON, one a line.
+fn batch(body: &[u8], query: Fields, options: &Options) -> Result<Drafts, Problem> {
+    let limit = options.max_batch;
+    if lines(body).nth(limit).is_some() {
+        let detail = format!("the batch has more than {limit} messages, the limit: send it in parts");
+        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail).field("body").limit(limit));
+    }
+    let names = if query.is_empty() { None } else { Some(Names::of(query, options)?) };
+    let draft = |(number, line): (u32, &[u8])| {
+        let draft = match &names {
+            None => Fields::json(line).and_then(|fields| message(fields, options)),
+            Some(names) => {
+                Kind::Json.data(line, options.max_json_depth).map(|data| names.clone().draft(data))
+            }
+        };
+        draft.map_err(|problem| problem.in_line(number))
+    };
+    let drafts = lines(body).map(draft).collect::<Result<Drafts, _>>()?;
+    if drafts.is_empty() {
+        return Err(Problem::invalid("body", "has no line with a message"));
+    }
+    Ok(drafts)
+}
+
+/// The lines of NDJSON that are not empty, each with its number. The first is 1.
+fn lines(body: &[u8]) -> impl Iterator<Item = (u32, &[u8])> {
+    let lines = (1..).zip(body.split(|byte| *byte == b'\n'));
+    lines.filter(|(_, line)| !line.trim_ascii().is_empty())
 }
 
 /// Parses the text of a field `ttl`, a duration.

@@ -260,7 +260,8 @@ pub(super) fn json<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, Problem>
         serde_json::error::Category::Data => {
             Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "the body must be a JSON object")
         }
-        _ => Problem::malformed(format!("the body is not JSON: {error}")),
+        // Of most bodies, and of a batch's lines, there is but one line.
+        _ => Problem::malformed(format!("the body is not JSON: {error}").replace(" line 1 ", " ")),
     })
 }
 

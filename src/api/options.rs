@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
-use crate::value::duration;
+use crate::value::{at_least_one, duration};
 
 /// The settings of every request.
 #[derive(Clone, Debug, clap::Args)]
@@ -32,6 +32,10 @@ pub struct Options {
     /// How long a request's body may take
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub body_timeout: Duration,
+
+    /// The most messages of one publish
+    #[arg(long, value_name = "COUNT", default_value_t = 1_000, value_parser = at_least_one)]
+    pub max_batch: usize,
 
     /// The longest event name, in bytes
     #[arg(long, value_name = "COUNT", default_value_t = 128)]

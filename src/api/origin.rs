@@ -129,7 +129,7 @@ fn is_own_origin(origin: &str, host: &str) -> bool {
 /// The page that sent the request, if it is of the hub's own origin.
 pub(super) fn own_page(head: &Parts) -> Option<HeaderValue> {
     let referer = head.headers.get(header::REFERER)?;
-    let (page, host) = (referer.to_str().ok()?, host(&head.uri, &head.headers).ok()??);
+    let (page, host) = (referer.to_str().ok()?, host(head).ok()??);
     let authority = page.find("://")? + "://".len();
     let end = page[authority..].find(['/', '?', '#']).map_or(page.len(), |length| authority + length);
     is_own_origin(&page[..end], host).then(|| referer.clone())

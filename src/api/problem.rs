@@ -24,6 +24,8 @@ pub(super) struct Problem {
     field: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<u32>,
     #[serde(skip)]
     retry_after_seconds: Option<u32>,
     /// What is taken instead: the methods, with 405, and the content codings, with 415.
@@ -47,6 +49,7 @@ impl Problem {
             detail: detail.into(),
             field: None,
             limit: None,
+            line: None,
             retry_after_seconds: None,
             taken: None,
             closes: false,
@@ -92,6 +95,11 @@ impl Problem {
     /// The connection is closed after the response: the rest of the request is not waited for.
     pub(super) fn closing(self) -> Self {
         Problem { closes: true, ..self }
+    }
+
+    /// Names the line of a batch, the first of which is 1.
+    pub(super) fn in_line(self, line: u32) -> Self {
+        Problem { line: Some(line), detail: format!("line {line}: {}", self.detail).into(), ..self }
     }
 
     /// Says which methods or content codings are taken.

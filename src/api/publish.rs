@@ -1,11 +1,14 @@
-//! `POST /messages`: publishes one message.
+//! `POST /messages`: publishes a message, or a batch of them.
 
+use std::convert::Infallible;
 use std::mem;
 
+use async_stream::stream;
 use axum::body::Body;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use smallvec::smallvec;
+use bytes::Bytes;
+use smallvec::SmallVec;
 
 use super::body;
 use super::codings::Codings;
@@ -19,10 +22,10 @@ use super::reply::Reply;
 use super::state::State;
 use crate::hub::Published;
 use crate::limits::{Network, Peer};
-use crate::message::{Data, IdempotencyKey, Receipt};
+use crate::message::{Data, Draft, IdempotencyKey, Receipt};
 
-/// Responds with 201 and the receipt once the message is stored. A browser's form is answered with a redirect
-/// to a page.
+/// Responds with 201 and the receipts once the messages are stored. A browser's form is answered with a
+/// redirect to a page.
 pub(super) async fn publish(
     state: &State,
     address: Peer,
@@ -32,7 +35,8 @@ pub(super) async fn publish(
     let options = &state.options;
     let key = idempotency_key(&head.headers)?;
     let (codings, content) = (Codings::of(&head.headers)?, Content::of(&head.headers)?);
-    let query = Fields::query(&head.uri, options)?;
+    let (query, query_length) = (Fields::query(&head.uri, options)?, head.uri.query().map_or(0, str::len));
+    let is_batch = matches!(content, Content::Lines);
     let is_browser = matches!(content, Content::Form | Content::Multipart(_))
         && prefers(&head.headers, ("text", "html"), ("application", "json"));
     let back = is_browser.then(|| origin::own_page(&head));
@@ -45,15 +49,22 @@ pub(super) async fn publish(
     let mut memory = state.bodies.memory(network);
     let bytes = body::read(state, &mut memory, body).await?;
     let bytes = codings.decode(bytes, &mut memory, options).await?;
-    let mut lease = state.bodies.parsed(network, content.most_memory(&bytes)).await;
-    let draft = content.draft(bytes, query, options).await?;
-    lease.shrink(draft.weight());
+    let most = content.most_memory(&bytes, query_length, options);
+    let mut lease = state.bodies.parsed(network, most).await;
+    let drafts = content.drafts(bytes, query, options).await?;
+    let more = (drafts.len() - 1) * size_of::<Draft>();
+    lease.shrink(drafts.iter().map(Draft::weight).sum::<usize>() + more);
     drop(memory);
+    // A long answer may wait for its publisher, as history does for its reader.
+    let share = if is_batch { Some(state.hub.reader(address)?) } else { None };
 
-    let logged = Logged::new(&draft.data, options);
-    let receipts = match state.hub.publish(network, smallvec![draft], key, lease).await? {
+    let logged: SmallVec<[Logged; 1]> =
+        drafts.iter().map(|draft| Logged::new(&draft.data, options)).collect();
+    let receipts = match state.hub.publish(network, drafts, key, lease).await? {
         Published::New { receipts, subscribers } => {
-            logged.log(&receipts[0], subscribers[0]);
+            for ((receipt, logged), subscribers) in receipts.iter().zip(logged).zip(subscribers) {
+                logged.log(receipt, subscribers);
+            }
             receipts
         }
         Published::Repeated(receipts) => receipts,
@@ -61,9 +72,23 @@ pub(super) async fn publish(
     if let Some(page) = back {
         return Ok(back_to(page));
     }
-    let json = serde_json::to_vec(&receipts[0]).expect("a receipt is JSON");
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    let mut response = Response::new(Reply::from(json));
+    let mut json = Vec::with_capacity(128 * receipts.len());
+    for receipt in &receipts {
+        serde_json::to_writer(&mut json, receipt).expect("a receipt is JSON");
+        if is_batch {
+            json.push(b'\n');
+        }
+    }
+    let media_type = if is_batch { "application/x-ndjson" } else { "application/json" };
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    let reply = match share {
+        None => Reply::from(json),
+        Some(share) => Reply::Body(Body::from_stream(stream! {
+            yield Ok::<_, Infallible>(Bytes::from(json));
+            drop(share);
+        })),
+    };
+    let mut response = Response::new(reply);
     *response.status_mut() = StatusCode::CREATED;
     *response.headers_mut() = headers;
     Ok(response)

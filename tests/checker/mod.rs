@@ -434,7 +434,9 @@ impl Load<'_> {
             let answer =
                 self.send(connection, key, "").and_then(|()| Answer::read(connection.as_mut().unwrap()));
             let refusal = match &answer {
-                Ok(Answer { status: 201, id, .. }) if id.is_empty() => Some("201 without an id"),
+                Ok(Answer { status: 201, ids, .. }) if ids.len() != keys(key).len() => {
+                    Some("201 without an id")
+                }
                 Ok(Answer { status: 503, retry_after: None, .. }) => Some("503 without Retry-After"),
                 Ok(Answer { status: 201 | 503 | 507, .. }) => None,
                 Ok(_) => Some("refused"),
@@ -450,8 +452,9 @@ impl Load<'_> {
                 evidence.refused.push((key.to_owned(), format!("{refusal}: {answer:?}")));
             }
             let settled = match answer {
-                Ok(Answer { status: 201, id, .. }) => {
-                    evidence.acknowledged.push(Known { id, key: key.to_owned() });
+                Ok(Answer { status: 201, ids, .. }) => {
+                    let known = ids.into_iter().zip(keys(key)).map(|(id, key)| Known { id, key });
+                    evidence.acknowledged.extend(known);
                     true
                 }
                 Ok(_) => refusal.is_some(),
@@ -472,8 +475,15 @@ impl Load<'_> {
 
     /// Sends one request, on a new connection if there is none.
     fn send(&self, connection: &mut Option<BufReader<TcpStream>>, key: &str, query: &str) -> io::Result<()> {
-        let body = text(key, self.workload.padding);
-        let headers = [&*format!("Idempotency-Key: {key}"), "Content-Type: text/plain"];
+        let texts: Vec<_> = keys(key).iter().map(|key| text(key, self.workload.padding)).collect();
+        let (content_type, body) = match &texts[..] {
+            [text] => ("Content-Type: text/plain", text.clone()),
+            texts => {
+                let lines = texts.iter().map(|text| format!("{}\n", serde_json::json!({ "data": text })));
+                ("Content-Type: application/x-ndjson", lines.collect())
+            }
+        };
+        let headers = [&*format!("Idempotency-Key: {key}"), content_type];
         let line = format!("POST /messages{query} HTTP/1.1");
         let request = request(&line, self.address, &headers, Some(body.as_bytes()));
         let connection = match connection {
@@ -584,6 +594,15 @@ impl Load<'_> {
     }
 }
 
+/// The keys of the messages that are published under this key: each fourth of a publisher's requests is a
+/// batch.
+pub fn keys(key: &str) -> Vec<String> {
+    let (publisher, count) = key.split_once('.').unwrap_or_default();
+    let is_batch = publisher.parse::<u32>().is_ok() && count.parse::<u32>().is_ok_and(|count| count % 4 == 3);
+    let others = if is_batch { 1..3 } else { 1..1 };
+    [key.to_owned()].into_iter().chain(others.map(|number| format!("{key}/{number}"))).collect()
+}
+
 /// The data of a message.
 fn text(key: &str, padding: usize) -> String {
     format!("{key} {}", "x".repeat(padding))
@@ -593,8 +612,8 @@ fn text(key: &str, padding: usize) -> String {
 #[derive(Debug)]
 struct Answer {
     status: u16,
-    /// Empty if the answer has none.
-    id: String,
+    /// One for each message that is acknowledged.
+    ids: Vec<String>,
     retry_after: Option<String>,
 }
 
@@ -603,9 +622,12 @@ impl Answer {
     /// If the answer does not come whole.
     fn read(reader: &mut BufReader<TcpStream>) -> io::Result<Answer> {
         let response = Response::try_read(reader)?;
-        let json: serde_json::Value = serde_json::from_slice(&response.body).unwrap_or_default();
-        let id = json["id"].as_str().unwrap_or_default().to_owned();
+        let id = |line: &[u8]| {
+            let json: serde_json::Value = serde_json::from_slice(line).ok()?;
+            Some(json["id"].as_str()?.to_owned())
+        };
+        let ids = response.body.split(|byte| *byte == b'\n').filter_map(id).collect();
         let retry_after = response.header("retry-after").map(str::to_owned);
-        Ok(Answer { status: response.status, id, retry_after })
+        Ok(Answer { status: response.status, ids, retry_after })
     }
 }
