@@ -118,9 +118,8 @@ fn turbo_of_an_allowed_page_gets_its_streams() {
         hub.address
     ));
     hub.wait_for_log(&["subscriber connected"]);
-    hub.publish(
-        "<turbo-stream action='append' target='list'><template>\n<li>streamed</li>\n</template></turbo-stream>",
-    );
+    let item = "<template>\n<li>streamed</li></template>";
+    hub.publish(&format!("<turbo-stream action='append' target='list'>{item}</turbo-stream>"));
     tab.wait_for("document.querySelector('#list li')?.textContent === 'streamed'");
 }
 

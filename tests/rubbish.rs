@@ -208,7 +208,8 @@ const HEADER_NAMES: &[&str] = &[
 /// Names of query parameters.
 #[rustfmt::skip]
 const PARAMETER_NAMES: &[&str] = &[
-    "channel", "last", "last_event_id", "lastEventId", "as", "format", "after", "limit", "event", "except", "data",
+    "channel", "last", "last_event_id", "lastEventId", "as", "format", "after", "limit", "event", "except",
+    "data",
 ];
 
 /// Values of query parameters, good and bad.
