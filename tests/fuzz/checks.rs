@@ -169,8 +169,14 @@ fn decoded(text: &[u8]) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// What the hub has to make of a publish with these fields: the status, and with 201 the data, event and
-/// channel.
+/// Whether it is a duration that a message can have.
+fn is_ttl(text: &str) -> bool {
+    const MOST: Duration = Duration::from_hours(24 * 3650);
+    humantime::parse_duration(text).is_ok_and(|ttl| (Duration::from_millis(1)..=MOST).contains(&ttl))
+}
+
+/// What the hub has to make of a publish with these fields: the data, event and channel of the message that
+/// is kept; or only the status.
 fn expected(
     fields: Option<Pairs>,
     most: usize,
@@ -181,7 +187,7 @@ fn expected(
         return Err(422);
     }
     let fields = fields.ok_or(400u16)?;
-    let known = ["data", "event", "channel", "except"];
+    let known = ["data", "event", "channel", "except", "ttl"];
     let known = if text.is_some() { &known[1..] } else { &known[..] };
     let of = |name: &str| -> Vec<&str> {
         let named = fields.iter().filter(|(field, _)| field == name);
@@ -196,9 +202,15 @@ fn expected(
     let (event, channel) = (one("event").unwrap_or("message"), one("channel").unwrap_or("main"));
     let is_good = EventName::parse(event, 128).is_ok()
         && ChannelName::parse(channel, 128).is_ok()
-        && one("except").is_none_or(|except| SubscriberId::parse(except).is_ok());
+        && one("except").is_none_or(|except| SubscriberId::parse(except).is_ok())
+        && one("ttl").is_none_or(is_ttl);
     let data = text.or(one("data")).ok_or(422u16)?;
-    if is_good { Ok([data, event, channel].map(str::to_owned)) } else { Err(422) }
+    match one("ttl") {
+        _ if !is_good => Err(422),
+        None => Ok([data, event, channel].map(str::to_owned)),
+        // The message may be gone by the time it is looked for.
+        Some(_) => Err(201),
+    }
 }
 
 /// Publishes, and compares with what has to come of it.
