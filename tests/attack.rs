@@ -335,6 +335,24 @@ on_each_journal!(lines_in_the_log, {
     }
 });
 
+on_each_journal!(refusals_of_what_is_long, {
+    let hub = Hub::start_within(LIMIT, &[]);
+    let (long, quotes) = ("x".repeat(60_000), "\"".repeat(60_000));
+    for (line, header, status) in [
+        ("POST /messages", format!("Origin: {quotes}"), 403),
+        ("GET /messages", format!("Host: {long}"), 403),
+        (&*format!("{long} /messages"), "Accept: */*".to_owned(), 405),
+        (&*format!("GET /messages?{long}"), "Accept: */*".to_owned(), 422),
+    ] {
+        let head = request(&format!("{line} HTTP/1.1"), hub.address, &[&header], None);
+        let refused = answer(send(&hub, ATTACKER, head));
+        assert_eq!(refused.status, status, "{refused:?}");
+        // Whoever reads none of it makes the hub keep it.
+        assert!(refused.body.len() < 4 << 10, "{} bytes", refused.body.len());
+    }
+    all_is_well(&hub);
+});
+
 on_paths!([file], large_messages_on_the_disk, {
     let hub = Hub::start_within(LIMIT, &["--hide-data", "--retention-bytes", "16MiB"]);
     std::thread::scope(|scope| {

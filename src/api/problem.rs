@@ -40,13 +40,16 @@ fn code<S: serde::Serializer>(status: &StatusCode, serializer: S) -> Result<S::O
 }
 
 impl Problem {
-    /// A problem with the request as a whole.
+    /// A problem with the request as a whole. A detail may quote what the request has, and is cut.
     pub(super) fn new(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Self {
+        /// The most bytes of a detail. Higher: more memory for an answer that nobody reads. Lower: a detail
+        /// that quotes an origin twice, as browsers send it, is cut.
+        const LIMIT: usize = 768;
         let title = status.canonical_reason().unwrap_or("Error");
         Problem {
             status,
             title,
-            detail: detail.into(),
+            detail: shortened(detail.into(), LIMIT),
             field: None,
             limit: None,
             line: None,
@@ -64,7 +67,7 @@ impl Problem {
     /// The request can be parsed, but this field (or query parameter, or header) is invalid. `what` follows
     /// the field's name, as in "is empty".
     pub(super) fn invalid(field: &str, what: impl std::fmt::Display) -> Self {
-        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("`{}` {what}", shortened(field))).field(field)
+        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("`{}` {what}", name(field))).field(field)
     }
 
     /// The name in this field is invalid.
@@ -84,7 +87,7 @@ impl Problem {
 
     /// Names the field, query parameter or header.
     pub(super) fn field(self, field: &str) -> Self {
-        Problem { field: Some(shortened(field).into_owned()), ..self }
+        Problem { field: Some(name(field).into_owned()), ..self }
     }
 
     /// Names the limit that was exceeded.
@@ -174,13 +177,13 @@ pub(super) fn only<S: Clone + Send + Sync + 'static>(methods: &'static str) -> M
 }
 
 /// The field's name, cut because a request may give a name of any length.
-fn shortened(field: &str) -> Cow<'_, str> {
-    const LIMIT: usize = 64;
-    if field.len() <= LIMIT {
-        field.into()
-    } else {
-        format!("{}…", &field[..field.floor_char_boundary(LIMIT)]).into()
-    }
+fn name(field: &str) -> Cow<'_, str> {
+    shortened(field.into(), 64)
+}
+
+/// The text, cut at this limit.
+fn shortened(text: Cow<'_, str>, limit: usize) -> Cow<'_, str> {
+    if text.len() <= limit { text } else { format!("{}…", &text[..text.floor_char_boundary(limit)]).into() }
 }
 
 impl IntoResponse for Problem {
