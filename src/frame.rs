@@ -175,16 +175,10 @@ pub fn keep_alive(format: Format, position: Option<MessageId>) -> Bytes {
 /// A gap: messages that a subscriber asked for are not kept.
 #[derive(Debug, Serialize)]
 pub struct Gap<'a> {
-    /// The last event ID that was asked for. Serialized as at most its first 64 bytes.
-    #[serde(serialize_with = "first_64_bytes")]
+    /// The last event ID that was asked for, or its beginning.
     pub asked: &'a str,
     /// The earliest kept message, `None` if none is kept.
     pub earliest: Option<MessageId>,
-}
-
-/// Ids are at most 64 bytes, so the first 64 identify any longer text.
-fn first_64_bytes<S: serde::Serializer>(asked: &str, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&asked[..asked.floor_char_boundary(64)])
 }
 
 /// The event `tabcast:gap`. Its id is `position`, so that a reconnect resumes after the gap.

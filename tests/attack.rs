@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use common::{
-    Hub, PATIENCE, Response, Stream, has_data, on_each_journal, on_each_path, on_paths, post_text, request,
+    Hub, Locks, PATIENCE, Response, Site, Stream, has_data, on_each_journal, on_each_path, on_paths,
+    post_text, request,
 };
 use socket2::{Domain, Socket, Type};
 
@@ -352,6 +353,25 @@ on_each_journal!(refusals_of_what_is_long, {
     }
     all_is_well(&hub);
 });
+
+#[test]
+fn long_cursors_of_subscribers_that_wait_for_the_journal() {
+    let site = Site::new(&[]);
+    site.start().publish("x");
+    let hub = site.start();
+    let idle = hub.resident_bytes();
+    let locks = Locks::take(&site.journal());
+    let cursor = format!("Last-Event-ID: {}", "x".repeat(60_000));
+    let head = request("GET /events HTTP/1.1", hub.address, &[&cursor], None);
+    let mut held: Vec<_> = (0..900).map(|_| Stream::read(send(&hub, ATTACKER, &head))).collect();
+    held.iter_mut().for_each(|stream| drop(stream.block()));
+    let grown = hub.resident_bytes().saturating_sub(idle);
+    println!("{grown} bytes for the cursors of {}", held.len());
+    assert!(grown < 30 << 20, "{grown} bytes");
+    drop(locks);
+    let gap = held[899].event().unwrap();
+    assert_eq!((&*gap.event, gap.json()["asked"].as_str()), ("tabcast:gap", Some(&*"x".repeat(64))));
+}
 
 on_paths!([file], large_messages_on_the_disk, {
     let hub = Hub::start_within(LIMIT, &["--hide-data", "--retention-bytes", "16MiB"]);

@@ -83,7 +83,8 @@ struct Reader {
     network: Network,
     /// Up to this sequence, only the newest message of each channel is returned.
     latest: u64,
-    /// The last event ID that was asked for, if it is no id of this journal: a gap comes first.
+    /// The beginning of the last event ID that was asked for, if it is no id of this journal: a gap comes
+    /// first.
     unknown: Option<String>,
     /// Set in a history.
     history: Option<History>,
@@ -137,7 +138,8 @@ impl Subscription {
         let (mut latest, mut unknown) = (0, None);
         let mut known = |asked: &String| {
             let position = core.position(asked);
-            unknown = position.is_none().then(|| asked.clone());
+            // Ids have at most 64 bytes. The rest would be in memory until the journal is read.
+            unknown = position.is_none().then(|| asked[..asked.floor_char_boundary(64)].to_owned());
             position
         };
         let position = match &request.start {
