@@ -336,6 +336,26 @@ on_each_journal!(lines_in_the_log, {
     }
 });
 
+on_each_journal!(patterns_that_no_other_subscriber_has, {
+    let hub = Hub::start_within(LIMIT, &[]);
+    all_is_well(&hub);
+    let idle = hub.resident_bytes();
+    let target = |number: usize, more: &str| {
+        let pattern = |nth| format!("channel={number}.{nth}{more}.%2A");
+        format!("/events?{}", (0..16).map(pattern).collect::<Vec<_>>().join("&"))
+    };
+    // 61 tokens each would take half a megabyte.
+    let long = target(0, &".x".repeat(58)).replace("/events", "/messages");
+    let refused = answer(get(&hub, ATTACKER, &long)).problem(422);
+    assert_eq!((&refused["field"], &refused["limit"]), (&"channel".into(), &64.into()));
+    let held: Vec<_> =
+        (0..1_000).map(|number| Stream::read(get(&hub, ATTACKER, &target(number, ".x")))).collect();
+    all_is_well(&hub);
+    let grown = hub.resident_bytes().saturating_sub(idle);
+    println!("{grown} bytes for the patterns of {}", held.len());
+    assert!(grown < 40 << 20, "{grown} bytes");
+});
+
 on_each_journal!(refusals_of_what_is_long, {
     let hub = Hub::start_within(LIMIT, &[]);
     let (long, quotes) = ("x".repeat(60_000), "\"".repeat(60_000));

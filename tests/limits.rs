@@ -305,6 +305,24 @@ on_each_journal!(a_subscriber_listens_to_so_many_channels_and_no_more, {
     assert_eq!((stream.data(), stream.data()), ("to a".to_owned(), "to b".to_owned()));
 });
 
+on_each_journal!(patterns_have_so_many_tokens_together_and_no_more, {
+    let hub = Hub::start(&["--max-channels", "20"]);
+    let query = |patterns: usize, last: &str| {
+        let patterns: Vec<_> = (0..patterns).map(|number| format!("channel={number}.b.c.%2A")).collect();
+        format!("?{}&channel=a.name.of.five.tokens{last}", patterns.join("&"))
+    };
+    for path in ["/events", "/messages"] {
+        // Of the names of channels, no token counts.
+        assert_eq!(hub.send("HEAD", &format!("{path}{}", query(19, "")), &[], b"").status, 200);
+        let over = format!("{path}{}", query(18, "&channel=a.b.c.d.e.f.g.h.%3E"));
+        problem_past(&hub.get(&over), 422, "channel", 80);
+    }
+    // One pattern of the longest length.
+    let hub = Hub::start(&["--max-channels", "1"]);
+    let longest = format!("channel={}%2A", "a.".repeat(63));
+    assert_eq!(hub.get(&format!("/messages?{longest}")).status, 200);
+});
+
 on_each_journal!(json_data_nests_so_deep_and_no_deeper, {
     let hub = Hub::start(&["--max-json-depth", "2"]);
     for data in ["1", "[[]]", r#"[{"a":1},{"b":2}]"#, r#"[["[[[[ \" {{{{"]]"#] {

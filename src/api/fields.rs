@@ -34,6 +34,11 @@ enum Value {
 /// behind the four known ones could not be named.
 pub(super) const MAX_FIELDS: usize = 32;
 
+/// The most tokens that the patterns of one request have together, or four for each of `--max-channels`, if
+/// that is more. Higher: a subscriber takes more memory, 250 bytes for each token that no other has. Lower:
+/// a pattern of the longest length may be refused.
+const MIN_TOKENS: usize = 64;
+
 impl Fields {
     /// The fields of a request's query: at most [`MAX_FIELDS`], and `--max-channels` more.
     ///
@@ -187,7 +192,7 @@ impl Fields {
     /// Takes the channels in the fields `channel`, the default channel if there are none.
     ///
     /// # Errors
-    /// 422 if there are more than `--max-channels`, or one is no pattern.
+    /// 422 if there are more than `--max-channels`, one is no pattern, or the patterns are too long.
     pub(super) fn channels(&mut self, options: &Options) -> Result<Channels, Problem> {
         let names = self.all("channel")?;
         let limit = options.max_channels;
@@ -199,7 +204,16 @@ impl Fields {
             Pattern::parse(text, options.max_channel_name)
                 .map_err(|error| Problem::invalid_name("channel", error))
         };
-        Ok(Channels::new(names.iter().map(pattern).collect::<Result<Vec<_>, _>>()?))
+        let patterns = names.iter().map(pattern).collect::<Result<Vec<_>, _>>()?;
+        let wild = patterns.iter().filter(|pattern| pattern.name().is_none());
+        let tokens: usize = wild.map(|pattern| pattern.tokens().count()).sum();
+        let limit = limit.saturating_mul(4).max(MIN_TOKENS);
+        if tokens > limit {
+            let what =
+                format_args!("has patterns of {tokens} tokens, the limit is {limit}: end some with `>`");
+            return Err(Problem::invalid("channel", what).limit(limit));
+        }
+        Ok(Channels::new(patterns))
     }
 
     /// Checks that every field was taken. `hint` says which fields are known.

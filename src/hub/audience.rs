@@ -51,7 +51,8 @@ struct Node {
     rest: Listeners,
     /// Those whose pattern goes on with `*`.
     any: Option<Box<Node>>,
-    named: HashMap<Box<str>, Node>,
+    /// In boxes, as a map has at least four places.
+    named: HashMap<Box<str>, Box<Node>>,
 }
 
 impl Audience {
@@ -127,7 +128,7 @@ impl Node {
         each(&self.rest);
         let (token, after) =
             tokens.split_once('.').map_or((tokens, None), |(token, rest)| (token, Some(rest)));
-        for node in self.any.as_deref().into_iter().chain(self.named.get(token)) {
+        for node in self.any.as_deref().into_iter().chain(self.named.get(token).map(|node| &**node)) {
             match after {
                 Some(tokens) => node.find(tokens, each),
                 None => each(&node.here),
