@@ -119,6 +119,14 @@ impl Hub {
         answered.await.unwrap_or(Err(PublishError::Unknown))
     }
 
+    /// How many bytes are written to erase the message with this id: the lease of [`delete`](Self::delete).
+    ///
+    /// # Errors
+    /// [`JournalError`] if the journal can't be read.
+    pub async fn erased_bytes(&self, network: Network, id: MessageId) -> Result<usize, JournalError> {
+        self.core.journal.erased_bytes(id.sequence, network).await
+    }
+
     /// Erases the message with this id for good, and publishes the event that says so on its channel. Returns
     /// once both are done, as of [`publish`](Self::publish).
     ///

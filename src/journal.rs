@@ -253,6 +253,18 @@ impl Journal {
         }
     }
 
+    /// How many bytes of a file are written to erase the message at `sequence`, if it is kept. `reader` has
+    /// the turn.
+    ///
+    /// # Errors
+    /// [`JournalError`] if the journal can't be read.
+    pub async fn erased_bytes(&self, sequence: u64, reader: Network) -> Result<usize, JournalError> {
+        match self {
+            Journal::Memory(_) => Ok(0),
+            Journal::Sqlite(journal) => journal.data_bytes(sequence, reader).await,
+        }
+    }
+
     /// The journal's failure, `None` as long as it works. Once there is one, the process must report it and
     /// stop.
     pub fn failure(&self) -> watch::Receiver<Option<Failure>> {

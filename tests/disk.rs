@@ -3,11 +3,12 @@
 mod common;
 
 use std::fs;
+use std::io::{BufReader, Write};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use common::{Hub, PATIENCE, Site};
+use common::{Hub, PATIENCE, Response, Site, request};
 
 const MIB: u64 = 1 << 20;
 
@@ -93,6 +94,30 @@ fn the_journal_stays_within_the_documented_size_whatever_is_published_and_shrink
     (0..50).for_each(|_| drop(hub.publish("x")));
     wait_until_small(&site);
     assert_eq!(hub.history_data("?last=500"), ["x"; 50]);
+}
+
+#[test]
+fn many_large_messages_that_are_deleted_at_once_do_not_make_the_log_long() {
+    let site = Site::new(&["--hide-data", "--retention-bytes", "128MiB"]);
+    let hub = site.start();
+    let text = "\u{1}".repeat(1 << 20);
+    let ids: Vec<_> = (0..20).map(|_| hub.publish(&text)).collect();
+    let delete = |id: &String| {
+        let mut connection = BufReader::new(hub.connect());
+        let line = format!("DELETE /messages/{id} HTTP/1.1");
+        connection.get_mut().write_all(&request(&line, hub.address, &[], None)).unwrap();
+        connection
+    };
+    let (file, wal, both) = greatest_sizes(&site, || {
+        let deleted: Vec<_> = ids.iter().map(delete).collect();
+        // A publish meanwhile is not refused.
+        hub.publish("x");
+        for mut connection in deleted {
+            assert_eq!(Response::read(&mut connection, false).status, 204);
+        }
+    });
+    println!("file {file}, log {wal}, both {both}");
+    assert!(both <= (128 + 64) * MIB, "file {file}, log {wal}, both {both}");
 }
 
 #[test]

@@ -22,7 +22,8 @@ pub(super) async fn delete(
     Fields::query(&head.uri, &state.options)?.finish("there are no parameters")?;
     drop(head);
     let network = Network::from(address);
-    let lease = state.bodies.parsed(network, 0).await;
+    let bytes = state.hub.erased_bytes(network, id).await?;
+    let lease = state.bodies.parsed(network, bytes).await;
     if let Published::New { receipts, subscribers } = state.hub.delete(network, id, lease).await? {
         for (receipt, subscribers) in receipts.iter().zip(subscribers) {
             let channel = receipt.channel.as_str();

@@ -17,8 +17,9 @@ use crate::message::Receipts;
 /// longer, for no gain. Lower: more appends, of one fsync each.
 const BATCH: usize = 256;
 
-/// The most bytes of data in one append, unless its first publish has more. Higher: an append takes longer,
-/// and the write-ahead log of a file grows by more at once. Lower: large messages need more fsyncs.
+/// The most bytes of data that one append stores or erases, unless its first publish has more. Higher: an
+/// append takes longer, and the write-ahead log of a file grows by more at once. Lower: large messages need
+/// more fsyncs.
 const BATCH_BYTES: usize = 4 << 20;
 
 /// The most publishes in the inbox; further publishers wait for space. Higher than these four batches: of no
@@ -116,7 +117,10 @@ fn next_batch(waiting: &[Publish]) -> usize {
     let (mut count, mut bytes) = (0, 0);
     let fits = |publish: &&Publish| {
         count += publish.append.count();
-        bytes += publish.append.bytes();
+        bytes += match publish.append {
+            Append::Erase(_) => publish.lease.bytes(),
+            _ => publish.append.bytes(),
+        };
         count <= BATCH && bytes <= BATCH_BYTES
     };
     waiting.iter().take_while(fits).count().max(1)

@@ -210,6 +210,10 @@ impl Sqlite {
         self.readers.complete_index(reader).await?;
         self.readers.matching(range, channels, None, reader).await
     }
+
+    pub(super) async fn data_bytes(&self, sequence: u64, reader: Network) -> Result<usize, JournalError> {
+        self.readers.data_bytes(sequence, reader).await
+    }
 }
 
 impl Drop for Sqlite {

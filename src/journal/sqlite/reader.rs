@@ -5,7 +5,7 @@ use std::ops::{Range, RangeInclusive};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::fault::Fault;
 use super::file;
@@ -165,6 +165,22 @@ impl Readers {
             Ok(Found { sequences: sequences.collect(), through: last.unwrap_or(*range.end()) })
         };
         self.query(reader, query).await
+    }
+
+    /// The bytes of the data of the message at `sequence`; 0 if there is none.
+    pub(super) async fn data_bytes(
+        self: &Arc<Self>,
+        sequence: u64,
+        reader: Network,
+    ) -> Result<usize, JournalError> {
+        // No sequence beyond the head: one may be greater than SQLite's numbers.
+        let sequence = sequence.min(self.shared.recent().head());
+        let query = move |_: &Readers, db: &Connection| {
+            let mut select =
+                db.prepare_cached("SELECT ifnull(octet_length(data), 0) FROM entries WHERE sequence = ?1")?;
+            Ok(select.query_row([sequence], |row| row.get(0)).optional()?.unwrap_or(0))
+        };
+        self.query(Some(reader), query).await
     }
 
     /// Runs `query` on a blocking thread, with a connection of its own, once it is the reader's turn. If the
