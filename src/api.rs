@@ -41,6 +41,7 @@ use cors::Cors;
 use problem::{Problem, only};
 use state::State;
 
+pub(crate) use bodies::Bodies;
 pub(crate) use options::Options;
 pub(crate) use reply::{Body, Reply};
 
@@ -65,19 +66,18 @@ pub(crate) struct Api {
 }
 
 impl Api {
-    /// The API of `hub`. `memory` is that of bodies, in bytes; `listening` has the addresses of its
-    /// listeners.
+    /// The API of `hub`. `listening` has the addresses of its listeners.
     pub(crate) fn new(
         options: Options,
         streams: delivery::Options,
         replay_page: usize,
-        memory: usize,
+        bodies: Bodies,
         trusted: Vec<Proxies>,
         hub: Hub,
         listening: Vec<SocketAddr>,
     ) -> Self {
         let cors = Cors::new(&options);
-        let state = Arc::new(State::new(options, streams, replay_page, memory, trusted, hub, listening));
+        let state = Arc::new(State::new(options, streams, replay_page, bodies, trusted, hub, listening));
         Api { router: router(Arc::clone(&state)), state, cors }
     }
 

@@ -107,6 +107,7 @@ impl Server {
         let per_address = self.options.max_connections_per_address();
         let Options { journal, api, hub, delivery, limits, net } = self.options;
         let (heads, bodies, reads) = limits.shares();
+        let bodies = api::Bodies::new(bodies, per_address);
         let listeners: Vec<Listener> = listeners.into_iter().map(Into::into).collect();
         let listening = listeners.iter().filter_map(|listener| listener.address().transpose());
         let listening: io::Result<Vec<_>> = listening.collect();

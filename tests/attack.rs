@@ -203,6 +203,27 @@ on_each_journal!(connections_without_a_request, {
     assert_eq!(idle.iter().filter(|connection| is_closed(connection)).count(), 100);
 });
 
+on_each_journal!(bodies_behind_a_proxy_that_are_never_finished, {
+    let flags = ["--max-connections", "300", "--trust-proxy", "127.0.0.66", "--body-timeout", "1h"];
+    let hub = Hub::start_within(LIMIT, &[&flags[..], &["--min-body-rate", "0"]].concat());
+    // The proxy has all connections, most of them for one address.
+    let headers = ["Content-Type: text/plain", "X-Forwarded-For: 203.0.113.5"];
+    let body = request("POST /messages HTTP/1.1", hub.address, &headers, Some(b"never whole"));
+    let held: Vec<_> = (0..300).map(|_| send(&hub, ATTACKER, &body[..body.len() - 1])).collect();
+    // A quarter of all is left for others: bodies have given way.
+    all_is_well(&hub);
+    let is_answered = |connection: &&TcpStream| {
+        connection.set_nonblocking(true).unwrap();
+        connection.peek(&mut [0]).is_ok()
+    };
+    let (answered, waiting): (Vec<_>, Vec<_>) = held.iter().partition(is_answered);
+    assert_eq!((answered.len(), waiting.len()), (75, 225));
+    for connection in answered {
+        connection.set_nonblocking(false).unwrap();
+        answer(connection.try_clone().unwrap()).problem(503);
+    }
+});
+
 on_each_journal!(heads_that_never_end, {
     let hub = Hub::start_within(LIMIT, &["--max-connections-per-address", "2000", "--header-timeout", "1h"]);
     all_is_well(&hub);

@@ -15,9 +15,12 @@ use crate::limits::{Budget, Lease, Network, Turns};
 
 /// All bodies.
 #[derive(Debug)]
-pub(super) struct Bodies {
+pub(crate) struct Bodies {
     /// The memory of bodies that are being read.
     reading: Budget,
+    /// The most bodies of one network that are waited for at once. Without a proxy, a network has no more
+    /// connections.
+    most: usize,
     /// The bodies that have to be waited for, or that wait.
     slow: Mutex<Slab<Slow>>,
     /// How many bodies wait for memory.
@@ -58,10 +61,12 @@ pub(super) struct Memory<'a> {
 pub(super) struct NoMemory;
 
 impl Bodies {
-    /// Two thirds of the budget are for bodies that are being read.
-    pub(super) fn new(budget: usize) -> Self {
+    /// Two thirds of the budget are for bodies that are being read. At most so many of one network are waited
+    /// for at once.
+    pub(crate) fn new(budget: usize, most: usize) -> Self {
         let (reading, parsed) = (Budget::new(budget / 3 * 2), Budget::new(budget / 3));
-        Bodies { reading, slow: Mutex::default(), asking: AtomicUsize::new(0), parsed, turns: Turns::new(1) }
+        let (slow, asking, turns) = (Mutex::default(), AtomicUsize::new(0), Turns::new(1));
+        Bodies { reading, most, slow, asking, parsed, turns }
     }
 
     /// The memory of a body from this network, of no bytes yet.
@@ -118,9 +123,9 @@ impl Bodies {
             let bodies = slow.iter_mut().map(|(_, body)| body);
             let of_heaviest =
                 bodies.filter(|body| body.network == heaviest && body.gives_way.is_some() && body.has > 0);
-            let slowest = of_heaviest.min_by_key(|body| body.since);
-            let Some(gives_way) = slowest.and_then(|body| body.gives_way.take()) else { return };
-            gives_way.notify_one();
+            if !gives_way(of_heaviest) {
+                return;
+            }
         }
     }
 
@@ -142,6 +147,12 @@ impl Bodies {
             }
         }
     }
+}
+
+/// Has the slowest of these bodies give way. Returns whether there is one.
+fn gives_way<'a>(bodies: impl Iterator<Item = &'a mut Slow>) -> bool {
+    let gives_way = bodies.min_by_key(|body| body.since).and_then(|body| body.gives_way.take());
+    gives_way.map(|gives_way| gives_way.notify_one()).is_some()
 }
 
 /// How much memory the bodies of each network have, but for those that give way.
@@ -201,14 +212,21 @@ impl Memory<'_> {
         }
     }
 
-    /// Counts the body among those that have to be waited for. Returns its key, and the signal to give way.
+    /// Counts the body among those that have to be waited for. If its network then has too many, the slowest
+    /// gives way. Returns the body's key, and the signal to give way.
     fn is_slow(&mut self) -> (usize, Arc<Notify>) {
         let Memory { bodies, network, lease, slow } = self;
         let (key, gives_way) = slow.get_or_insert_with(|| {
             let gives_way = Arc::<Notify>::default();
             let (network, has, since) = (*network, lease.bytes(), Instant::now());
             let body = Slow { network, has, since, asks: None, gives_way: Some(Arc::clone(&gives_way)) };
-            (bodies.slow().insert(body), gives_way)
+            let mut slow = bodies.slow();
+            let key = slow.insert(body);
+            let is_same = |body: &&mut Slow| body.network == network && body.gives_way.is_some();
+            if slow.iter_mut().map(|(_, body)| body).filter(is_same).count() > bodies.most {
+                self::gives_way(slow.iter_mut().map(|(_, body)| body).filter(is_same));
+            }
+            (key, gives_way)
         });
         (*key, Arc::clone(gives_way))
     }
@@ -253,7 +271,7 @@ mod tests {
     #[tokio::test]
     async fn the_slowest_body_of_the_network_that_has_most_gives_way() {
         // 200 bytes are for bodies that are being read.
-        let bodies = Bodies::new(300);
+        let bodies = Bodies::new(300, 9);
         let mut slowest = slow(&bodies, 1, 60).await;
         let mut second = slow(&bodies, 1, 60).await;
         let other = slow(&bodies, 2, 70).await;
@@ -272,7 +290,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_comes_free_goes_to_the_network_that_has_least() {
-        let bodies = Bodies::new(300);
+        let bodies = Bodies::new(300, 9);
         let mut heavy = slow(&bodies, 1, 100).await;
         let done = slow(&bodies, 2, 100).await;
         let mut light = bodies.memory(network(3));
@@ -287,7 +305,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_that_is_given_up_is_no_longer_in_the_way() {
-        let bodies = Bodies::new(300);
+        let bodies = Bodies::new(300, 9);
         let held = slow(&bodies, 1, 200).await;
         let mut gives_up = bodies.memory(network(1));
         assert!(gives_up.take(10, Duration::ZERO).await.is_err());

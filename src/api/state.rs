@@ -27,11 +27,11 @@ impl State {
         options: Options,
         streams: delivery::Options,
         replay_page: usize,
-        memory: usize,
+        bodies: Bodies,
         trusted: Vec<Proxies>,
         hub: Hub,
         listening: Vec<SocketAddr>,
     ) -> Self {
-        State { options, streams, replay_page, hub, listening, bodies: Bodies::new(memory), trusted }
+        State { options, streams, replay_page, hub, listening, bodies, trusted }
     }
 }
