@@ -795,7 +795,6 @@ on_each_journal!(what_is_not_utf8_is_400, {
         (form, b"\xff"),
         (form, b"data=\xff"),
         (form, b"data=%ff"),
-        (form, b"data=1&%ff=1"),
         (form, b"data=1&event=%c3"),
         ("application/json", b"{\"data\":\"\xff\"}"),
         ("application/json", b"{\"data\":[\"\xff\"]}"),
