@@ -181,18 +181,26 @@ impl Proxy {
         }
         let last = self.hub.newest()["id"].as_str().unwrap().to_owned();
         drop(stream);
-        if self.notices_the_end {
-            self.hub.wait_for_logs(&["subscriber disconnected"], connects + 1);
-        }
         self.hub.publish("missed");
-        self.hub.wait_for_logs(&["subscriber disconnected"], connects + 1);
+        self.wait_for_ends(connects + 1);
         let mut stream =
             self.watch(path, &["--header", header, "--header", &format!("Last-Event-ID: {last}")]);
         let between = stream.wait_for("missed");
         assert!(!between.contains("second"), "{between}");
         drop(stream);
-        self.hub.publish("for nobody");
-        self.hub.wait_for_logs(&["subscriber disconnected"], connects + 2);
+        self.wait_for_ends(connects + 2);
+    }
+
+    /// Waits until the hub knows that so many streams have ended.
+    fn wait_for_ends(&self, count: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.notices_the_end
+            && self.hub.count_log("subscriber disconnected") < count
+            && Instant::now() < deadline
+        {
+            self.hub.publish("for nobody");
+        }
+        self.hub.wait_for_logs(&["subscriber disconnected"], count);
     }
 
     /// A stream, through the proxy.
