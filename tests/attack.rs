@@ -431,18 +431,38 @@ on_paths!([file], large_messages_on_the_disk, {
     all_is_well(&hub);
 });
 
-on_each_journal!(long_heads_on_connections_that_stay_open, {
-    let hub = Hub::start_within(LIMIT, &["--hide-data"]);
+on_each_journal!(long_heads_on_connections_that_want_to_stay_open, {
+    let hub = Hub::start_within(LIMIT, &["--hide-data", "--idle-timeout", "1h"]);
+    all_is_well(&hub);
+    let idle = hub.resident_bytes();
     let cookies = format!("Cookie: {}", "x".repeat(60_000));
     let long = request("GET /messages HTTP/1.1", hub.address, &[&cookies], None);
-    // Together these heads are longer than there is memory for. Each is answered, and then takes none.
-    let open: Vec<_> = (0..400)
-        .map(|_| {
-            let mut connection = BufReader::new(send(&hub, ATTACKER, &long));
-            assert_eq!(Response::read(&mut connection, false).status, 200);
-            connection
-        })
-        .collect();
+    // Together these heads are longer than there is memory for. Each connection ends with its response.
+    for _ in 0..400 {
+        let mut connection = BufReader::new(send(&hub, ATTACKER, &long));
+        let response = Response::read(&mut connection, false);
+        assert_eq!((response.status, response.header("connection")), (200, Some("close")));
+        assert_eq!(connection.read(&mut [0]).unwrap(), 0);
+    }
     assert_eq!(answer(send(&hub, GOOD, &long)).status, 200);
-    drop(open);
+    comes_back(&hub, idle, 32 << 20);
+});
+
+on_each_journal!(requests_whose_answers_nobody_reads, {
+    let hub = Hub::start_within(LIMIT, &["--hide-data", "--idle-timeout", "1h", "--stall-timeout", "1h"]);
+    assert_eq!(hub.post("", "text/plain", "x".repeat(1 << 20)).status, 201);
+    all_is_well(&hub);
+    let idle = hub.resident_bytes();
+    let short = request("GET /messages?last=2 HTTP/1.1", hub.address, &[], None);
+    let cookies = format!("Cookie: {}", "x".repeat(60_000));
+    let long = request("GET /messages?last=2 HTTP/1.1", hub.address, &[&cookies], None);
+    // Behind a request lie others, of 60 kB together: behind a short head, and behind a long one.
+    let others = short.repeat(60_000 / short.len());
+    let held: Vec<_> =
+        [short, long].iter().flat_map(|first| vec![[&first[..], &others].concat(); 400]).collect();
+    let held: Vec<_> = held.iter().map(|requests| send(&hub, ATTACKER, requests)).collect();
+    all_is_well(&hub);
+    let grown = hub.resident_bytes().saturating_sub(idle);
+    println!("{grown} bytes for {} connections", held.len());
+    assert!(grown < 64 << 20, "{grown} bytes for {} connections", held.len());
 });

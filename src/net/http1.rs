@@ -10,6 +10,7 @@ use std::task::Poll;
 use bytes::BytesMut;
 use http_body_util::Either;
 use hyper::body::{Body as _, Incoming};
+use hyper::header::{self, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Response, Version};
@@ -48,6 +49,9 @@ pub(super) async fn serve(
         let mut response = api.respond(address, request.map(|body| Body::new(head.is_whole(body)))).await;
         if !has_chunks && !is_head {
             response = without_chunks(response).await;
+        }
+        if head.was_long() && matches!(response.body(), Reply::Body(_)) {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         Ok::<_, Infallible>(response.map(|reply| match reply {
             Reply::Body(body) => Either::Left(pace.body(body)),

@@ -47,8 +47,9 @@ pub(super) struct Io {
     read: usize,
 }
 
-/// The bytes of a head for which no memory is leased: almost all heads are shorter. Higher: more memory for
-/// heads that are never finished. Lower: longer heads wait for memory.
+/// The bytes of a head for which no memory is leased: almost all heads are shorter. No more than these are
+/// read at once, for what is read beyond a head stays in hyper's buffer. Higher: more memory for heads that
+/// are never finished. Lower: longer heads wait for memory.
 const FREE: usize = 8 << 10;
 
 /// The heads of a connection's requests.
@@ -59,7 +60,8 @@ pub(super) struct Head {
     /// How many heads and bodies were read whole: an even number while a head is read, an odd number while a
     /// body is.
     part: AtomicUsize,
-    /// The memory of the present head beyond [`FREE`].
+    /// The memory of long heads beyond [`FREE`]. hyper keeps the buffer of a long head as long as the
+    /// connection lasts.
     lease: Mutex<Option<Lease>>,
 }
 
@@ -78,8 +80,12 @@ impl Head {
     /// Records that hyper has a whole head, and this body to read.
     pub(super) fn is_whole(self: &Arc<Self>, body: Incoming) -> RequestBody {
         self.part.fetch_add(1, Ordering::Relaxed);
-        *self.lease() = None;
         RequestBody { body, head: Arc::clone(self) }
+    }
+
+    /// Whether a head was long. The connection is to end with its response, so that its memory comes back.
+    pub(super) fn was_long(&self) -> bool {
+        self.lease().is_some()
     }
 
     fn lease(&self) -> MutexGuard<'_, Option<Lease>> {
@@ -189,7 +195,17 @@ impl AsyncRead for Io {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let Poll::Ready(result) = Pin::new(&mut self.wire).poll_read(cx, buffer) else {
+        let is_head = self.head.part.load(Ordering::Relaxed).is_multiple_of(2);
+        let polled = if is_head && buffer.remaining() > FREE {
+            let mut some = ReadBuf::new(buffer.initialize_unfilled_to(FREE));
+            let polled = Pin::new(&mut self.wire).poll_read(cx, &mut some);
+            let read = some.filled().len();
+            buffer.advance(read);
+            polled
+        } else {
+            Pin::new(&mut self.wire).poll_read(cx, buffer)
+        };
+        let Poll::Ready(result) = polled else {
             let result = ready!(self.poll_overdue(cx));
             return Poll::Ready(self.note(result));
         };
