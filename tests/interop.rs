@@ -105,9 +105,8 @@ enum End {
     Reset,
 }
 
-// The first is a clean end: at a reset, a client may lose what it has not taken in, the opening's id with it.
 const DROPS: [(Place, End); 13] = [
-    (Place::Opening, End::Clean),
+    (Place::Opening, End::Reset),
     (Place::Event, End::Reset),
     (Place::Between, End::Clean),
     (Place::Idle, End::Close),
@@ -116,7 +115,7 @@ const DROPS: [(Place, End); 13] = [
     (Place::Idle, End::Reset),
     (Place::Between, End::Close),
     (Place::Request, End::Reset),
-    (Place::Opening, End::Reset),
+    (Place::Opening, End::Clean),
     (Place::Idle, End::Clean),
     (Place::Event, End::Close),
     (Place::Between, End::Reset),

@@ -14,8 +14,8 @@ class GivesUp extends EventSource {
 
 const options = { eventSourceClass: GivesUp, max_retry_time: 500 };
 const source = new ReconnectingEventSource(process.argv[2], options);
-// It remembers the ids of those events that it has a listener for.
+// It remembers the ids of those events that it has a listener for. Events without an id, as some keep-alives
+// are, have an empty one in npm eventsource: a listener for them would have it forget.
 source.addEventListener('tabcast:open', () => {});
-source.addEventListener('tabcast:keep-alive', () => {});
 source.addEventListener('message', ({ lastEventId, data }) =>
   console.log(`${lastEventId} ${data.replaceAll('\n', '\\n')}`));
