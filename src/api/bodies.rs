@@ -123,7 +123,7 @@ impl Bodies {
             let bodies = slow.iter_mut().map(|(_, body)| body);
             let of_heaviest =
                 bodies.filter(|body| body.network == heaviest && body.gives_way.is_some() && body.has > 0);
-            if !gives_way(of_heaviest) {
+            if !slowest_gives_way(of_heaviest) {
                 return;
             }
         }
@@ -150,7 +150,7 @@ impl Bodies {
 }
 
 /// Has the slowest of these bodies give way. Returns whether there is one.
-fn gives_way<'a>(bodies: impl Iterator<Item = &'a mut Slow>) -> bool {
+fn slowest_gives_way<'a>(bodies: impl Iterator<Item = &'a mut Slow>) -> bool {
     let gives_way = bodies.min_by_key(|body| body.since).and_then(|body| body.gives_way.take());
     gives_way.map(|gives_way| gives_way.notify_one()).is_some()
 }
@@ -224,7 +224,7 @@ impl Memory<'_> {
             let key = slow.insert(body);
             let is_same = |body: &&mut Slow| body.network == network && body.gives_way.is_some();
             if slow.iter_mut().map(|(_, body)| body).filter(is_same).count() > bodies.most {
-                self::gives_way(slow.iter_mut().map(|(_, body)| body).filter(is_same));
+                slowest_gives_way(slow.iter_mut().map(|(_, body)| body).filter(is_same));
             }
             (key, gives_way)
         });

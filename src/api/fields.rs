@@ -1,6 +1,6 @@
 //! Fields: the named values of a query, an HTML form or a JSON object. Handlers take fields by name. An
-//! unknown field, or one given twice, is a problem that names the field. `GET /events` passes unknown ones
-//! over.
+//! unknown field, or one given twice, is a problem that names the field. `GET /events` and HTML forms pass
+//! unknown ones over.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -30,8 +30,8 @@ enum Value {
     Data(Data),
 }
 
-/// The most fields of a body. Higher: a hostile body's fields take more memory. Lower: an unknown field
-/// behind the four known ones could not be named.
+/// The most fields of a body. Higher: a hostile body's fields take more memory. Lower: a form with many
+/// fields that are passed over would be refused.
 pub(super) const MAX_FIELDS: usize = 32;
 
 /// The most tokens that the patterns of one request have together, or four for each of `--max-channels`, if

@@ -24,7 +24,8 @@ fn weight(headers: &HeaderMap, (kind, subtype): (&str, &str)) -> (u16, u8) {
             ("*", "*") => 1,
             _ => return None,
         };
-        Some((precision, quality(&range)))
+        let weight = range.parameter("q").next().and_then(|text| std::str::from_utf8(text).ok());
+        Some((precision, quality(weight)))
     });
     // The most precise range counts, and not the one that weighs most.
     match matching.max() {
@@ -33,9 +34,27 @@ fn weight(headers: &HeaderMap, (kind, subtype): (&str, &str)) -> (u16, u8) {
     }
 }
 
-/// The weight of a range, in thousandths: all, if it says none that can be read.
-fn quality(range: &MediaType) -> u16 {
-    let quality = range.parameter("q").next().and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
+/// Whether the Accept-Encoding header accepts gzip, and no less than a body as it is (RFC 9110 12.5.3).
+pub(super) fn accepts_gzip(headers: &HeaderMap) -> bool {
+    let (mut gzip, mut any, mut identity) = (None, None, None);
+    let lines = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|line| line.to_str().ok());
+    for coding in lines.flat_map(|line| line.split(',')) {
+        let (name, parameter) = coding.split_once(';').unwrap_or((coding, ""));
+        let weight = Some(quality(parameter.split_once('=').map(|(_, weight)| weight.trim())));
+        match name.trim().to_ascii_lowercase().as_str() {
+            "gzip" | "x-gzip" => gzip = weight,
+            "*" => any = weight,
+            "identity" => identity = weight,
+            _ => {}
+        }
+    }
+    let gzip = gzip.or(any).unwrap_or(0);
+    gzip > 0 && gzip >= identity.unwrap_or(0)
+}
+
+/// The weight that this text says, in thousandths: all, if it says none that can be read.
+fn quality(text: Option<&str>) -> u16 {
+    let quality = text.and_then(|text| text.parse().ok());
     // Out of bounds, or not a number, it becomes a bound.
     (quality.unwrap_or(1.0_f32).clamp(0.0, 1.0) * 1000.0) as u16
 }

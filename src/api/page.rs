@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 
+use super::headers::accepts_gzip;
 use super::problem::only;
 
 /// One embedded file.
@@ -115,23 +116,4 @@ impl Asset {
         }
         (headers, content_type, self.body).into_response()
     }
-}
-
-/// Whether gzip is accepted, and no less than the file as it is (RFC 9110 12.5.3).
-fn accepts_gzip(request: &HeaderMap) -> bool {
-    let (mut gzip, mut any, mut identity) = (None, None, None);
-    let lines = request.get_all(header::ACCEPT_ENCODING).iter().filter_map(|line| line.to_str().ok());
-    for coding in lines.flat_map(|line| line.split(',')) {
-        let (name, parameter) = coding.split_once(';').unwrap_or((coding, ""));
-        let weight = parameter.split_once('=').map_or("1", |(_, weight)| weight);
-        let weight = weight.trim().parse().unwrap_or(0.0_f32);
-        match name.trim().to_ascii_lowercase().as_str() {
-            "gzip" | "x-gzip" => gzip = Some(weight),
-            "*" => any = Some(weight),
-            "identity" => identity = Some(weight),
-            _ => {}
-        }
-    }
-    let gzip = gzip.or(any).unwrap_or(0.0);
-    gzip > 0.0 && gzip >= identity.unwrap_or(0.0)
 }
