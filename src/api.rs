@@ -5,6 +5,7 @@ mod bodies;
 mod body;
 mod codings;
 mod cors;
+mod credentials;
 mod delete;
 mod drafts;
 mod events;
@@ -30,14 +31,16 @@ use axum::Router;
 use axum::body::HttpBody;
 use axum::extract::{Request, State as Extract};
 use axum::http::request::Parts;
-use axum::http::{HeaderName, HeaderValue, Method, Response, StatusCode, Uri, header};
+use axum::http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use axum::response::IntoResponse;
 use tower::Service;
 
+use crate::auth::Auth;
 use crate::delivery;
 use crate::hub::Hub;
 use crate::limits::{Peer, Proxies};
 use cors::Cors;
+use origin::Trust;
 use problem::{Problem, only};
 use state::State;
 
@@ -67,17 +70,20 @@ pub(crate) struct Api {
 
 impl Api {
     /// The API of `hub`. `listening` has the addresses of its listeners.
+    #[expect(clippy::too_many_arguments)]
     pub(crate) fn new(
         options: Options,
         streams: delivery::Options,
         replay_page: usize,
         bodies: Bodies,
         trusted: Vec<Proxies>,
+        auth: Auth,
         hub: Hub,
         listening: Vec<SocketAddr>,
     ) -> Self {
         let cors = Cors::new(&options);
-        let state = Arc::new(State::new(options, streams, replay_page, bodies, trusted, hub, listening));
+        let state =
+            Arc::new(State::new(options, streams, replay_page, bodies, trusted, auth, hub, listening));
         Api { router: router(Arc::clone(&state)), state, cors }
     }
 
@@ -96,9 +102,12 @@ impl Api {
         // With `Expect`, the body is sent only after `100 Continue`: there is nothing to drain.
         let expects = head.headers.contains_key(header::EXPECT);
         let result = match origin::check(&self.state, &head) {
-            Ok(()) => self.route(address, head, &mut body).await,
+            Ok(trust) => self.route(address, trust, head, &mut body).await,
             Err(problem) => Err(problem),
         };
+        if let Err(problem) = &result {
+            problem.log(address);
+        }
         let is_whole = body.is_end_stream() || !expects && body::drain(body).await;
         let is_receipt = is_publish && result.is_ok();
         let mut response = result.unwrap_or_else(|problem| problem.into_response().map(Reply::Body));
@@ -117,20 +126,34 @@ impl Api {
 
     /// Calls the handler of the request. Handlers that need the address are called without the router, which
     /// boxes and clones: that costs as much as parsing a publish.
-    async fn route(&self, address: Peer, head: Parts, body: &mut Body) -> Result<Response<Reply>, Problem> {
+    async fn route(
+        &self,
+        address: Peer,
+        trust: Trust,
+        head: Parts,
+        body: &mut Body,
+    ) -> Result<Response<Reply>, Problem> {
+        let state = &*self.state;
         if head.method == Method::DELETE
             && let Some(id) = message_id(head.uri.path()).map(str::to_owned)
         {
-            return delete::delete(&self.state, address, head, &id).await;
+            let caller = credentials::caller(state, &head, trust).await?;
+            return delete::delete(state, address, &caller, head, &id).await;
         }
         match (head.uri.path(), &head.method) {
             ("/messages" | "/messages/", &Method::POST) => {
-                publish::publish(&self.state, address, head, body).await
+                let caller = credentials::caller(state, &head, trust).await?;
+                publish::publish(state, address, &caller, head, body).await
             }
             ("/messages" | "/messages/", &Method::GET) => {
-                history::read(&self.state, address, &head).await.map(|response| response.map(Reply::Body))
+                let caller = credentials::caller(state, &head, trust).await?;
+                let response = history::read(state, address, &caller, &head).await?;
+                Ok(response.map(Reply::Body))
             }
-            ("/events" | "/events/", &Method::GET) => events::subscribe(&self.state, address, &head).await,
+            ("/events" | "/events/", &Method::GET) => {
+                let caller = credentials::caller(state, &head, trust).await;
+                events::subscribe(state, address, caller, &head).await
+            }
             _ => {
                 let request = Request::from_parts(head, Body::empty());
                 let result = self.router.clone().call(request).await;
@@ -152,10 +175,13 @@ fn message_id(path: &str) -> Option<&str> {
 
 /// Routes all requests but those of [`Api::route`]. It is given no bodies.
 fn router(state: Arc<State>) -> Router {
-    let history =
-        async |Extract(state): Extract<Arc<State>>, uri: Uri| history::respond_to_head(&state, &uri);
+    let history = async |Extract(state): Extract<Arc<State>>, request: Request| {
+        let (head, _) = request.into_parts();
+        history::respond_to_head(&state, &credentials::caller(&state, &head, Trust::Own).await?, &head.uri)
+    };
     let events = async |Extract(state): Extract<Arc<State>>, request: Request| {
-        events::respond_to_head(&state, &request.into_parts().0)
+        let (head, _) = request.into_parts();
+        events::respond_to_head(&state, credentials::caller(&state, &head, Trust::Own).await, &head)
     };
     let (messages, events) = (only("GET, HEAD, POST").head(history), only("GET, HEAD").head(events));
     // With a slash at the end too: programs add one, and what redirects a POST may lose its body.

@@ -195,6 +195,12 @@ pub fn full(format: Format, detail: &str) -> Bytes {
     own(format, "full", &Detail { detail }, None)
 }
 
+/// The event `tabcast:expired`: the subscriber's token is no longer good, for this reason. The stream ends,
+/// and the subscriber comes back with a new token.
+pub fn expired(format: Format, reason: &str) -> Bytes {
+    own(format, "expired", &serde_json::json!({ "reason": reason }), None)
+}
+
 /// The hub's own event `tabcast:<name>`.
 fn own(format: Format, name: &str, data: &impl Serialize, id: Option<MessageId>) -> Bytes {
     let data = serde_json::to_string(data).expect("the hub's own data is JSON");

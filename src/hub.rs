@@ -20,9 +20,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use self::core::Core;
-use crate::journal::{Append, Committed, Failure, Journal, JournalError, Key, PageLimit};
+use crate::journal::{Append, Channels, Committed, Failure, Journal, JournalError, Key, PageLimit};
 use crate::limits::{Budget, Lease, Network, Peer, Share, Shares};
-use crate::message::{Drafts, IdempotencyKey, MessageId};
+use crate::message::{ChannelName, Drafts, IdempotencyKey, MessageId, Pattern};
 use crate::value::at_least_one;
 use publish::{INBOX, Publish};
 
@@ -117,6 +117,24 @@ impl Hub {
         let publish = Publish { append: Append::Messages { drafts, key }, lease, answer };
         self.send(network, publish).await?;
         answered.await.unwrap_or(Err(PublishError::Unknown))
+    }
+
+    /// The channel of the message with this id. `None` if there is no such message.
+    ///
+    /// # Errors
+    /// [`JournalError`] if the journal can't be read.
+    pub async fn channel_of(
+        &self,
+        network: Network,
+        id: MessageId,
+    ) -> Result<Option<ChannelName>, JournalError> {
+        let (journal, channels) = (&self.core.journal, Channels::new([Pattern::all()]));
+        let (Some(sequence), page) = (journal.position(id), PageLimit { messages: 1, bytes: 1 }) else {
+            return Ok(None);
+        };
+        let page = journal.read(sequence.saturating_sub(1), &channels, None, page, Some(network)).await?;
+        let first = page.entries.first().filter(|entry| entry.message.id == id);
+        Ok(first.map(|entry| entry.message.channel.clone()))
     }
 
     /// How many bytes are written to erase the message with this id: the lease of [`delete`](Self::delete).
@@ -223,8 +241,8 @@ mod tests {
     use smallvec::smallvec;
 
     use super::*;
-    use crate::journal::{Channels, Entry, KeyLimits, Place, Retention, Rule, Rules};
-    use crate::message::{ChannelName, Data, Draft, EventName, Pattern};
+    use crate::journal::{Entry, KeyLimits, Place, Retention, Rule, Rules};
+    use crate::message::{Data, Draft, EventName};
     use live::FEED_CAPACITY;
 
     fn hub() -> Hub {

@@ -17,6 +17,7 @@
 //! - [`journal`]: the record of published messages, in memory or in a file.
 //! - [`frame`]: a message's bytes on the wire.
 //! - [`message`]: a message and its parts, parsed once and valid from then on.
+//! - [`auth`]: who asks, and what it may do.
 //! - [`limits`]: how much there may be, in all and from one address.
 //! - [`log`]: the log on stderr.
 //!
@@ -46,6 +47,7 @@
 #![warn(clippy::unwrap_used)]
 
 mod api;
+pub mod auth;
 mod delivery;
 pub mod frame;
 pub mod hub;
@@ -86,6 +88,16 @@ pub enum ServeError {
     /// A listener's address can't be read.
     #[error("can't tell the address: {0}")]
     Address(io::Error),
+    /// A file of keys or tokens can't be used.
+    #[error(transparent)]
+    Auth(#[from] auth::InvalidFile),
+    /// Others than this machine could do everything.
+    #[error(
+        "{0} can be reached from other machines, and nothing says who may do what: give --tokens, or \
+         --anonymous with what everybody may do, as in --anonymous 'subscribe=public.>', or \
+         --anonymous all for everything"
+    )]
+    Unguarded(std::net::SocketAddr),
 }
 
 impl Server {
@@ -105,13 +117,20 @@ impl Server {
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), ServeError> {
         let per_address = self.options.max_connections_per_address();
-        let Options { journal, api, hub, delivery, limits, net } = self.options;
+        let Options { auth, journal, api, hub, delivery, limits, net } = self.options;
+        let auth = auth::Auth::new(&auth)?;
         let (heads, bodies, reads) = limits.shares();
         let bodies = api::Bodies::new(bodies, per_address);
         let listeners: Vec<Listener> = listeners.into_iter().map(Into::into).collect();
         let listening = listeners.iter().filter_map(|listener| listener.address().transpose());
         let listening: io::Result<Vec<_>> = listening.collect();
         let listening = listening.map_err(ServeError::Address)?;
+        let is_beyond = |address: &&std::net::SocketAddr| !address.ip().to_canonical().is_loopback();
+        if auth.is_open()
+            && let Some(address) = listening.iter().find(is_beyond)
+        {
+            return Err(ServeError::Unguarded(*address));
+        }
         let opened = journal.open(&reads);
         let (journal, committed) =
             opened.map_err(|error| ServeError::Open { place: journal.journal.clone(), error })?;
@@ -121,8 +140,16 @@ impl Server {
         for listener in &listeners {
             tracing::info!(version = env!("CARGO_PKG_VERSION"), "listening on {listener}");
         }
-        let api =
-            api::Api::new(api, delivery, replay_page, bodies, limits.trust_proxy.clone(), hub, listening);
+        let api = api::Api::new(
+            api,
+            delivery,
+            replay_page,
+            bodies,
+            limits.trust_proxy.clone(),
+            auth,
+            hub,
+            listening,
+        );
         let connections = net::Limits { per_address, trusted: limits.trust_proxy, heads };
         let stop = async {
             tokio::select! {

@@ -2,6 +2,7 @@
 
 mod budget;
 mod network;
+mod owner;
 mod peer;
 mod proxies;
 mod shares;
@@ -13,6 +14,7 @@ use crate::value::bytes;
 
 pub use budget::{Budget, Lease};
 pub use network::Network;
+pub use owner::Owner;
 pub use peer::Peer;
 pub use proxies::Proxies;
 pub use shares::Full;

@@ -12,7 +12,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use crate::journal::{Rule, Rules};
 use crate::message::Pattern;
 use crate::value::duration;
-use crate::{api, delivery, hub, journal, limits, net};
+use crate::{api, auth, delivery, hub, journal, limits, net};
 
 /// The settings of a [`Server`](crate::Server).
 #[derive(Clone, Debug, Args)]
@@ -24,6 +24,9 @@ pub struct Options {
     /// The settings of requests.
     #[command(flatten, next_help_heading = "Requests")]
     pub api: api::Options,
+    /// The settings of who may do what.
+    #[command(flatten, next_help_heading = "Who may")]
+    pub auth: auth::Options,
     /// The settings of the hub.
     #[command(flatten, next_help_heading = "Subscribers")]
     pub hub: hub::Options,

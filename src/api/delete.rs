@@ -3,18 +3,21 @@
 use axum::http::request::Parts;
 use axum::http::{Response, StatusCode};
 
+use super::credentials;
 use super::fields::Fields;
 use super::problem::Problem;
 use super::reply::Reply;
 use super::state::State;
-use crate::hub::Published;
+use crate::auth::{Caller, Verb};
+use crate::hub::{PublishError, Published};
 use crate::limits::{Network, Peer};
-use crate::message::MessageId;
+use crate::message::{MessageId, Pattern};
 
 /// Responds with 204 once the message's bytes are overwritten, and the event that says so is stored.
 pub(super) async fn delete(
     state: &State,
     address: Peer,
+    caller: &Caller,
     head: Parts,
     id: &str,
 ) -> Result<Response<Reply>, Problem> {
@@ -22,6 +25,10 @@ pub(super) async fn delete(
     Fields::query(&head.uri, &state.options)?.finish("there are no parameters")?;
     drop(head);
     let network = Network::from(address);
+    if !caller.may(Verb::Delete, &Pattern::all()) {
+        let channel = state.hub.channel_of(network, id).await?.ok_or(PublishError::NotKept)?;
+        credentials::check_on(caller, Verb::Delete, &channel)?;
+    }
     let bytes = state.hub.erased_bytes(network, id).await?;
     let lease = state.bodies.parsed(network, bytes).await;
     if let Published::New { receipts, subscribers } = state.hub.delete(network, id, lease).await? {

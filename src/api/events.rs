@@ -1,6 +1,7 @@
 //! `GET /events`: a subscriber, and the stream of its events.
 
 use std::convert::Infallible;
+use std::mem;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -9,12 +10,14 @@ use axum::http::{HeaderMap, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 
+use super::credentials;
 use super::fields::{Fields, subscriber_id};
 use super::headers::{LAST_EVENT_ID, prefers};
 use super::options::Options;
 use super::problem::Problem;
 use super::reply::Reply;
 use super::state::State;
+use crate::auth::{Caller, Refused, Verb};
 use crate::delivery::Delivery;
 use crate::frame::{self, Format};
 use crate::hub::{Request, Start, SubscribeError};
@@ -26,9 +29,21 @@ use crate::limits::Peer;
 pub(super) async fn subscribe(
     state: &State,
     address: Peer,
+    caller: Result<Caller, Refused>,
     head: &Parts,
 ) -> Result<Response<Reply>, Problem> {
-    let Asked { request, format, unknown } = parse(&head.uri, &head.headers, &state.options)?;
+    let Asked { mut request, format, unknown } = parse(&head.uri, &head.headers, &state.options)?;
+    let _caller = match allowed(caller, &mut request, head) {
+        Ok(caller) => caller,
+        Err(NotAllowed::Problem(problem)) => return Err(problem),
+        Err(NotAllowed::Expired) => {
+            tracing::debug!(%address, reason = %Refused::Expired, "subscriber turned away");
+            let later = EXPIRED_RETRY.mul_f64(0.75 + 0.5 * fastrand::f64());
+            let opening = frame::opening(format, &unknown, later.as_millis(), None);
+            let expired = frame::expired(format, &Refused::Expired.to_string());
+            return Ok(response_head(format).map(|_| [opening, expired].concat().into()));
+        }
+    };
     if !unknown.is_empty() {
         tracing::debug!(%address, parameters = ?unknown, "unknown parameters passed over");
     }
@@ -52,9 +67,60 @@ pub(super) async fn subscribe(
     Ok(response_head(format).map(|_| reply))
 }
 
+/// The reconnection time of a subscriber whose token has expired. Higher: a page that has a new one by then
+/// is without messages for longer. Lower: tabs that nobody looks at ask more often.
+const EXPIRED_RETRY: Duration = Duration::from_secs(30);
+
+/// Why a subscriber is not admitted.
+enum NotAllowed {
+    /// Its token was right until it expired. It must come back with a new one, which an EventSource does
+    /// after a stream that ends, but never after an error.
+    Expired,
+    Problem(Problem),
+}
+
+/// The caller, if it may subscribe as it asks. Without `history`, a subscriber that comes back is not sent
+/// what it has missed.
+fn allowed(
+    caller: Result<Caller, Refused>,
+    request: &mut Request,
+    head: &Parts,
+) -> Result<Caller, NotAllowed> {
+    let caller = caller.map_err(|refused| match refused {
+        Refused::Expired => NotAllowed::Expired,
+        refused => NotAllowed::Problem(refused.into()),
+    })?;
+    let Request { channels, start, subscriber } = request;
+    if let Err(problem) = credentials::check(&caller, Verb::Subscribe, channels) {
+        // It was admitted before, with a cookie that its browser has dropped since.
+        let was_admitted = caller.token().is_none() && head.headers.contains_key(LAST_EVENT_ID);
+        let is_event_source = prefers(&head.headers, ("text", "event-stream"), ("application", "json"));
+        let has_expired = was_admitted && is_event_source;
+        return Err(if has_expired { NotAllowed::Expired } else { NotAllowed::Problem(problem) });
+    }
+    if let Err(problem) = credentials::check(&caller, Verb::History, channels) {
+        match start {
+            Start::Live | Start::Hidden(_) => {}
+            Start::After(asked) => *start = Start::Hidden(mem::take(asked)),
+            Start::Newest(_) | Start::Latest(_) | Start::Before(..) => {
+                return Err(NotAllowed::Problem(problem));
+            }
+        }
+    }
+    *subscriber = subscriber.take().map(|id| caller.own_id(id));
+    Ok(caller)
+}
+
 /// Responds with the headers that a subscriber would get, without making one.
-pub(super) fn respond_to_head(state: &State, head: &Parts) -> Result<Response, Problem> {
-    let Asked { format, .. } = parse(&head.uri, &head.headers, &state.options)?;
+pub(super) fn respond_to_head(
+    state: &State,
+    caller: Result<Caller, Refused>,
+    head: &Parts,
+) -> Result<Response, Problem> {
+    let Asked { mut request, format, .. } = parse(&head.uri, &head.headers, &state.options)?;
+    if let Err(NotAllowed::Problem(problem)) = allowed(caller, &mut request, head) {
+        return Err(problem);
+    }
     // A body of unknown length, as that of a stream: the headers must be the same.
     let body = Body::from_stream(tokio_stream::pending::<Result<Bytes, Infallible>>());
     Ok(response_head(format).map(|_| body))

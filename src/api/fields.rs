@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use super::options::Options;
 use super::problem::Problem;
 use crate::journal::Channels;
-use crate::message::{ChannelName, Data, InvalidData, Pattern, SubscriberId};
+use crate::message::{ChannelName, Data, InvalidData, InvalidName, Pattern, SubscriberId};
 
 /// The fields that are not taken yet.
 #[derive(Debug, Default)]
@@ -34,6 +34,9 @@ enum Value {
 /// fields that are passed over would be refused.
 pub(super) const MAX_FIELDS: usize = 32;
 
+/// The parameter of a query that has a credential, with `--token-in-query`. It is no field of any request.
+pub(super) const TOKEN: &str = "token";
+
 /// The most tokens that the patterns of one request have together, or four for each of `--max-channels`, if
 /// that is more. Higher: a subscriber takes more memory, 250 bytes for each token that no other has. Lower:
 /// a pattern of the longest length may be refused.
@@ -46,7 +49,11 @@ impl Fields {
     /// As of [`Fields::urlencoded`].
     pub(super) fn query(uri: &Uri, options: &Options) -> Result<Self, Problem> {
         let limit = options.max_channels.saturating_add(MAX_FIELDS);
-        Fields::urlencoded(uri.query().unwrap_or_default().as_bytes(), limit)
+        let mut fields = Fields::urlencoded(uri.query().unwrap_or_default().as_bytes(), limit)?;
+        if options.token_in_query {
+            fields.0.retain(|(name, _)| name != TOKEN);
+        }
+        Ok(fields)
     }
 
     /// The fields of a query string or a form (WHATWG URL 5.1).
@@ -287,7 +294,12 @@ pub(super) fn channel_name(text: &str, options: &Options) -> Result<ChannelName,
 
 /// Parses the text of `field`, which is a subscriber's id.
 pub(super) fn subscriber_id(field: &str, text: &str) -> Result<SubscriberId, Problem> {
-    SubscriberId::parse(text).map_err(|error| Problem::invalid_name(field, error))
+    let limit = SubscriberId::CHOSEN;
+    let id = SubscriberId::parse(text).and_then(|id| match text.len() {
+        length if length > limit => Err(InvalidName::TooLong { length, limit }),
+        _ => Ok(id),
+    });
+    id.map_err(|error| Problem::invalid_name(field, error))
 }
 
 fn no_string(name: &str) -> Problem {

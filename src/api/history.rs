@@ -8,9 +8,11 @@ use axum::response::{IntoResponse, Response};
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio_stream::Stream;
 
+use super::credentials;
 use super::fields::{Fields, subscriber_id};
 use super::problem::Problem;
 use super::state::State;
+use crate::auth::{Caller, Verb};
 use crate::frame;
 use crate::hub::{Next, Request, Start, Subscription};
 use crate::journal::{JournalError, Kept};
@@ -19,15 +21,20 @@ use crate::message::SubscriberId;
 
 /// Responds with `{"messages": [message, …]}`, newest last. If messages after `after` are no longer kept, or
 /// `before` is no id of this journal, a gap comes first: `{"gap": {"asked", "earliest"}, "messages": […]}`.
-pub(super) async fn read(state: &State, address: Peer, head: &Parts) -> Result<Response, Problem> {
-    let (request, limit) = parse(state, &head.uri)?;
+pub(super) async fn read(
+    state: &State,
+    address: Peer,
+    caller: &Caller,
+    head: &Parts,
+) -> Result<Response, Problem> {
+    let (request, limit) = parse(state, caller, &head.uri)?;
     let history = state.hub.history(address, &request).await?;
     Ok(response(Body::from_stream(stream(history, limit, request.subscriber))))
 }
 
 /// Responds with the headers of the same response. Nothing is read.
-pub(super) fn respond_to_head(state: &State, uri: &Uri) -> Result<Response, Problem> {
-    parse(state, uri)?;
+pub(super) fn respond_to_head(state: &State, caller: &Caller, uri: &Uri) -> Result<Response, Problem> {
+    parse(state, caller, uri)?;
     Ok(response(Body::from_stream(tokio_stream::pending::<Result<Bytes, JournalError>>())))
 }
 
@@ -37,10 +44,12 @@ fn response(body: Body) -> Response {
 }
 
 /// What is asked for, and how many messages at most.
-fn parse(state: &State, uri: &Uri) -> Result<(Request, usize), Problem> {
+fn parse(state: &State, caller: &Caller, uri: &Uri) -> Result<(Request, usize), Problem> {
     let mut query = Fields::query(uri, &state.options)?;
     let channels = query.channels(&state.options)?;
     let subscriber = query.one("as")?.map(|text| subscriber_id("as", &text)).transpose()?;
+    let subscriber = subscriber.map(|id| caller.own_id(id));
+    credentials::check(caller, Verb::History, &channels)?;
     let page = state.replay_page;
     let is_given = |id: &String| !id.is_empty();
     let (after, before) = (query.one("after")?.filter(is_given), query.one("before")?.filter(is_given));

@@ -21,6 +21,11 @@ pub struct Options {
     #[arg(long, value_name = "ORIGIN", value_delimiter = ',', value_parser = origin)]
     pub allow_origin: Vec<String>,
 
+    /// Take tokens in the query too, as ?token=…, for an EventSource of another origin. Proxies and
+    /// browsers keep such URLs
+    #[arg(long)]
+    pub token_in_query: bool,
+
     /// The longest body of a publish
     #[arg(long, value_name = "SIZE", default_value = "1MiB")]
     pub max_body: ByteSize,

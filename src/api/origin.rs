@@ -15,7 +15,7 @@ use super::state::State;
 /// # Errors
 /// 403 if the Host is not the hub's, or if a write is from another origin; 400 if the Host is missing or no
 /// host, or if a checked header is there twice.
-pub(super) fn check(state: &State, head: &Parts) -> Result<(), Problem> {
+pub(super) fn check(state: &State, head: &Parts) -> Result<Trust, Problem> {
     let host = host(head)?;
     // A request without Host (HTTP/1.0) is not from a browser.
     if let Some(host) = host
@@ -35,7 +35,16 @@ pub(super) fn check(state: &State, head: &Parts) -> Result<(), Problem> {
         return Err(Problem::new(StatusCode::FORBIDDEN, detail).field("Host"));
     }
     let source = Source::of(&head.headers)?;
-    if head.method.is_safe() { Ok(()) } else { check_source(state, &source, host) }
+    if head.method.is_safe() { Ok(Trust::Own) } else { check_source(state, &source, host) }
+}
+
+/// How far the page that a request is from is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trust {
+    /// It is the hub's own or of a listed origin, or there is no page, or the request only reads.
+    Own,
+    /// It may be any page, as `--allow-origin '*'` has it.
+    AnyPage,
 }
 
 /// The host of the request, with its port if there is one: from the target, or else from the Host header
@@ -82,10 +91,14 @@ fn is_own_host(state: &State, host: &str) -> bool {
 
 /// Checks that a write is from the hub's own page, an allowed origin, or no page. Any page can send a form or
 /// text POST, which needs no preflight, but it can't hide its origin.
-fn check_source(state: &State, source: &Source<'_>, host: Option<&str>) -> Result<(), Problem> {
-    if state.options.allows_any_origin() {
-        return Ok(());
+fn check_source(state: &State, source: &Source<'_>, host: Option<&str>) -> Result<Trust, Problem> {
+    match check_page(state, source, host) {
+        Err(_) if state.options.allows_any_origin() => Ok(Trust::AnyPage),
+        checked => checked.map(|()| Trust::Own),
     }
+}
+
+fn check_page(state: &State, source: &Source<'_>, host: Option<&str>) -> Result<(), Problem> {
     let refused = |detail: String, field| Err(Problem::new(StatusCode::FORBIDDEN, detail).field(field));
     let Some(origin) = source.origin else {
         return match source.site {

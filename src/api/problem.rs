@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::hub::{Full, PublishError, SubscribeError};
 use crate::journal::JournalError;
+use crate::limits::Peer;
 use crate::message::InvalidName;
 
 /// Why a request can't be served.
@@ -28,7 +29,8 @@ pub(super) struct Problem {
     line: Option<u32>,
     #[serde(skip)]
     retry_after_seconds: Option<u32>,
-    /// What is taken instead: the methods, with 405, and the content codings, with 415.
+    /// What is taken instead: the methods, with 405, the content codings, with 415, and how the request can
+    /// say who asks, with 401 and 403.
     #[serde(skip)]
     taken: Option<&'static str>,
     #[serde(skip)]
@@ -105,9 +107,15 @@ impl Problem {
         Problem { line: Some(line), detail: format!("line {line}: {}", self.detail).into(), ..self }
     }
 
-    /// Says which methods or content codings are taken.
+    /// Says which methods or content codings are taken, or how a request can say who asks (RFC 6750 3).
     pub(super) fn taken(self, taken: &'static str) -> Self {
         Problem { taken: Some(taken), ..self }
+    }
+
+    /// Logs the refusal of a request from this address.
+    pub(super) fn log(&self, address: Peer) {
+        let Problem { status, detail, field, .. } = self;
+        tracing::debug!(%address, status = status.as_u16(), field, reason = %detail, "request refused");
     }
 
     /// The same request may succeed after this many seconds.
@@ -196,8 +204,11 @@ impl IntoResponse for Problem {
             headers.insert(header::RETRY_AFTER, seconds.into());
         }
         if let Some(taken) = self.taken {
-            let is_method = self.status == StatusCode::METHOD_NOT_ALLOWED;
-            let name = if is_method { header::ALLOW } else { header::ACCEPT_ENCODING };
+            let name = match self.status {
+                StatusCode::METHOD_NOT_ALLOWED => header::ALLOW,
+                StatusCode::UNSUPPORTED_MEDIA_TYPE => header::ACCEPT_ENCODING,
+                _ => header::WWW_AUTHENTICATE,
+            };
             headers.insert(name, HeaderValue::from_static(taken));
         }
         if self.closes {

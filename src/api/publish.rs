@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 
 use super::body;
 use super::codings::Codings;
+use super::credentials;
 use super::drafts::Content;
 use super::fields::Fields;
 use super::headers::{IDEMPOTENCY_KEY, prefers};
@@ -20,6 +21,7 @@ use super::origin;
 use super::problem::Problem;
 use super::reply::Reply;
 use super::state::State;
+use crate::auth::{Caller, Verb};
 use crate::hub::Published;
 use crate::limits::{Network, Peer};
 use crate::message::{Data, Draft, IdempotencyKey, Receipt};
@@ -29,6 +31,7 @@ use crate::message::{Data, Draft, IdempotencyKey, Receipt};
 pub(super) async fn publish(
     state: &State,
     address: Peer,
+    caller: &Caller,
     mut head: Parts,
     body: &mut Body,
 ) -> Result<Response<Reply>, Problem> {
@@ -51,7 +54,11 @@ pub(super) async fn publish(
     let bytes = codings.decode(bytes, &mut memory, options).await?;
     let most = content.most_memory(&bytes, query_length, options);
     let mut lease = state.bodies.parsed(network, most).await;
-    let drafts = content.drafts(bytes, query, options).await?;
+    let mut drafts = content.drafts(bytes, query, options).await?;
+    for draft in &mut drafts {
+        credentials::check_on(caller, Verb::Publish, &draft.channel)?;
+        draft.except = draft.except.take().map(|id| caller.own_id(id));
+    }
     let more = (drafts.len() - 1) * size_of::<Draft>();
     lease.shrink(drafts.iter().map(Draft::weight).sum::<usize>() + more);
     drop(memory);

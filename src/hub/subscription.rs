@@ -27,6 +27,8 @@ pub enum Start {
     Newest(usize),
     /// After this last event ID, as the subscriber sent it.
     After(String),
+    /// Before the next message, and after a gap: what came after this last event ID may not be read.
+    Hidden(String),
     /// Before the newest kept message of each channel; those after this last event ID, if there is one. The
     /// other messages up to the journal's present head are left out.
     Latest(Option<String>),
@@ -136,16 +138,21 @@ impl Subscription {
         let newest =
             |count, until| journal.position_before_newest(count, until, &request.channels, Some(network));
         let (mut latest, mut unknown) = (0, None);
+        // Ids have at most 64 bytes. The rest would be in memory until the journal is read.
+        let cut = |asked: &String| asked[..asked.floor_char_boundary(64)].to_owned();
         let mut known = |asked: &String| {
             let position = core.position(asked);
-            // Ids have at most 64 bytes. The rest would be in memory until the journal is read.
-            unknown = position.is_none().then(|| asked[..asked.floor_char_boundary(64)].to_owned());
+            unknown = position.is_none().then(|| cut(asked));
             position
         };
         let position = match &request.start {
             Start::Live => head,
             Start::Newest(count) => newest(*count, head).await?,
             Start::After(asked) => known(asked).unwrap_or(0),
+            Start::Hidden(asked) => {
+                unknown = Some(cut(asked));
+                head
+            }
             Start::Latest(asked) => {
                 latest = head;
                 asked.as_ref().and_then(&mut known).unwrap_or(0)

@@ -122,9 +122,25 @@ impl Default for EventName {
     }
 }
 
-/// The id that a subscriber chooses for itself. Shorter than 64 bytes: some tokens would not fit. Longer:
-/// a message stores the id in `except`, and would grow.
-pub type SubscriberId = VisibleAscii<64>;
+/// The id that a subscriber chooses for itself, of up to [`SubscriberId::CHOSEN`] bytes, and the mark of its
+/// caller.
+pub type SubscriberId = VisibleAscii<76>;
+
+impl SubscriberId {
+    /// The longest id that is chosen, in bytes. Lower: some tokens would not fit. Higher: a message stores
+    /// the id in `except`, and would grow.
+    pub const CHOSEN: usize = 64;
+
+    /// The bytes that a mark encodes. Higher: a message grows. Lower: somebody finds a subject that has
+    /// another's mark.
+    pub const MARK_BYTES: usize = 8;
+
+    /// The id with the mark of its caller, of at most 12 bytes of visible ASCII.
+    pub fn marked(&self, mark: &str) -> Self {
+        debug_assert!(mark.len() <= Self::LIMIT - Self::CHOSEN);
+        VisibleAscii(format!("{}{mark}", self.as_str()).into())
+    }
+}
 
 /// The key by which a retry of a publish is recognised. The HTTP API promises its limit of 255 bytes.
 pub type IdempotencyKey = VisibleAscii<255>;

@@ -35,6 +35,11 @@ impl Pattern {
         }
     }
 
+    /// Every channel.
+    pub fn all() -> Self {
+        Pattern(REST.into())
+    }
+
     /// The one channel that is asked for. `None` if there may be several.
     pub fn name(&self) -> Option<ChannelName> {
         // No name has these characters.
