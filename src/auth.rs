@@ -4,16 +4,16 @@
 
 mod caller;
 mod grants;
+mod refused;
 pub mod tokens;
 
-use std::borrow::Cow;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{SystemTime, UNIX_EPOCH};
-use std::{fmt, fs};
 
 pub use caller::{Caller, Token};
 pub use grants::{Grants, Verb};
+pub use refused::Refused;
 use tokens::Tokens;
 
 /// The settings of who may do what. With none of them, whoever reaches the hub may do everything.
@@ -44,30 +44,6 @@ struct Current {
     /// Whether credentials are looked at.
     is_open: bool,
     tokens: Option<Tokens>,
-}
-
-/// Why a credential is not accepted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refused {
-    /// It is wrong: what is wrong with it, for whoever presented it.
-    Invalid(Cow<'static, str>),
-    /// It was right until it expired.
-    Expired,
-}
-
-impl Refused {
-    fn invalid(why: impl Into<Cow<'static, str>>) -> Self {
-        Refused::Invalid(why.into())
-    }
-}
-
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Refused::Invalid(why) => f.write_str(why),
-            Refused::Expired => f.write_str("the token has expired"),
-        }
-    }
 }
 
 /// A setting, or a file that a setting names, can't be used.
@@ -151,9 +127,4 @@ fn read<T>(
     let invalid = |what| InvalidFile { flag, path: path.display().to_string(), what };
     let text = fs::read_to_string(path).map_err(|error| invalid(error.to_string()))?;
     parse(&text).map_err(invalid)
-}
-
-/// Seconds since 1970.
-fn seconds_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs())
 }

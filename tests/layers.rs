@@ -97,6 +97,7 @@ const ORDER: &[&str] = &[
     "auth/tokens",
     "auth/caller",
     "auth/grants",
+    "auth/refused",
     "limits",
     "limits/budget",
     "limits/shares",

@@ -43,7 +43,7 @@ pub struct Grants {
     admin: bool,
 }
 
-/// Grants as JSON or TOML has them: `{"subscribe": ["room.42"], "publish": ["room.42"], "admin": true}`.
+/// Grants as JSON or TOML has them: `{"subscribe": ["chat.42"], "publish": ["chat.42"], "admin": true}`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Named {

@@ -261,7 +261,8 @@ impl Subscription {
             // What a rule keeps from before `earliest` follows, without another gap. A message from before
             // `begin` was dropped since it was read.
             let first = page.entries.first().map_or(page.through + 1, |first| first.message.id.sequence);
-            self.position = first.max(page.begin).min(page.earliest) - 1;
+            // Not before the position, from which on a subscriber may read.
+            self.position = self.position.max(first.max(page.begin).min(page.earliest) - 1);
             self.gap_until = page.earliest;
             return Some(Next::Gap {
                 asked,

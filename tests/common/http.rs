@@ -196,6 +196,12 @@ impl Stream {
         header(&self.headers, name)
     }
 
+    /// The whole response, where it is no stream but an error.
+    pub fn into_response(mut self) -> Response {
+        let body = read_body(&mut self.reader, &self.headers).unwrap();
+        Response { status: self.status, headers: self.headers, body }
+    }
+
     /// Reads more bytes; false at the end.
     fn fill(&mut self) -> io::Result<bool> {
         self.bytes.drain(..self.taken);

@@ -1,0 +1,28 @@
+//! Refused: why a credential is not accepted.
+
+use std::borrow::Cow;
+use std::fmt;
+
+/// Why a credential is not accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// It is wrong: what is wrong with it, for whoever presented it.
+    Invalid(Cow<'static, str>),
+    /// It was right until it expired.
+    Expired,
+}
+
+impl Refused {
+    pub(super) fn invalid(why: impl Into<Cow<'static, str>>) -> Self {
+        Refused::Invalid(why.into())
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refused::Invalid(why) => f.write_str(why),
+            Refused::Expired => f.write_str("the token has expired"),
+        }
+    }
+}
