@@ -8,7 +8,7 @@
 pub(crate) mod aside;
 mod audience;
 mod chunks;
-mod dialect;
+pub(crate) mod dialect;
 mod due;
 pub(crate) mod publisher;
 mod record;

@@ -10,6 +10,7 @@
 //! cargo bench --bench fanout -- round-robin ten-of-1000 reconnect quiet million    # many channels
 //! cargo bench --bench fanout -- --rounds 10 --against target/other/tabcast file-posts
 //! cargo bench --bench fanout -- --mercure ~/bin/mercure --centrifugo ~/go/bin/centrifugo memory-own
+//! cargo bench --bench fanout -- --hub "--tokens tokens.txt" --token tct_… --servers bare,tabcast posts reconnect
 //! cargo bench --bench fanout -- idle stalled storm  # the proofs, some twelve minutes
 //! ```
 //!
@@ -102,6 +103,7 @@ use anyhow::{Context, ensure};
 use clap::{Parser, ValueEnum};
 
 use common::hub::Hub;
+use common::load::dialect;
 use common::machine::CpuTime;
 use cores::Cores;
 use cpu::Accounting;
@@ -129,6 +131,9 @@ struct Args {
     servers: Vec<Server>,
     #[command(flatten)]
     hub: Hub,
+    /// A token that every request to a hub carries; `--hub "--tokens PATH"` has the hub know it
+    #[arg(long, value_name = "TOKEN")]
+    token: Option<String>,
     #[command(flatten)]
     given: Given,
     /// Where to write a picture of the results
@@ -155,6 +160,9 @@ fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     if let (Some(server), Some(address)) = (args.serve, args.listen) {
         return server.serve(address);
+    }
+    if let Some(token) = &args.token {
+        dialect::present(token);
     }
     let descriptors =
         rlimit::increase_nofile_limit(u64::MAX).context("can't raise the limit of open files")?;

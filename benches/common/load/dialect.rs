@@ -1,6 +1,7 @@
 //! What differs between servers: the requests they take, and where a message ends in what they stream.
 
 use std::net::SocketAddr;
+use std::sync::OnceLock;
 
 use anyhow::Context;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -27,6 +28,14 @@ pub(crate) enum Dialect {
 /// A JSON Web Token that may publish on every topic, signed with the key in `peers/mercure.Caddyfile`.
 const MERCURE_TOKEN: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.\
     eyJtZXJjdXJlIjp7InB1Ymxpc2giOlsiKiJdfX0.g_b6CgPdiH7kIv2UjgEtnPVW6jhziKUwMK7rE_qhfKQ";
+
+/// The header by which all of the load says who it is to a hub. Not set: it does not say.
+static AUTHORIZATION: OnceLock<String> = OnceLock::new();
+
+/// Has each request to a hub carry this token, from now on.
+pub(crate) fn present(token: &str) {
+    let _ = AUTHORIZATION.set(format!("authorization: Bearer {token}\r\n"));
+}
 
 /// The channel where none is named.
 const MAIN: &str = "main";
@@ -72,12 +81,19 @@ impl Dialect {
             return head.into_bytes();
         }
         let last = last.filter(|_| self != Dialect::Centrifugo);
-        let resume = last.map(|id| format!("last-event-id: {id}\r\n")).unwrap_or_default();
+        let mut resume = last.map(|id| format!("last-event-id: {id}\r\n")).unwrap_or_default();
+        resume += self.authorization();
         let version = if self == Dialect::OldEvents { "1.0" } else { "1.1" };
         let head = format!(
             "GET {path} HTTP/{version}\r\nhost: {address}\r\naccept: text/event-stream\r\n{resume}\r\n"
         );
         head.into_bytes()
+    }
+
+    /// The header that says who asks.
+    fn authorization(self) -> &'static str {
+        let is_hub = matches!(self, Dialect::Events | Dialect::OldEvents);
+        AUTHORIZATION.get().filter(|_| is_hub).map_or("", String::as_str)
     }
 
     /// The request that publishes `text`, on the subscribers' channel or on another.
@@ -101,7 +117,7 @@ impl Dialect {
                 path = "/api/publish".to_owned();
                 body = format!("{{\"channel\":\"{}\",\"data\":\"{text}\"}}", channel.unwrap_or(MAIN));
             }
-            _ => {}
+            _ => fields += self.authorization(),
         }
         let length = body.len();
         let head = format!("POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: {kind}\r\n{fields}");
