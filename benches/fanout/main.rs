@@ -10,7 +10,7 @@
 //! cargo bench --bench fanout -- round-robin ten-of-1000 reconnect quiet million    # many channels
 //! cargo bench --bench fanout -- --rounds 10 --against target/other/tabcast file-posts
 //! cargo bench --bench fanout -- --mercure ~/bin/mercure --centrifugo ~/go/bin/centrifugo memory-own
-//! cargo bench --bench fanout -- --hub "--tokens tokens.txt" --token tct_… --servers bare,tabcast posts reconnect
+//! cargo bench --bench fanout -- --hub "--tokens tokens.txt" --token tct_… posts reconnect
 //! cargo bench --bench fanout -- idle stalled storm  # the proofs, some twelve minutes
 //! ```
 //!
