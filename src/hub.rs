@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 use self::core::Core;
 use crate::journal::{Append, Channels, Committed, Failure, Journal, JournalError, Key, PageLimit};
 use crate::limits::{Budget, Lease, Network, Peer, Share, Shares};
-use crate::message::{ChannelName, Drafts, IdempotencyKey, MessageId, Pattern};
+use crate::message::{ChannelName, Drafts, MessageId, Pattern};
 use crate::value::at_least_one;
 use publish::{INBOX, Publish};
 
@@ -100,8 +100,8 @@ impl Hub {
     }
 
     /// Appends the messages of a publisher of this network, at least one, and returns once all of them are
-    /// stored and announced. `lease` is held until they are stored or refused, even if the caller stops
-    /// waiting.
+    /// stored and announced. `key` is its owner's, wherever that asks from. `lease` is held until they are
+    /// stored or refused, even if the caller stops waiting.
     ///
     /// # Errors
     /// [`PublishError`]. No message is stored, but for [`PublishError::Unknown`]: then all or none may be.
@@ -109,11 +109,10 @@ impl Hub {
         &self,
         network: Network,
         drafts: Drafts,
-        key: Option<IdempotencyKey>,
+        key: Option<Key>,
         lease: Lease,
     ) -> Result<Published, PublishError> {
         let (answer, answered) = oneshot::channel();
-        let key = key.map(|text| Key { network, text });
         let publish = Publish { append: Append::Messages { drafts, key }, lease, answer };
         self.send(network, publish).await?;
         answered.await.unwrap_or(Err(PublishError::Unknown))

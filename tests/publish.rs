@@ -5,7 +5,7 @@ mod common;
 use std::io::{BufReader, Write};
 use std::net::Shutdown;
 
-use common::{Hub, Path, Response, on_each_journal, post_text};
+use common::{Folder, Hub, Path, Response, connect_from, on_each_journal, post_text, request};
 
 on_each_journal!(json_is_published_with_its_fields_and_answered_with_the_messages_id, {
     let hub = Hub::start(&[]);
@@ -234,4 +234,25 @@ on_each_journal!(data_can_be_left_out_of_the_log, {
     hub.publish("secret");
     let line = hub.wait_for_log(&["message published"]);
     assert!(!line.contains("secret") && !line.contains("data="), "{line}");
+});
+
+on_each_journal!(a_key_is_its_subjects_wherever_that_asks_from, {
+    let folder = Folder::new();
+    let [(ada, ada_hash), (bob, bob_hash)] = [(); 2].map(|()| tabcast::auth::tokens::new().unwrap());
+    let tokens = folder.file("tokens");
+    std::fs::write(&tokens, format!("ada {ada_hash} all\nbob {bob_hash} all\n")).unwrap();
+    let hub = Hub::start(&["--tokens", &tokens]);
+    let publish = |token: &str, last: u8| {
+        let bearer = format!("Authorization: Bearer {token}");
+        let headers = [&*bearer, "Idempotency-Key: 1", "Content-Type: text/plain"];
+        let bytes = request("POST /messages HTTP/1.1", hub.address, &headers, Some(b"x"));
+        let mut connection = connect_from([127, 0, 0, last], hub.address).unwrap();
+        connection.write_all(&bytes).unwrap();
+        let response = Response::read(&mut BufReader::new(connection), false);
+        assert_eq!(response.status, 201, "{response:?}");
+        response.json()["id"].as_str().unwrap().to_owned()
+    };
+    let first = publish(&ada, 1);
+    assert_eq!(publish(&ada, 2), first);
+    assert_ne!(publish(&bob, 1), first);
 });

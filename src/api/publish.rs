@@ -23,6 +23,7 @@ use super::reply::Reply;
 use super::state::State;
 use crate::auth::{Caller, Verb};
 use crate::hub::Published;
+use crate::journal::Key;
 use crate::limits::{Network, Peer};
 use crate::message::{Data, Draft, IdempotencyKey, Receipt};
 
@@ -67,6 +68,7 @@ pub(super) async fn publish(
 
     let logged: SmallVec<[Logged; 1]> =
         drafts.iter().map(|draft| Logged::new(&draft.data, options)).collect();
+    let key = key.map(|text| Key { owner: caller.owner(network), text });
     let receipts = match state.hub.publish(network, drafts, key, lease).await? {
         Published::New { receipts, subscribers } => {
             for ((receipt, logged), subscribers) in receipts.iter().zip(logged).zip(subscribers) {

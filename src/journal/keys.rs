@@ -4,14 +4,14 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use crate::limits::Network;
+use crate::limits::Owner;
 use crate::message::{Fingerprint, IdempotencyKey, Receipt};
 
-/// A publisher's idempotency key. Another network's same text is another key.
+/// A publisher's idempotency key. Another owner's same text is another key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
-    /// The publisher's network.
-    pub network: Network,
+    /// Whose key it is.
+    pub owner: Owner,
     /// The key as the publisher gave it.
     pub text: IdempotencyKey,
 }
@@ -19,7 +19,7 @@ pub struct Key {
 /// How many keys are remembered, and for how long.
 #[derive(Clone, Copy, Debug)]
 pub struct KeyLimits {
-    /// The most keys. One more replaces the oldest of the network that has the most.
+    /// The most keys. One more replaces the oldest of the owner that has the most.
     pub count: usize,
     /// How long a key is remembered after its message was stored.
     pub window: Duration,
@@ -29,17 +29,17 @@ pub struct KeyLimits {
 #[derive(Debug)]
 pub(super) struct Keys {
     limits: KeyLimits,
-    /// How many keys there are of all networks.
+    /// How many keys there are of all owners.
     count: usize,
-    /// The keys of each network. None has no keys.
-    networks: HashMap<Network, Own>,
-    /// Each network by the time of its oldest key.
-    by_age: BTreeSet<(Instant, Network)>,
-    /// Each network by the number of its keys; of those with as many, the one with the oldest key is last.
-    by_count: BTreeSet<(usize, Reverse<Instant>, Network)>,
+    /// The keys of each owner. None has no keys.
+    owners: HashMap<Owner, Own>,
+    /// Each owner by the time of its oldest key.
+    by_age: BTreeSet<(Instant, Owner)>,
+    /// Each owner by the number of its keys; of those with as many, the one with the oldest key is last.
+    by_count: BTreeSet<(usize, Reverse<Instant>, Owner)>,
 }
 
-/// The keys of one network.
+/// The keys of one owner.
 #[derive(Debug, Default)]
 struct Own {
     answers: HashMap<IdempotencyKey, (Fingerprint, Receipt)>,
@@ -49,68 +49,62 @@ struct Own {
 
 impl Keys {
     pub(super) fn new(limits: KeyLimits) -> Self {
-        Keys {
-            limits,
-            count: 0,
-            networks: HashMap::new(),
-            by_age: BTreeSet::new(),
-            by_count: BTreeSet::new(),
-        }
+        Keys { limits, count: 0, owners: HashMap::new(), by_age: BTreeSet::new(), by_count: BTreeSet::new() }
     }
 
     /// The request that came with `key`, and its receipt. `None` if the key is not remembered.
     pub(super) fn get(&mut self, key: &Key, now: Instant) -> Option<&(Fingerprint, Receipt)> {
         self.forget_expired(now);
-        self.networks.get(&key.network)?.answers.get(&key.text)
+        self.owners.get(&key.owner)?.answers.get(&key.text)
     }
 
     /// Remembers the request and the receipt of a key that is not remembered yet.
     pub(super) fn insert(&mut self, key: Key, request: Fingerprint, answer: Receipt, now: Instant) {
         self.forget_expired(now);
-        let Key { network, text } = key;
-        self.change(network, |own| {
+        let Key { owner, text } = key;
+        self.change(owner, |own| {
             own.order.push_back((now, text.clone()));
             own.answers.insert(text, (request, answer));
         });
         self.count += 1;
-        // Not before the insertion: a network with as many keys as this one would lose its own.
+        // Not before the insertion: an owner with as many keys as this one would lose its own.
         if self.count > self.limits.count
-            && let Some(&(_, _, network)) = self.by_count.last()
+            && let Some(&(_, _, owner)) = self.by_count.last()
         {
-            self.forget_oldest(network);
+            self.forget_oldest(owner);
         }
     }
 
     /// Forgets the keys past the window.
     fn forget_expired(&mut self, now: Instant) {
-        while let Some(&(oldest, network)) = self.by_age.first()
+        while let Some(&(oldest, owner)) = self.by_age.first()
             && now.duration_since(oldest) >= self.limits.window
         {
-            self.forget_oldest(network);
+            self.forget_oldest(owner);
         }
     }
 
-    fn forget_oldest(&mut self, network: Network) {
-        self.change(network, |own| {
-            let (_, text) = own.order.pop_front().expect("a network without keys is not among them");
+    fn forget_oldest(&mut self, owner: Owner) {
+        self.change(owner, |own| {
+            let (_, text) = own.order.pop_front().expect("an owner without keys is not among them");
             own.answers.remove(&text);
         });
         self.count -= 1;
     }
 
-    /// Changes the keys of a network, and its places among the others.
-    fn change(&mut self, network: Network, change: impl FnOnce(&mut Own)) {
-        let own = self.networks.entry(network).or_default();
+    /// Changes the keys of an owner, and its places among the others.
+    fn change(&mut self, owner: Owner, change: impl FnOnce(&mut Own)) {
+        let own = self.owners.entry(owner).or_default();
         if let Some((oldest, count)) = own.oldest_and_count() {
-            self.by_age.remove(&(oldest, network));
-            self.by_count.remove(&(count, Reverse(oldest), network));
+            self.by_age.remove(&(oldest, owner));
+            self.by_count.remove(&(count, Reverse(oldest), owner));
         }
         change(own);
         if let Some((oldest, count)) = own.oldest_and_count() {
-            self.by_age.insert((oldest, network));
-            self.by_count.insert((count, Reverse(oldest), network));
+            self.by_age.insert((oldest, owner));
+            self.by_count.insert((count, Reverse(oldest), owner));
         } else {
-            self.networks.remove(&network);
+            self.owners.remove(&owner);
         }
     }
 }
@@ -127,6 +121,7 @@ mod tests {
     use std::net::IpAddr;
 
     use super::*;
+    use crate::limits::Network;
     use crate::message::{ChannelName, Epoch, EventName, MessageId, Time};
 
     fn receipt(sequence: u64) -> Receipt {
@@ -140,12 +135,12 @@ mod tests {
     }
 
     fn key(network: u8, text: &str) -> Key {
-        let network = Network::from(IpAddr::from([10, 0, 0, network]));
-        Key { network, text: IdempotencyKey::parse(text).unwrap() }
+        let owner = Network::from(IpAddr::from([10, 0, 0, network])).into();
+        Key { owner, text: IdempotencyKey::parse(text).unwrap() }
     }
 
     #[test]
-    fn the_network_with_the_most_keys_loses_its_oldest_and_among_equals_the_one_with_the_oldest_key() {
+    fn the_owner_with_the_most_keys_loses_its_oldest_and_among_equals_the_one_with_the_oldest_key() {
         let mut keys = Keys::new(KeyLimits { count: 4, window: Duration::from_secs(10) });
         let start = Instant::now();
         let inserted = [(2, "x"), (1, "a"), (1, "b"), (1, "c"), (3, "y"), (3, "x"), (4, "x")];
@@ -177,6 +172,6 @@ mod tests {
         keys.insert(key("c"), Fingerprint([0; 32]), receipt(3), start + Duration::from_secs(11));
         keys.insert(key("d"), Fingerprint([0; 32]), receipt(4), start + Duration::from_secs(11));
         assert!(!known(&mut keys, "b", 11) && known(&mut keys, "c", 11) && known(&mut keys, "d", 11));
-        assert!(!known(&mut keys, "d", 21) && keys.networks.is_empty() && keys.by_count.is_empty());
+        assert!(!known(&mut keys, "d", 21) && keys.owners.is_empty() && keys.by_count.is_empty());
     }
 }

@@ -19,7 +19,6 @@ impl Owner {
     }
 
     /// A number that no other owner has.
-    #[expect(dead_code)]
     pub(crate) fn to_bits(self) -> u128 {
         match self {
             Owner::Network(network) => network.to_bits(),

@@ -44,15 +44,14 @@ fn event(row: &Row<'_>, column: usize) -> rusqlite::Result<EventName> {
 }
 
 /// The text of a publisher's key in a journal that was made with this epoch: 16 hexadecimal digits for the
-/// publisher's network, and its own text. Older rows have that text alone, which has no space, and so are
-/// nobody's.
+/// key's owner, and its own text. Older rows have that text alone, which has no space, and so are nobody's.
 ///
 /// The digits are of a hash, so that whoever sees the file does not read where messages came from. They hide
 /// it from nobody who tries all addresses.
 pub(super) fn key(first: Epoch, key: &Key) -> String {
     let mut hash = Sha256::new();
     hash.update(first.to_string());
-    hash.update(key.network.to_bits().to_be_bytes());
+    hash.update(key.owner.to_bits().to_be_bytes());
     let hash = hash.finalize();
     let digits = u64::from_be_bytes(hash[..8].try_into().expect("a hash has more than 8 bytes"));
     format!("{digits:016x} {}", key.text.as_str())

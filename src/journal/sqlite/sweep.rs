@@ -534,9 +534,9 @@ fn excess_keys(rows: usize, most: usize) -> usize {
 }
 
 /// Deletes `count` of the rows before `head` that remain for their key: one after the other, the oldest of
-/// the network that has the most. Returns how many there were.
+/// the owner that has the most. Returns how many there were.
 fn forget_most(db: &Connection, head: u64, count: usize) -> rusqlite::Result<usize> {
-    // A row's `nth` is how many rows its network has from there on. The digits are those of `row::key`.
+    // A row's `nth` is how many rows its owner has from there on. The digits are those of `row::key`.
     db.prepare_cached(
         "DELETE FROM entries WHERE sequence IN
          (SELECT sequence FROM
