@@ -24,7 +24,6 @@ mod reply;
 mod state;
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -35,18 +34,15 @@ use axum::http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use axum::response::IntoResponse;
 use tower::Service;
 
-use crate::auth::Auth;
-use crate::delivery;
-use crate::hub::Hub;
-use crate::limits::{Peer, Proxies};
+use crate::limits::Peer;
 use cors::Cors;
 use origin::Trust;
 use problem::{Problem, only};
-use state::State;
 
 pub(crate) use bodies::Bodies;
 pub(crate) use options::Options;
 pub(crate) use reply::{Body, Reply};
+pub(crate) use state::State;
 
 /// No page of another origin gets a response's bytes into its process, as an image or a script. Pages of an
 /// allowed origin read by CORS, which this policy does not concern.
@@ -69,21 +65,9 @@ pub(crate) struct Api {
 }
 
 impl Api {
-    /// The API of `hub`. `listening` has the addresses of its listeners.
-    #[expect(clippy::too_many_arguments)]
-    pub(crate) fn new(
-        options: Options,
-        streams: delivery::Options,
-        replay_page: usize,
-        bodies: Bodies,
-        trusted: Vec<Proxies>,
-        auth: Auth,
-        hub: Hub,
-        listening: Vec<SocketAddr>,
-    ) -> Self {
-        let cors = Cors::new(&options);
-        let state =
-            Arc::new(State::new(options, streams, replay_page, bodies, trusted, auth, hub, listening));
+    pub(crate) fn new(state: State) -> Self {
+        let cors = Cors::new(&state.options);
+        let state = Arc::new(state);
         Api { router: router(Arc::clone(&state)), state, cors }
     }
 

@@ -61,6 +61,7 @@ mod value;
 
 use std::future::Future;
 use std::io;
+use std::sync::Arc;
 
 pub use net::Listener;
 pub use options::Options;
@@ -134,22 +135,25 @@ impl Server {
         let opened = journal.open(&reads);
         let (journal, committed) =
             opened.map_err(|error| ServeError::Open { place: journal.journal.clone(), error })?;
+        let [publish_rates, connect_rates] = limits.rates();
         let (replay_page, keep_alive) = (hub.replay_page, delivery.keep_alive);
         let (hub, publishing) = hub::Hub::new(journal, committed, &hub, reads);
         let (mut failure, feeds) = (hub.failure(), hub.feeds());
         for listener in &listeners {
             tracing::info!(version = env!("CARGO_PKG_VERSION"), "listening on {listener}");
         }
-        let api = api::Api::new(
-            api,
-            delivery,
+        let api = api::Api::new(api::State {
+            options: api,
+            streams: delivery,
             replay_page,
-            bodies,
-            limits.trust_proxy.clone(),
-            auth,
+            auth: Arc::new(auth),
             hub,
-            listening,
-        );
+            listening: listening.into(),
+            bodies: Arc::new(bodies),
+            trusted: limits.trust_proxy.clone(),
+            publishing: publish_rates,
+            connecting: connect_rates,
+        });
         let connections = net::Limits { per_address, trusted: limits.trust_proxy, heads };
         let stop = async {
             tokio::select! {

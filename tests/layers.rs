@@ -102,6 +102,7 @@ const ORDER: &[&str] = &[
     "limits/budget",
     "limits/shares",
     "limits/turns",
+    "limits/rates",
     "limits/owner",
     "limits/network",
     "limits/proxies",

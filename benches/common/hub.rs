@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// The settings it is run with. They are in its environment, so that the flags of `--hub` win.
-const SETTINGS: [(&str, &str); 6] = [
+const SETTINGS: [(&str, &str); 8] = [
     ("TABCAST_MAX_SUBSCRIBERS", "100000"),
     ("TABCAST_MAX_SUBSCRIBERS_PER_ADDRESS", "100000"),
     ("TABCAST_MAX_CONNECTIONS", "16000"),
@@ -15,6 +15,9 @@ const SETTINGS: [(&str, &str); 6] = [
     ("TABCAST_HEADER_TIMEOUT", "10m"),
     // A message costs its line in the log, whatever their number.
     ("TABCAST_LOG_RATE", "0"),
+    // All of the load is one caller's.
+    ("TABCAST_PUBLISH_RATE", "0"),
+    ("TABCAST_CONNECT_RATE", "0"),
 ];
 
 /// Which hub, by the arguments.

@@ -21,10 +21,11 @@ pub(super) async fn delete(
     head: Parts,
     id: &str,
 ) -> Result<Response<Reply>, Problem> {
+    let network = Network::from(address);
+    state.publishing.take(caller.owner(network))?;
     let id: MessageId = id.parse().map_err(|_| Problem::malformed("the path has no message's id"))?;
     Fields::query(&head.uri, &state.options)?.finish("there are no parameters")?;
     drop(head);
-    let network = Network::from(address);
     if !caller.may(Verb::Delete, &Pattern::all()) {
         let channel = state.hub.channel_of(network, id).await?.ok_or(PublishError::NotKept)?;
         credentials::check_on(caller, Verb::Delete, &channel)?;

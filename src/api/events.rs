@@ -1,6 +1,7 @@
 //! `GET /events`: a subscriber, and the stream of its events.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::mem;
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use crate::auth::{Caller, Refused, Verb};
 use crate::delivery::Delivery;
 use crate::frame::{self, Format};
 use crate::hub::{Request, Start, SubscribeError};
-use crate::limits::Peer;
+use crate::limits::{Network, Peer};
 
 /// Responds with a stream that ends when the subscriber goes, or the hub stops. On a passing fault, the
 /// stream ends at once: an EventSource reconnects after a stream that ends, but never after a status other
@@ -33,7 +34,7 @@ pub(super) async fn subscribe(
     head: &Parts,
 ) -> Result<Response<Reply>, Problem> {
     let Asked { mut request, format, unknown } = parse(&head.uri, &head.headers, &state.options)?;
-    let _caller = match allowed(caller, &mut request, head) {
+    let caller = match allowed(caller, &mut request, head) {
         Ok(caller) => caller,
         Err(NotAllowed::Problem(problem)) => return Err(problem),
         Err(NotAllowed::Expired) => {
@@ -48,16 +49,21 @@ pub(super) async fn subscribe(
         tracing::debug!(%address, parameters = ?unknown, "unknown parameters passed over");
     }
     let streams = &state.streams;
+    let turned_away = |reason: &dyn fmt::Display, wait: Duration| {
+        tracing::warn!(%address, %reason, "subscriber turned away");
+        let later = streams.retry_max.max(Duration::from_secs(5)).max(wait).mul_f64(1.0 + fastrand::f64());
+        let opening = frame::opening(format, &unknown, later.as_millis(), None);
+        [opening, frame::full(format, &reason.to_string())].concat().into()
+    };
+    if let Err(exceeded) = state.connecting.take(caller.owner(Network::from(address))) {
+        let reply = turned_away(&exceeded, exceeded.wait);
+        return Ok(response_head(format).map(|_| reply));
+    }
     let reply = match state.hub.subscribe(address, request).await {
         Ok((subscriber, subscription)) => {
             Reply::Delivery(Box::new(Delivery::new(subscriber, subscription, format, &unknown, streams)))
         }
-        Err(SubscribeError::Full(full)) => {
-            tracing::warn!(%address, reason = %full, "subscriber turned away");
-            let later = streams.retry_max.max(Duration::from_secs(5)).mul_f64(1.0 + fastrand::f64());
-            let opening = frame::opening(format, &unknown, later.as_millis(), None);
-            [opening, frame::full(format, &full.to_string())].concat().into()
-        }
+        Err(SubscribeError::Full(full)) => turned_away(&full, Duration::ZERO),
         // The journal is unavailable, or has failed and the hub is about to stop. The subscriber must
         // reconnect.
         Err(SubscribeError::Journal(_)) => {

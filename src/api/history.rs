@@ -16,7 +16,7 @@ use crate::auth::{Caller, Verb};
 use crate::frame;
 use crate::hub::{Next, Request, Start, Subscription};
 use crate::journal::{JournalError, Kept};
-use crate::limits::Peer;
+use crate::limits::{Network, Peer};
 use crate::message::SubscriberId;
 
 /// Responds with `{"messages": [message, …]}`, newest last. If messages after `after` are no longer kept, or
@@ -27,6 +27,7 @@ pub(super) async fn read(
     caller: &Caller,
     head: &Parts,
 ) -> Result<Response, Problem> {
+    state.connecting.take(caller.owner(Network::from(address)))?;
     let (request, limit) = parse(state, caller, &head.uri)?;
     let history = state.hub.history(address, &request).await?;
     Ok(response(Body::from_stream(stream(history, limit, request.subscriber))))

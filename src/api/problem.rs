@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::hub::{Full, PublishError, SubscribeError};
 use crate::journal::JournalError;
-use crate::limits::Peer;
+use crate::limits::{Exceeded, Peer};
 use crate::message::InvalidName;
 
 /// Why a request can't be served.
@@ -171,6 +171,17 @@ impl From<PublishError> for Problem {
                 Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(1)
             }
         }
+    }
+}
+
+/// The response to a caller that asks too often.
+impl From<Exceeded> for Problem {
+    fn from(exceeded: Exceeded) -> Self {
+        let limit = usize::try_from(exceeded.rate.count()).unwrap_or(usize::MAX);
+        // Rounded up: a second too early is refused again.
+        let wait = whole_seconds(exceeded.wait + Duration::from_nanos(999_999_999));
+        let detail = format!("{exceeded}: nothing was done; try again in {wait} s");
+        Problem::new(StatusCode::TOO_MANY_REQUESTS, detail).limit(limit).retry_after(wait)
     }
 }
 

@@ -37,6 +37,9 @@ pub(super) async fn publish(
     body: &mut Body,
 ) -> Result<Response<Reply>, Problem> {
     let options = &state.options;
+    let network = Network::from(address);
+    let owner = caller.owner(network);
+    state.publishing.take(owner)?;
     let key = idempotency_key(&head.headers)?;
     let (codings, content) = (Codings::of(&head.headers)?, Content::of(&head.headers)?);
     let (query, query_length) = (Fields::query(&head.uri, options)?, head.uri.query().map_or(0, str::len));
@@ -49,7 +52,6 @@ pub(super) async fn publish(
     let mut headers = mem::take(&mut head.headers);
     headers.clear();
     drop(head);
-    let network = Network::from(address);
     let mut memory = state.bodies.memory(network);
     let bytes = body::read(state, &mut memory, body).await?;
     let bytes = codings.decode(bytes, &mut memory, options).await?;
@@ -60,6 +62,7 @@ pub(super) async fn publish(
         credentials::check_on(caller, Verb::Publish, &draft.channel)?;
         draft.except = draft.except.take().map(|id| caller.own_id(id));
     }
+    state.publishing.take_rest(owner, drafts.len())?;
     let more = (drafts.len() - 1) * size_of::<Draft>();
     lease.shrink(drafts.iter().map(Draft::weight).sum::<usize>() + more);
     drop(memory);
@@ -68,7 +71,7 @@ pub(super) async fn publish(
 
     let logged: SmallVec<[Logged; 1]> =
         drafts.iter().map(|draft| Logged::new(&draft.data, options)).collect();
-    let key = key.map(|text| Key { owner: caller.owner(network), text });
+    let key = key.map(|text| Key { owner, text });
     let receipts = match state.hub.publish(network, drafts, key, lease).await? {
         Published::New { receipts, subscribers } => {
             for ((receipt, logged), subscribers) in receipts.iter().zip(logged).zip(subscribers) {
