@@ -20,6 +20,7 @@ mod origin;
 mod page;
 mod problem;
 mod publish;
+mod renewal;
 mod reply;
 mod state;
 
@@ -119,10 +120,16 @@ impl Api {
     ) -> Result<Response<Reply>, Problem> {
         let state = &*self.state;
         if head.method == Method::DELETE
-            && let Some(id) = message_id(head.uri.path()).map(str::to_owned)
+            && let Some(id) = below(head.uri.path(), "/messages/").map(str::to_owned)
         {
             let caller = credentials::caller(state, &head, trust).await?;
             return delete::delete(state, address, &caller, head, &id).await;
+        }
+        if head.method == Method::POST
+            && let Some(stream) = below(head.uri.path(), "/events/")
+        {
+            let caller = credentials::caller(state, &head, trust).await?;
+            return renewal::renew(state, address, &caller, stream);
         }
         match (head.uri.path(), &head.method) {
             ("/messages" | "/messages/", &Method::POST) => {
@@ -152,9 +159,9 @@ impl Api {
     }
 }
 
-/// The id in the path of one message.
-fn message_id(path: &str) -> Option<&str> {
-    path.strip_prefix("/messages/").filter(|id| !id.is_empty() && !id.contains('/'))
+/// The id in the path of one message, or of one stream.
+fn below<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
+    path.strip_prefix(prefix).filter(|id| !id.is_empty() && !id.contains('/'))
 }
 
 /// Routes all requests but those of [`Api::route`]. It is given no bodies.
@@ -175,6 +182,7 @@ fn router(state: Arc<State>) -> Router {
         .route("/messages/{id}", only("DELETE"))
         .route("/events", events.clone())
         .route("/events/", events)
+        .route("/events/{stream}", only("POST"))
         .merge(page::routes())
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path"))
         .with_state(state)

@@ -122,19 +122,29 @@ fn lines(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The event that opens a stream: the subscriber's position, and the stream's keep-alive.
-#[derive(Clone, Copy, Debug)]
-pub struct Open {
+/// The event that opens a stream: the subscriber's position, the stream's keep-alive, and whose it is.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Open<'a> {
     /// The subscriber's position, so that it misses nothing if its connection is lost before the first
     /// message. `None` if the stream begins with a gap, whose id is the position.
+    #[serde(skip)]
     pub position: Option<MessageId>,
     /// The longest silence on the stream, in ms.
     pub keep_alive_ms: u128,
+    /// The caller's mark. `None` on a hub that asks for no credentials.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub caller: Option<&'a str>,
+    /// The stream's id, by which the stream is renewed. `None` if the caller has no token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stream: Option<&'a str>,
+    /// When the stream ends, if it is not renewed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Time>,
 }
 
 /// A stream's first bytes: a comment, which names `unknown` parameters of the request; the reconnection time
 /// in ms; and `open` unless the subscriber is turned away. Empty in NDJSON.
-pub fn opening(format: Format, unknown: &[String], retry_ms: u128, open: Option<Open>) -> Bytes {
+pub fn opening(format: Format, unknown: &[String], retry_ms: u128, open: Option<Open<'_>>) -> Bytes {
     if format == Format::Ndjson {
         return Bytes::new();
     }
@@ -150,9 +160,8 @@ pub fn opening(format: Format, unknown: &[String], retry_ms: u128, open: Option<
         }
         // A script sees an id only on an event, and needs `keep_alive_ms` to notice a dead connection.
         if format == Format::Message {
-            let keep_alive_ms = open.keep_alive_ms;
-            let _ =
-                writeln!(frame, "event: {RESERVED_PREFIX}open\ndata: {{\"keep_alive_ms\":{keep_alive_ms}}}");
+            let data = serde_json::to_string(&open).expect("the hub's own data is JSON");
+            let _ = writeln!(frame, "event: {RESERVED_PREFIX}open\ndata: {data}");
         }
     }
     frame.push('\n');
@@ -193,6 +202,11 @@ pub fn full(format: Format, detail: &str) -> Bytes {
         detail: &'a str,
     }
     own(format, "full", &Detail { detail }, None)
+}
+
+/// The event `tabcast:expiring`: the stream ends then, if it is not renewed.
+pub fn expiring(format: Format, expires: Time) -> Bytes {
+    own(format, "expiring", &serde_json::json!({ "expires": expires }), None)
 }
 
 /// The event `tabcast:expired`: the subscriber's token is no longer good, for this reason. The stream ends,

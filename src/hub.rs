@@ -9,7 +9,10 @@ mod audience;
 mod core;
 mod feed;
 mod live;
+mod pass;
+mod passes;
 mod publish;
+mod reason;
 mod subscriber;
 mod subscription;
 
@@ -20,6 +23,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use self::core::Core;
+use crate::auth::Caller;
 use crate::journal::{Append, Channels, Committed, Failure, Journal, JournalError, Key, PageLimit};
 use crate::limits::{Budget, Lease, Network, Peer, Share, Shares};
 use crate::message::{ChannelName, Drafts, MessageId, Pattern};
@@ -28,8 +32,11 @@ use publish::{INBOX, Publish};
 
 pub use crate::limits::Full;
 pub use feed::{Feed, Heard};
+pub use pass::{Due, Pass};
+pub use passes::NotRenewed;
 pub use publish::{PublishError, Published};
-pub use subscriber::{Reason, Subscriber};
+pub use reason::Reason;
+pub use subscriber::Subscriber;
 pub use subscription::{Next, NotHeld, Request, Start, Subscription};
 
 /// The hub's settings: the limits of subscribers, and of one read of the journal.
@@ -172,13 +179,14 @@ impl Hub {
     }
 
     /// A subscriber at this address, and its subscription: the messages on its channels from its start on, in
-    /// order, each once.
+    /// order, each once. If the caller has a token, the stream ends with it.
     ///
     /// # Errors
     /// [`SubscribeError`] if a limit is reached, or the journal can't be read.
     pub async fn subscribe(
         &self,
         address: Peer,
+        caller: &Caller,
         request: Request,
     ) -> Result<(Subscriber, Subscription), SubscribeError> {
         let core = &self.core;
@@ -191,9 +199,24 @@ impl Hub {
             subscription.begin_live(announced);
         }
         let position = subscription.position();
+        let pass = core.passes.add(caller, &channels);
         let core = Arc::clone(core);
-        let subscriber = Subscriber::new(core, share, address, channels, subscriber, position);
+        let subscriber = Subscriber::new(core, share, address, channels, subscriber, position, pass);
         Ok((subscriber, subscription))
+    }
+
+    /// Lets the stream of this id go on for as long as the caller's token is good. It may be sooner that the
+    /// stream ends then.
+    ///
+    /// # Errors
+    /// [`NotRenewed`]: the stream goes on as before, if there is one.
+    pub fn renew(&self, stream: &str, caller: &Caller) -> Result<(), NotRenewed> {
+        self.core.passes.renew(stream, caller)
+    }
+
+    /// Ends the streams of all callers whose tokens were revoked. Returns how many there are.
+    pub fn end_revoked(&self, is_revoked: impl Fn(&Caller) -> bool) -> usize {
+        self.core.passes.end_revoked(is_revoked)
     }
 
     /// The kept messages on the request's channels, from its start up to now; none for [`Start::Live`].
@@ -274,7 +297,7 @@ mod tests {
 
     async fn subscribe(hub: &Hub, names: &[&str]) -> (Subscriber, Subscription) {
         let request = Request { channels: channels(names), start: Start::Live, subscriber: None };
-        hub.subscribe(Peer::Unix, request).await.unwrap()
+        hub.subscribe(Peer::Unix, &Caller::anyone(), request).await.unwrap()
     }
 
     async fn publish(hub: &Hub, channel: &str, text: &str) -> Arc<Entry> {

@@ -105,11 +105,17 @@ pub(super) fn check_on(caller: &Caller, verb: Verb, channel: &ChannelName) -> Re
     Err(not_granted(caller, verb, &channel.clone().into()))
 }
 
-fn not_granted(caller: &Caller, verb: Verb, channel: &Pattern) -> Problem {
+/// 401, as a token is needed for `what`.
+pub(super) fn needed(what: &str) -> Problem {
+    let detail = format!("{what} needs a token, and the request has none");
+    Problem::new(StatusCode::UNAUTHORIZED, detail).taken("Bearer").field("Authorization")
+}
+
+/// The answer to a caller to whom this is not granted: 401 without a token, or else 403.
+pub(super) fn not_granted(caller: &Caller, verb: Verb, channel: &Pattern) -> Problem {
     let (verb, channel) = (verb.as_str(), channel.as_str());
     if caller.token().is_none() {
-        let detail = format!("`{verb}` on the channel {channel} needs a token, and the request has none");
-        return Problem::new(StatusCode::UNAUTHORIZED, detail).taken("Bearer").field("Authorization");
+        return needed(&format!("`{verb}` on the channel {channel}"));
     }
     let detail = format!("the token does not grant `{verb}` on the channel {channel}");
     let problem = Problem::new(StatusCode::FORBIDDEN, detail).field("channel");

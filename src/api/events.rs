@@ -59,9 +59,10 @@ pub(super) async fn subscribe(
         let reply = turned_away(&exceeded, exceeded.wait);
         return Ok(response_head(format).map(|_| reply));
     }
-    let reply = match state.hub.subscribe(address, request).await {
+    let reply = match state.hub.subscribe(address, &caller, request).await {
         Ok((subscriber, subscription)) => {
-            Reply::Delivery(Box::new(Delivery::new(subscriber, subscription, format, &unknown, streams)))
+            let delivery = Delivery::new(subscriber, subscription, &caller, format, &unknown, streams);
+            Reply::Delivery(Box::new(delivery))
         }
         Err(SubscribeError::Full(full)) => turned_away(&full, Duration::ZERO),
         // The journal is unavailable, or has failed and the hub is about to stop. The subscriber must

@@ -1,7 +1,6 @@
 //! A caller: who asks, what it may do, and until when.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -9,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::grants::{Grants, Verb};
 use crate::limits::{Network, Owner};
-use crate::message::{ChannelName, Pattern, SubscriberId};
+use crate::message::{ChannelName, Pattern, SubscriberId, Time};
 
 /// Who asks. Clones share one allocation.
 #[derive(Clone, Debug)]
@@ -75,9 +74,11 @@ impl Caller {
         self.token()?.subject.as_deref()
     }
 
-    /// Until when the caller may go on. `None` for ever.
-    pub fn expires(&self) -> Option<SystemTime> {
-        self.token()?.expires.and_then(|seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)))
+    /// Until when the caller may go on. `None` for ever, which is what a time after the year 9999 is.
+    pub fn expires(&self) -> Option<Time> {
+        const YEAR_10000: u64 = 253_402_300_800;
+        let seconds = self.token()?.expires.filter(|seconds| *seconds < YEAR_10000)?;
+        Some(Time::from_ms(seconds * 1_000))
     }
 
     /// What the caller may do.

@@ -1,15 +1,17 @@
 //! Catching up: one subscriber that is in no group, because it is new or its socket was full.
 
+use std::future::{pending, poll_fn};
 use std::mem;
 use std::time::Duration;
 
 use tokio::task::yield_now;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::chunks::{Chunks, Partial, Unsent};
 use super::socket::Socket;
-use super::stream::Delivery;
-use crate::hub::Reason;
+use super::stream::{self, Delivery};
+use crate::hub::{Pass, Reason};
 
 /// A subscriber with its socket, and what the socket has not taken yet.
 #[derive(Debug)]
@@ -35,13 +37,12 @@ impl CatchUp {
         self.unsent.is_nothing() && !self.delivery.subscription.is_behind()
     }
 
-    /// Ends the stream with the last chunk. Returns itself if the socket has not taken it, to be
-    /// [run](Self::run).
+    /// Ends the stream. Returns itself if the socket has not taken the end, to be [run](Self::run).
     pub(super) fn end(mut self, reason: Reason) -> Option<Self> {
         self.delivery.subscriber.end(reason);
-        let last = Chunks::last(self.socket.framing);
-        let sent = self.socket.send(&last, 0).ok().filter(|sent| *sent < last.len())?;
-        self.unsent = Unsent::Last(sent);
+        let end = stream::end(reason, self.delivery.format, self.socket.framing);
+        let sent = self.socket.send(&end, 0).ok().filter(|sent| *sent < end.len())?;
+        self.unsent = Unsent::End(end.copy(sent, end.len()));
         Some(self)
     }
 
@@ -55,11 +56,13 @@ impl CatchUp {
         overdue: &CancellationToken,
     ) -> Option<Self> {
         let address = self.delivery.subscriber.address();
+        let pass = self.delivery.subscriber.pass().cloned();
         let CatchUp { socket, delivery, unsent } = &mut self;
         let result = tokio::select! {
             biased;
             result = catch_up(socket, delivery, unsent, stall, stopping) => result,
             reason = socket.gone() => Err(reason),
+            reason = overstayed(pass.as_deref()) => Err(reason),
             () = overdue.cancelled() => {
                 tracing::warn!(%address, "connection cut: it did not end in time");
                 Err(Reason::Shutdown)
@@ -75,7 +78,18 @@ impl CatchUp {
     }
 }
 
-/// Sends what is unsent, then pages of the journal, and the last chunk at the end of the stream. While the
+/// Waits until the stream should have ended, and did not: its socket takes too little.
+async fn overstayed(pass: Option<&Pass>) -> Reason {
+    /// How long a stream takes to end. Higher: a token is good for longer than it says. Lower: a socket that
+    /// is full for a moment is cut, and its subscriber is not sent why.
+    const TIME: Duration = Duration::from_secs(1);
+    let Some(pass) = pass else { return pending().await };
+    let reason = poll_fn(|cx| pass.poll_end(cx)).await;
+    sleep(TIME).await;
+    reason
+}
+
+/// Sends what is unsent, then pages of the journal, and the end of the stream. While the
 /// socket is full, no page is read, and no message is kept but in [`Partial::kept`]. Returns false at the end
 /// of the stream.
 ///
@@ -88,7 +102,7 @@ async fn catch_up(
     stall: Duration,
     stopping: &CancellationToken,
 ) -> Result<bool, Reason> {
-    let mut sent = loop {
+    let end = loop {
         if unsent.is_nothing() && !delivery.subscription.is_behind() {
             return Ok(true);
         }
@@ -106,7 +120,7 @@ async fn catch_up(
                     Ok(None) => continue,
                     Err(reason) => {
                         delivery.subscriber.end(reason);
-                        break 0;
+                        break stream::end(reason, delivery.format, socket.framing);
                     }
                 }
             }
@@ -118,17 +132,17 @@ async fn catch_up(
                 };
                 (Chunks::begun(entry, delivery.format, socket.framing), sent)
             }
-            Unsent::Last(sent) => break sent,
+            Unsent::End(bytes) => break Chunks::from(bytes),
         };
         let sent = socket.send_if_writable(&chunks, from)?;
         *unsent = delivery.was_sent(&chunks, sent);
         // Other tasks have their turn after each page: many pages may follow.
         yield_now().await;
     };
-    let last = Chunks::last(socket.framing);
-    while sent < last.len() {
+    let mut sent = 0;
+    while sent < end.len() {
         socket.writable(stall).await?;
-        sent = socket.send_if_writable(&last, sent)?;
+        sent = socket.send_if_writable(&end, sent)?;
     }
     Ok(false)
 }

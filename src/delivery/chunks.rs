@@ -50,8 +50,8 @@ pub(super) enum Unsent {
     Bytes(Bytes),
     /// The end of a message's chunk, which is longer.
     Message(Partial),
-    /// The [last](Chunks::last) chunk, of which so many bytes were sent. Nothing follows.
-    Last(usize),
+    /// The [end](Chunks::end) of the body. Nothing follows.
+    End(Bytes),
 }
 
 /// A message of which only a part was sent.
@@ -137,12 +137,14 @@ impl Chunks {
         chunks
     }
 
-    /// The end of a body.
-    pub(super) fn last(framing: Framing) -> Self {
-        match framing {
-            Framing::Chunked => Chunks::from(Bytes::from_static(b"0\r\n\r\n")),
-            Framing::UntilClose => Chunks::default(),
+    /// The end of a body, after this event of the hub's own, which may be empty.
+    pub(super) fn end(event: Bytes, framing: Framing) -> Self {
+        let mut chunks = Chunks::own(event, None, framing);
+        if framing == Framing::Chunked {
+            chunks.pieces.push(Bytes::from_static(b"0\r\n\r\n"));
+            chunks.length += b"0\r\n\r\n".len();
         }
+        chunks
     }
 
     /// Adds one chunk of these frames.
@@ -221,14 +223,15 @@ impl Chunks {
         Cut { unsent, position: Some(sequence), counts: Some(counts(chunk)) }
     }
 
-    /// A copy of the bytes from `sent` to `end`: a part of a piece would keep all of it.
     fn kept(&self, sent: usize, end: usize) -> Unsent {
-        if sent == end {
-            return Unsent::Nothing;
-        }
+        if sent == end { Unsent::Nothing } else { Unsent::Bytes(self.copy(sent, end)) }
+    }
+
+    /// A copy of the bytes from `sent` to `end`: a part of a piece would keep all of it.
+    pub(super) fn copy(&self, sent: usize, end: usize) -> Bytes {
         let slices = self.slices(sent);
         let bytes = slices.iter().flat_map(|slice| slice.iter().copied());
-        Unsent::Bytes(bytes.take(end - sent).collect())
+        bytes.take(end - sent).collect()
     }
 }
 

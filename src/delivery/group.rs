@@ -2,6 +2,7 @@
 //! same messages. They share one subscription. A group is data: its [`Shard`](super::shard::Shard) hears for
 //! it, and has it send a few writes at a time.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use super::chunks::{Chunks, Framing, Unsent};
 use super::socket::Socket;
 use super::stream::{self, Delivery};
 use crate::frame::{self, Format};
-use crate::hub::{Next, NotHeld, Reason, Subscriber, Subscription};
+use crate::hub::{Due, Next, NotHeld, Reason, Subscriber, Subscription};
 use crate::journal::{Channels, Entry};
 
 /// The members of a group, and what they are sent.
@@ -65,6 +66,8 @@ struct Round {
     next: usize,
     /// The key after that of the last member.
     end: usize,
+    /// The members to which something is due once the round is over.
+    due: BTreeSet<usize>,
     began: Instant,
 }
 
@@ -142,13 +145,62 @@ impl Group {
         self.members.insert(Member { socket, subscriber, position: subscription.position() })
     }
 
-    /// Removes the member if it is gone. If not, its socket is watched by this waker.
-    pub(super) fn check(&mut self, key: usize, waker: &Waker) {
+    /// Removes the member if it is gone. If not, this waker watches its socket, and what is due to it is sent.
+    /// `removed` gets it if the socket is full.
+    pub(super) fn check(
+        &mut self,
+        key: usize,
+        waker: &Waker,
+        keep_alive: Duration,
+        removed: &mut Vec<CatchUp>,
+    ) {
         let Some(member) = self.members.get_mut(key) else { return };
-        if let Poll::Ready(reason) = member.socket.poll_gone(&mut Context::from_waker(waker)) {
+        let mut cx = Context::from_waker(waker);
+        if let Poll::Ready(reason) = member.socket.poll_gone(&mut cx) {
             member.subscriber.end(reason);
             self.members.remove(key);
+        } else if member.subscriber.poll_due(&mut cx).is_ready() {
+            match &mut self.state {
+                // The group's position is not the member's before it is sent the round's bytes.
+                State::Sending(round) if (round.next..round.end).contains(&key) => {
+                    round.due.insert(key);
+                }
+                _ => self.send_due(key, keep_alive, removed),
+            }
         }
+    }
+
+    /// Sends the member, which was sent all that the group was sent, what is due to it.
+    fn send_due(&mut self, key: usize, keep_alive: Duration, removed: &mut Vec<CatchUp>) {
+        let Some(member) = self.members.get_mut(key) else { return };
+        match member.subscriber.take_due() {
+            Some(Due::Expiring(expires)) => {
+                let chunks = stream::expiring(expires, self.format, self.framing);
+                match member.socket.send(&chunks, 0) {
+                    Ok(sent) if sent == chunks.len() => {}
+                    Ok(sent) => {
+                        let mut member = self.remove(key, keep_alive);
+                        member.unsent = chunks.cut(sent, &self.subscription).unsent;
+                        removed.push(member);
+                    }
+                    Err(reason) => {
+                        member.subscriber.end(reason);
+                        self.members.remove(key);
+                    }
+                }
+            }
+            Some(Due::End(reason)) => removed.extend(self.remove(key, keep_alive).end(reason)),
+            None => {}
+        }
+    }
+
+    /// Removes the member, which was sent all that the group was sent.
+    fn remove(&mut self, key: usize, keep_alive: Duration) -> CatchUp {
+        let Member { socket, subscriber, position } = self.members.remove(key);
+        let position = position.max(self.subscription.position());
+        let subscription = self.subscription.fork(position, Some(subscriber.address()));
+        let delivery = Delivery::resumed(subscriber, subscription, self.format, keep_alive);
+        CatchUp { socket, delivery, unsent: Unsent::Nothing }
     }
 
     /// Sends the messages at the `wanted` places of `messages` next, if the group waits for them and they fit
@@ -234,7 +286,8 @@ impl Group {
 
     fn begin(&mut self, what: What, all: Arc<Chunks>) {
         let end = self.members.iter().next_back().map_or(0, |(key, _)| key + 1);
-        self.state = State::Sending(Box::new(Round { what, all, next: 0, end, began: Instant::now() }));
+        let (due, began) = (BTreeSet::new(), Instant::now());
+        self.state = State::Sending(Box::new(Round { what, all, next: 0, end, due, began }));
     }
 
     /// Records that so many messages may have been announced that only the journal has. Returns whether the
@@ -313,7 +366,17 @@ impl Group {
         if round.next < round.end {
             return (written, Turn::GoOn);
         }
-        let pause = round.pause();
+        while let State::Sending(round) = &mut self.state
+            && let Some(key) = round.due.first().copied()
+        {
+            if written >= most {
+                return (written, Turn::GoOn);
+            }
+            round.due.remove(&key);
+            written += 1;
+            self.send_due(key, keep_alive, removed);
+        }
+        let pause = if let State::Sending(round) = &self.state { round.pause() } else { None };
         self.state = State::Idle;
         match pause {
             Some(pause) => {
@@ -401,6 +464,7 @@ pub(super) mod tests {
 
     use super::super::wire::Wire;
     use super::*;
+    use crate::auth::Caller;
     use crate::hub::{self, Hub, Request, Start};
     use crate::journal::{Journal, KeyLimits, Place, Retention, Rules};
     use crate::limits::{Budget, Network};
@@ -422,13 +486,14 @@ pub(super) mod tests {
         let (hub, _) = Hub::new(journal, committed, &options, budget);
         let request = Request { channels: Channels::new([]), start: Start::Live, subscriber: None };
         let address = stream.peer_addr().unwrap().into();
-        let (subscriber, subscription) = hub.subscribe(address, request).await.unwrap();
+        let (subscriber, subscription) = hub.subscribe(address, &Caller::anyone(), request).await.unwrap();
         let options = stream::Options {
             keep_alive: Duration::MAX,
             retry_min: Duration::ZERO,
             retry_max: Duration::ZERO,
         };
-        let delivery = Delivery::new(subscriber, subscription, Format::Bare, &[], &options);
+        let delivery =
+            Delivery::new(subscriber, subscription, &Caller::anyone(), Format::Bare, &[], &options);
         let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
         let socket = Socket::new(Wire::Tcp(stream), Framing::Chunked, (None, permit)).unwrap();
         (hub, CatchUp { socket, delivery, unsent: Unsent::Nothing })

@@ -214,6 +214,9 @@ impl Shard {
     /// Makes the subscriber a member of its group, after it was sent what only the group was sent. It has to
     /// catch up by itself if its socket is full, or if more than a page is missing.
     fn join(&mut self, mut joining: CatchUp) {
+        if let Some(reason) = joining.delivery.subscriber.pass().and_then(|pass| pass.end()) {
+            return self.removed.extend(joining.end(reason));
+        }
         let Some(key) = self.group_of(&joining) else {
             return joining.delivery.subscriber.end(Reason::Cut);
         };
@@ -240,7 +243,7 @@ impl Shard {
             }
         }
         let member = group.insert(joining);
-        group.check(member, &self.readiness.waker(key, member));
+        group.check(member, &self.readiness.waker(key, member), self.keep_alive, &mut self.removed);
         self.forget_if_over(key);
     }
 
@@ -287,11 +290,12 @@ impl Shard {
         }
     }
 
-    /// Removes the members that are gone, of some whose sockets can be read from.
+    /// Of some members whose sockets can be read from, or to whom something is due, removes those that are
+    /// gone, and sends the others what is due.
     fn check_sockets(&mut self) {
         for (key, member) in self.readiness.take(SUBSCRIBERS) {
             if let Some(group) = self.groups.get_mut(key as usize) {
-                group.check(member, &self.readiness.waker(key, member));
+                group.check(member, &self.readiness.waker(key, member), self.keep_alive, &mut self.removed);
                 self.forget_if_over(key);
             }
         }
@@ -388,7 +392,7 @@ fn number(key: usize) -> u32 {
     u32::try_from(key).expect("there are at most Feed::MAX_LISTENERS groups")
 }
 
-/// The members whose sockets can be read from: the group's key, and the member's.
+/// The members whose sockets can be read from, or to whom something is due: the group's key, and the member's.
 #[derive(Debug, Default)]
 struct Readiness {
     keys: Mutex<Vec<(u32, usize)>>,
@@ -411,7 +415,7 @@ impl Readiness {
     }
 }
 
-/// The waker of a member's socket.
+/// The waker of a member's socket and pass.
 struct Readable {
     group: u32,
     member: usize,

@@ -1,5 +1,6 @@
 //! A stream: what one subscriber is sent, and when. How the bytes are sent is not known here.
 
+use std::future::poll_fn;
 use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,9 +9,11 @@ use bytes::Bytes;
 use tokio::time::sleep;
 
 use super::chunks::{Chunks, Framing, Unsent};
+use crate::auth::Caller;
 use crate::frame::{self, Format, Gap, Open};
-use crate::hub::{Next, Reason, Subscriber, Subscription};
+use crate::hub::{Due, Next, Reason, Subscriber, Subscription};
 use crate::journal::{Entry, JournalError};
+use crate::message::Time;
 use crate::value::duration;
 
 /// The settings of every stream.
@@ -49,18 +52,26 @@ pub(crate) struct Delivery {
 }
 
 impl Delivery {
-    /// The delivery of this subscription, from the stream's opening on. The opening names the `unknown`
-    /// parameters of the request.
+    /// The delivery of this subscription, from the stream's opening on. The opening says who the caller is,
+    /// and names the `unknown` parameters of the request.
     pub(crate) fn new(
         subscriber: Subscriber,
         subscription: Subscription,
+        caller: &Caller,
         format: Format,
         unknown: &[String],
         options: &Options,
     ) -> Self {
         let keep_alive = options.keep_alive;
         let retry_ms = fastrand::u128(options.retry_min.as_millis()..=options.retry_max.as_millis());
-        let open = Open { position: subscription.begins_at(), keep_alive_ms: keep_alive.as_millis() };
+        let (mark, stream) = (caller.mark(), subscriber.pass().map(|pass| pass.stream()));
+        let open = Open {
+            position: subscription.begins_at(),
+            keep_alive_ms: keep_alive.as_millis(),
+            caller: mark.as_deref(),
+            stream: stream.as_deref(),
+            expires: caller.expires(),
+        };
         let opening = frame::opening(format, unknown, retry_ms, Some(open));
         Delivery { subscriber, subscription, format, keep_alive, opening }
     }
@@ -80,8 +91,8 @@ impl Delivery {
         mem::take(&mut self.opening)
     }
 
-    /// Waits for the next chunks of what the journal has. `None` once the subscription is not behind.
-    /// Dropping the future loses nothing.
+    /// Waits for the next chunks: what is due to the subscriber, or what the journal has. `None` once the
+    /// subscription is not behind. Dropping the future loses nothing.
     ///
     /// # Errors
     /// The reason why the stream ends.
@@ -89,11 +100,19 @@ impl Delivery {
         let keep_alive = sleep(self.keep_alive);
         tokio::pin!(keep_alive);
         loop {
+            match self.subscriber.take_due() {
+                Some(Due::Expiring(expires)) => {
+                    return Ok(Some(expiring(expires, self.format, framing)));
+                }
+                Some(Due::End(reason)) => return Err(reason),
+                None => {}
+            }
             let next = tokio::select! {
                 biased;
                 next = self.subscription.next() => next.map_err(|_failed| Reason::JournalFailed)?,
                 // Others may have their turn to read the journal for long.
                 () = &mut keep_alive => return Ok(Some(self.keep_alive(framing))),
+                _ = poll_fn(|cx| self.subscriber.poll_due(cx)) => continue,
             };
             let chunks = match next {
                 Some(next) => self.encode(next, framing),
@@ -144,6 +163,21 @@ impl Delivery {
         let entry = self.subscription.reread(sequence).await;
         entry.map_err(|_failed: JournalError| Reason::JournalFailed)?.ok_or(Reason::TooSlow)
     }
+}
+
+/// The chunks of the event that says when the subscriber's token expires.
+pub(super) fn expiring(expires: Time, format: Format, framing: Framing) -> Chunks {
+    Chunks::own(frame::expiring(format, expires), None, framing)
+}
+
+/// The end of a stream that ends for this reason: its subscriber has to know that it needs another token.
+pub(super) fn end(reason: Reason, format: Format, framing: Framing) -> Chunks {
+    let event = match reason {
+        Reason::Expired => frame::expired(format, "the token has expired"),
+        Reason::Revoked => frame::expired(format, "the token was revoked"),
+        _ => Bytes::new(),
+    };
+    Chunks::end(event, framing)
 }
 
 /// The chunks of `next`.

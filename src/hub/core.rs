@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::runtime::Handle;
 
 use super::live::Live;
+use super::passes::Passes;
 use crate::journal::{Channels, Journal, JournalError, Page, PageLimit};
 use crate::limits::{Budget, Network, Shares, Turns};
 use crate::message::MessageId;
@@ -14,6 +15,8 @@ use crate::message::MessageId;
 pub(super) struct Core {
     pub(super) journal: Journal,
     pub(super) live: Live,
+    /// Until when the subscribers with tokens may go on.
+    pub(super) passes: Passes,
     /// The subscribers there may be.
     pub(super) subscribers: Shares,
     /// The readers of history there may be.
@@ -38,7 +41,8 @@ impl Core {
     ) -> Self {
         let threads = Handle::current().metrics().num_workers();
         let (live, publishing) = (Live::new(journal.head(), threads), Turns::new(1));
-        Core { journal, live, subscribers, readers, publishing, budget, page, admitted: AtomicU64::new(0) }
+        let (passes, admitted) = (Passes::new(), AtomicU64::new(0));
+        Core { journal, live, passes, subscribers, readers, publishing, budget, page, admitted }
     }
 
     /// The number of a new subscriber in the log. The first is 1.

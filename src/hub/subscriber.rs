@@ -1,10 +1,13 @@
 //! One subscriber: its address and channels, since when it is there, what it was sent, why it ended.
 
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use tokio::time::Instant;
 
 use super::core::Core;
+use super::pass::{Due, Pass};
+use super::reason::Reason;
 use super::subscription::Next;
 use crate::journal::{Channels, Entry};
 use crate::limits::{Peer, Share};
@@ -29,45 +32,14 @@ pub struct Subscriber {
     ended: Option<Reason>,
     /// The share of the subscribers there may be. `None` once it is given back.
     share: Option<Share>,
-}
-
-/// Why a subscriber ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// The other side closed the connection.
-    Closed,
-    /// The connection failed.
-    Reset,
-    /// The other side took nothing for `--stall-timeout`.
-    TimedOut,
-    /// Retention dropped a message of which only a part was sent: the rest can't be read again.
-    TooSlow,
-    /// The hub cut the connection, or no other reason was recorded.
-    Cut,
-    /// The hub stops.
-    Shutdown,
-    /// The journal failed, so the hub stops.
-    JournalFailed,
-}
-
-impl Reason {
-    /// The reason as the log gives it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Reason::Closed => "closed",
-            Reason::Reset => "reset",
-            Reason::TimedOut => "timed out",
-            Reason::TooSlow => "too slow",
-            Reason::Cut => "cut",
-            Reason::Shutdown => "shutdown",
-            Reason::JournalFailed => "journal failed",
-        }
-    }
+    /// Until when the stream may go on. `None` if its caller has no token.
+    pass: Option<Arc<Pass>>,
 }
 
 impl Subscriber {
     /// A subscriber from `position` on. [`Live::count`](super::live::Live::count) must have counted it for
-    /// `channels`: dropping the subscriber undoes that count.
+    /// `channels`, and `pass` must be one of the hub's: dropping the subscriber undoes both.
+    #[expect(clippy::too_many_arguments)]
     pub(super) fn new(
         core: Arc<Core>,
         share: Share,
@@ -75,6 +47,7 @@ impl Subscriber {
         channels: Channels,
         id: Option<SubscriberId>,
         position: u64,
+        pass: Option<Arc<Pass>>,
     ) -> Self {
         let number = core.next_number();
         let names: Vec<_> = channels.iter().map(|name| name.as_str()).collect();
@@ -82,7 +55,7 @@ impl Subscriber {
         let since = Instant::now();
         let (sent, last_id, ended) = (0, position, None);
         let share = Some(share);
-        Subscriber { core, channels, id, address, number, since, sent, last_id, ended, share }
+        Subscriber { core, channels, id, address, number, since, sent, last_id, ended, share, pass }
     }
 
     /// Whom the subscriber is for, as limits count it.
@@ -129,6 +102,21 @@ impl Subscriber {
         self.last_id < position
     }
 
+    /// The pass of a subscriber whose caller has a token.
+    pub fn pass(&self) -> Option<&Arc<Pass>> {
+        self.pass.as_ref()
+    }
+
+    /// See [`Pass::poll_due`]. Never ready without a pass.
+    pub fn poll_due(&self, cx: &mut Context<'_>) -> Poll<Due> {
+        self.pass.as_ref().map_or(Poll::Pending, |pass| pass.poll_due(cx))
+    }
+
+    /// See [`Pass::take_due`].
+    pub fn take_due(&self) -> Option<Due> {
+        self.pass.as_ref()?.take_due()
+    }
+
     /// Records why the subscriber ended. Only the first reason counts.
     pub fn end(&mut self, reason: Reason) {
         self.ended.get_or_insert(reason);
@@ -138,6 +126,9 @@ impl Subscriber {
 impl Drop for Subscriber {
     fn drop(&mut self) {
         self.core.live.uncount(&self.channels);
+        if let Some(pass) = &self.pass {
+            self.core.passes.remove(pass);
+        }
         // Before the line: whoever reads it may send another subscriber.
         self.share = None;
         tracing::info!(
