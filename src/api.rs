@@ -3,6 +3,7 @@
 
 mod bodies;
 mod body;
+mod caller;
 mod codings;
 mod cors;
 mod credentials;
@@ -174,6 +175,11 @@ fn router(state: Arc<State>) -> Router {
         let (head, _) = request.into_parts();
         events::respond_to_head(&state, credentials::caller(&state, &head, Trust::Own).await, &head)
     };
+    let caller = async |Extract(state): Extract<Arc<State>>, request: Request| {
+        let (head, _) = request.into_parts();
+        let caller = credentials::caller(&state, &head, Trust::Own).await;
+        caller.map(|caller| caller::respond(&caller)).map_err(Problem::from)
+    };
     let (messages, events) = (only("GET, HEAD, POST").head(history), only("GET, HEAD").head(events));
     // With a slash at the end too: programs add one, and what redirects a POST may lose its body.
     Router::new()
@@ -183,6 +189,7 @@ fn router(state: Arc<State>) -> Router {
         .route("/events", events.clone())
         .route("/events/", events)
         .route("/events/{stream}", only("POST"))
+        .route("/caller", only("GET, HEAD").get(caller))
         .merge(page::routes())
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path"))
         .with_state(state)

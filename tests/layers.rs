@@ -30,6 +30,7 @@ const ORDER: &[&str] = &[
     "api/delete",
     "api/events",
     "api/renewal",
+    "api/caller",
     "api/history",
     "api/page",
     "api/cors",
