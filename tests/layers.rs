@@ -99,6 +99,13 @@ const ORDER: &[&str] = &[
     "journal/clock",
     "frame",
     "auth",
+    "auth/cache",
+    "auth/jwt",
+    "auth/rules",
+    "auth/signer",
+    "auth/keys",
+    "auth/jws",
+    "auth/json",
     "auth/tokens",
     "auth/caller",
     "auth/grants",
@@ -133,6 +140,7 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("tower", &["api"]),
     ("tower_http", &["api"]),
     ("rusqlite", &["journal/sqlite"]),
+    ("aws_lc_rs", &["auth"]),
     // A module derives its own settings by `clap::Args`; what else there is to a command line is not its.
     ("clap", &["options", "cli"]),
 ];

@@ -1,5 +1,7 @@
 //! Grants: what a caller may do, and on which channels. Grants only allow, and their order means nothing.
 
+use std::mem;
+
 use serde::Deserialize;
 
 use crate::message::{ChannelName, Pattern};
@@ -44,7 +46,7 @@ pub struct Grants {
 }
 
 /// Grants as JSON or TOML has them: `{"subscribe": ["chat.42"], "publish": ["chat.42"], "admin": true}`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Named {
     publish: Option<Vec<String>>,
@@ -53,6 +55,24 @@ pub(super) struct Named {
     presence: Option<Vec<String>>,
     delete: Option<Vec<String>>,
     admin: Option<bool>,
+}
+
+impl Named {
+    /// The same grants with what `change` makes of each pattern. `None` if it makes nothing of one.
+    pub(super) fn map(&self, change: impl Fn(&str) -> Option<String>) -> Option<Named> {
+        let list = |list: &Option<Vec<String>>| match list {
+            Some(list) => list.iter().map(|pattern| change(pattern)).collect::<Option<Vec<_>>>().map(Some),
+            None => Some(None),
+        };
+        Some(Named {
+            publish: list(&self.publish)?,
+            subscribe: list(&self.subscribe)?,
+            history: list(&self.history)?,
+            presence: list(&self.presence)?,
+            delete: list(&self.delete)?,
+            admin: self.admin,
+        })
+    }
 }
 
 impl Grants {
@@ -132,6 +152,21 @@ impl Grants {
             grants.patterns[verb as usize] = list.into_iter().map(pattern).collect::<Result<_, _>>()?;
         }
         Ok(grants)
+    }
+
+    /// Grants these as well.
+    ///
+    /// # Errors
+    /// If that is too many patterns.
+    pub(super) fn add(&mut self, other: Grants) -> Result<(), String> {
+        for (own, other) in self.patterns.iter_mut().zip(other.patterns) {
+            *own = [mem::take(own), other].concat().into();
+        }
+        self.admin |= other.admin;
+        match self.patterns.iter().map(|list| list.len()).sum() {
+            0..=Self::MOST => Ok(()),
+            count => Err(format!("there are {count} patterns, the limit is {}", Self::MOST)),
+        }
     }
 
     /// Whether the verb is granted on each channel that `asked` matches: one of the granted patterns covers

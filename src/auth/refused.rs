@@ -1,4 +1,4 @@
-//! Refused: why a credential is not accepted.
+//! Why a credential is not accepted.
 
 use std::borrow::Cow;
 use std::fmt;

@@ -39,7 +39,6 @@ pub struct Subscriber {
 impl Subscriber {
     /// A subscriber from `position` on. [`Live::count`](super::live::Live::count) must have counted it for
     /// `channels`, and `pass` must be one of the hub's: dropping the subscriber undoes both.
-    #[expect(clippy::too_many_arguments)]
     pub(super) fn new(
         core: Arc<Core>,
         share: Share,

@@ -158,7 +158,7 @@ async fn ask(journal: &Journal, left: &Left) -> Result<Answers, JournalError> {
             ttl: None,
         };
         let key = key(mark).map(|key| Key {
-            network: Network::from(IpAddr::from([127, 0, 0, 1])),
+            owner: Network::from(IpAddr::from([127, 0, 0, 1])).into(),
             text: IdempotencyKey::parse(key).unwrap(),
         });
         Append::message(draft, key)
