@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use tabcast::journal::{
     Append, Appended, Channels, Committed, Journal, Key, KeyLimits, PageLimit, Place, Retention, Rules,
 };
-use tabcast::limits::Budget;
+use tabcast::limits::{Budget, Network};
 use tabcast::message::{
     ChannelName, Data, Draft, EventName, IdempotencyKey, MessageId, Pattern, SubscriberId,
 };
@@ -207,7 +207,7 @@ async fn run(path: Option<&Path>, retention: usize, steps: Vec<Step>) {
                 for (number, length, key) in &batch {
                     let key = key.map(|key| Key {
                         // Of two networks, with the same keys.
-                        network: IpAddr::from([10, 0, 0, (key % 2) as u8]).into(),
+                        owner: Network::from(IpAddr::from([10, 0, 0, (key % 2) as u8])).into(),
                         text: IdempotencyKey::parse(&(key / 2).to_string()).unwrap(),
                     });
                     appends.push(Append::message(draft(NAMES[*number], &"ü".repeat(*length)), key));

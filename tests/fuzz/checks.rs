@@ -429,7 +429,7 @@ async fn append(journal: &Journal, text: &str) -> Option<u64> {
         ttl: None,
     };
     let text = IdempotencyKey::parse(&fastrand::u64(..).to_string()).unwrap();
-    let key = Some(Key { network: Network::from(IpAddr::from([127, 0, 0, 1])), text });
+    let key = Some(Key { owner: Network::from(IpAddr::from([127, 0, 0, 1])).into(), text });
     match journal.append(vec![Append::message(draft, key)]).await.ok()?.remove(0) {
         Appended::New(receipts) => Some(receipts[0].id.sequence),
         other => panic!("{other:?}"),
