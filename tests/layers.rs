@@ -140,7 +140,7 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("tower", &["api"]),
     ("tower_http", &["api"]),
     ("rusqlite", &["journal/sqlite"]),
-    ("aws_lc_rs", &["auth"]),
+    ("aws_lc_rs", &["auth", "hub/pass"]),
     // A module derives its own settings by `clap::Args`; what else there is to a command line is not its.
     ("clap", &["options", "cli"]),
 ];

@@ -145,8 +145,8 @@ impl Group {
         self.members.insert(Member { socket, subscriber, position: subscription.position() })
     }
 
-    /// Removes the member if it is gone. If not, this waker watches its socket, and what is due to it is sent.
-    /// `removed` gets it if the socket is full.
+    /// Removes the member if it is gone. If not, this waker watches its socket, and what is due to it is
+    /// sent. `removed` gets it if the socket is full.
     pub(super) fn check(
         &mut self,
         key: usize,

@@ -392,7 +392,8 @@ fn number(key: usize) -> u32 {
     u32::try_from(key).expect("there are at most Feed::MAX_LISTENERS groups")
 }
 
-/// The members whose sockets can be read from, or to whom something is due: the group's key, and the member's.
+/// The members whose sockets can be read from, or to whom something is due: the group's key, and the
+/// member's.
 #[derive(Debug, Default)]
 struct Readiness {
     keys: Mutex<Vec<(u32, usize)>>,
