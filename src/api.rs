@@ -74,8 +74,12 @@ impl Api {
     }
 
     /// The response to a request on a connection from this address.
-    pub(crate) async fn respond(&self, connection: Peer, request: Request) -> Response<Reply> {
+    pub(crate) async fn respond(&self, connection: Peer, mut request: Request) -> Response<Reply> {
         let address = forwarded::address(&self.state.trusted, connection, request.headers());
+        if self.state.auth.asks() {
+            // For whoever is asked about the caller.
+            request.extensions_mut().insert(address);
+        }
         let Some(cors) = &self.cors else { return self.check(address, request).await };
         // Around the check, so that pages of an allowed origin can read a refusal too.
         let checked = |request| async move { Ok::<_, Infallible>(self.check(address, request).await) };

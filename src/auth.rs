@@ -4,11 +4,13 @@
 
 mod cache;
 mod caller;
+mod forward;
 mod grants;
 mod json;
 mod jws;
 mod jwt;
 pub mod keys;
+mod provider;
 mod refused;
 mod rules;
 pub mod signer;
@@ -22,11 +24,17 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use cache::Cache;
 pub use caller::{Caller, Token};
+use forward::Forward;
+pub use forward::Question;
 pub use grants::{Grants, Verb};
+use jwt::Fault;
 use keys::Keys;
+use provider::Provider;
 pub use refused::Refused;
 pub use rules::Rules;
 use tokens::Tokens;
+
+pub use crate::fetch::Url;
 
 /// The settings of who may do what. With none of them, whoever reaches the hub may do everything.
 #[derive(Clone, Debug, clap::Args)]
@@ -56,12 +64,22 @@ pub struct Options {
     /// everything, and an empty text nothing
     #[arg(long, value_name = "GRANTS", value_parser = Grants::parse)]
     pub anonymous: Option<Grants>,
+
+    /// Where a provider has the keys of its tokens, a JWKS, as in https://login.example.org/jwks.json
+    #[arg(long, value_name = "URL", value_parser = Url::parse_safe)]
+    pub jwks_url: Option<Url>,
+
+    /// An endpoint that is asked who a caller is and what it may do, unless it has a token of the hub's own
+    #[arg(long, value_name = "URL", value_parser = Url::parse)]
+    pub auth_url: Option<Url>,
 }
 
 /// Says who asks.
 #[derive(Debug)]
 pub struct Auth {
     current: RwLock<Arc<Current>>,
+    provider: Option<Arc<Provider>>,
+    forward: Option<Forward>,
 }
 
 /// What the settings and their files say now.
@@ -69,6 +87,8 @@ pub struct Auth {
 struct Current {
     /// Whoever presents nothing.
     anonymous: Caller,
+    /// Whether the settings say what may be done without a credential.
+    has_anonymous: bool,
     /// Whether credentials are looked at.
     is_open: bool,
     tokens: Option<Tokens>,
@@ -91,15 +111,26 @@ impl Auth {
     /// # Errors
     /// [`InvalidFile`].
     pub fn new(options: &Options) -> Result<Self, InvalidFile> {
-        Ok(Auth { current: RwLock::new(Arc::new(Current::new(options)?)) })
+        let current = RwLock::new(Arc::new(Current::new(options)?));
+        let provider =
+            options.jwks_url.clone().map(|url| at("--jwks-url", url, Provider::new)).transpose()?;
+        let forward = options.auth_url.clone().map(|url| at("--auth-url", url, Forward::new)).transpose()?;
+        Ok(Auth { current, provider, forward })
     }
 
-    /// Goes by these settings from now on, and by what their files say now.
+    /// Begins to fetch the keys of `--jwks-url`, on the runtime of which this is called.
+    pub fn begin(&self) {
+        self.provider.as_ref().map(Provider::begin_if_due);
+    }
+
+    /// Goes by these settings from now on, and by what their files say now. Which URLs are asked stays.
     ///
     /// # Errors
     /// [`InvalidFile`]: nothing has changed.
     pub fn reload(&self, options: &Options) -> Result<(), InvalidFile> {
-        let current = Arc::new(Current::new(options)?);
+        let jwks_url = self.provider.as_ref().map(|provider| provider.url().clone());
+        let auth_url = self.forward.as_ref().map(|forward| forward.url().clone());
+        let current = Arc::new(Current::new(&Options { jwks_url, auth_url, ..options.clone() })?);
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = current;
         Ok(())
     }
@@ -109,27 +140,69 @@ impl Auth {
         self.current().is_open
     }
 
-    /// Who asks with this token, or without one.
+    /// Whether an endpoint says who asks: then a credential may be anything.
+    pub fn asks(&self) -> bool {
+        self.forward.is_some()
+    }
+
+    /// Who asks with this token, or without one. `question` is for the endpoint of `--auth-url`, if there
+    /// is one: it is asked of whoever has no token of the hub's own.
     ///
     /// # Errors
     /// [`Refused`] if the token is wrong.
-    pub async fn caller(&self, token: Option<&str>) -> Result<Caller, Refused> {
+    pub async fn caller<'a>(
+        &self,
+        token: Option<&str>,
+        question: impl FnOnce() -> Result<Question<'a>, Refused>,
+    ) -> Result<Caller, Refused> {
+        let current = self.current();
+        if current.is_open {
+            return Ok(current.anonymous.clone());
+        }
+        let own = match token {
+            Some(token) => Some(self.own(&current, token).await),
+            None => None,
+        };
+        let Some(forward) = &self.forward else {
+            return own.unwrap_or_else(|| Ok(current.anonymous.clone()));
+        };
+        match own {
+            None | Some(Err(Refused::Invalid(_))) => {}
+            Some(own) => return own,
+        }
+        let question = question()?;
+        if current.has_anonymous && !question.has_credentials() {
+            return Ok(current.anonymous.clone());
+        }
+        // The future of a request that is not asked about stays small.
+        Box::pin(forward.caller(question)).await
+    }
+
+    /// Whose this token is, if it is the hub's own.
+    async fn own(&self, current: &Current, token: &str) -> Result<Caller, Refused> {
         /// The longest token, in bytes. Higher: more is hashed for nothing. Lower: a token with many grants
         /// would be refused.
         const LONGEST: usize = 8 << 10;
-        let current = self.current();
-        let Some(token) = token.filter(|_| !current.is_open) else { return Ok(current.anonymous.clone()) };
         if token.len() > LONGEST {
             return Err(Refused::invalid(format!("the token is longer than {LONGEST} bytes, the limit")));
         }
         let now = seconds_now();
-        match (&current.tokens, &current.keys) {
-            (Some(tokens), _) if token.starts_with(tokens::PREFIX) => tokens.caller(token, now),
-            (_, Some(keys)) => {
-                let verify = || current.expected.caller(keys, token, now);
-                Ok(current.verified.caller(token, now, verify)?)
-            }
-            _ => Err(Refused::invalid("the hub takes no such tokens")),
+        if let Some(tokens) = &current.tokens
+            && token.starts_with(tokens::PREFIX)
+        {
+            return tokens.caller(token, now);
+        }
+        let verified =
+            |keys: &Keys| current.verified.caller(token, now, || current.expected.caller(keys, token, now));
+        let of_file = current.keys.as_ref().map(verified);
+        match (of_file, &self.provider) {
+            // What the keys of the file don't know, those of the provider may.
+            (
+                None | Some(Err(Fault::UnknownKey(_) | Fault::Refused(Refused::Invalid(_)))),
+                Some(provider),
+            ) => provider.caller(verified).await,
+            (Some(verified), _) => Ok(verified?),
+            (None, None) => Err(Refused::invalid("the hub takes no such tokens")),
         }
     }
 
@@ -140,8 +213,10 @@ impl Auth {
 
 impl Current {
     fn new(options: &Options) -> Result<Self, InvalidFile> {
-        let Options { tokens, keys, token_audience, token_issuer, rules, anonymous } = options;
-        let is_open = tokens.is_none() && keys.is_none() && anonymous.is_none();
+        let Options { tokens, keys, token_audience, token_issuer, rules, anonymous, jwks_url, auth_url } =
+            options;
+        let (has_anonymous, is_asked) = (anonymous.is_some(), jwks_url.is_some() || auth_url.is_some());
+        let is_open = tokens.is_none() && keys.is_none() && !has_anonymous && !is_asked;
         let anonymous = match anonymous {
             Some(grants) => Caller::anonymous(grants.clone()),
             None if is_open => Caller::anyone(),
@@ -154,8 +229,19 @@ impl Current {
         let keys = keys.as_deref().map(read_keys).transpose()?;
         let (audience, issuer) = (token_audience.clone(), token_issuer.clone());
         let expected = jwt::Expected { audience, issuer, rules: rules.clone() };
-        Ok(Current { anonymous, is_open, tokens, keys, expected, verified: Cache::default() })
+        let verified = Cache::default();
+        Ok(Current { anonymous, has_anonymous, is_open, tokens, keys, expected, verified })
     }
+}
+
+/// What is at the URL that this flag names.
+fn at<T>(
+    flag: &'static str,
+    url: Url,
+    make: impl FnOnce(Url) -> std::io::Result<T>,
+) -> Result<T, InvalidFile> {
+    let path = url.to_string();
+    make(url).map_err(|error| InvalidFile { flag, path, what: error.to_string() })
 }
 
 /// Reads the file that this flag names.

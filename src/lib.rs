@@ -18,6 +18,7 @@
 //! - [`frame`]: a message's bytes on the wire.
 //! - [`message`]: a message and its parts, parsed once and valid from then on.
 //! - [`auth`]: who asks, and what it may do.
+//! - `fetch`: gets what a URL of the settings has.
 //! - [`limits`]: how much there may be, in all and from one address.
 //! - [`log`]: the log on stderr.
 //!
@@ -49,6 +50,7 @@
 mod api;
 pub mod auth;
 mod delivery;
+mod fetch;
 pub mod frame;
 pub mod hub;
 pub mod journal;
@@ -94,9 +96,9 @@ pub enum ServeError {
     Auth(#[from] auth::InvalidFile),
     /// Others than this machine could do everything.
     #[error(
-        "{0} can be reached from other machines, and nothing says who may do what: give --tokens, or \
-         --anonymous with what everybody may do, as in --anonymous 'subscribe=public.>', or \
-         --anonymous all for everything"
+        "{0} can be reached from other machines, and nothing says who may do what: give --tokens, \
+         --jwks-url, --auth-url, or --anonymous with what everybody may do, as in --anonymous \
+         'subscribe=public.>', or --anonymous all for everything"
     )]
     Unguarded(std::net::SocketAddr),
 }
@@ -142,6 +144,7 @@ impl Server {
         for listener in &listeners {
             tracing::info!(version = env!("CARGO_PKG_VERSION"), "listening on {listener}");
         }
+        auth.begin();
         let api = api::Api::new(api::State {
             options: api,
             streams: delivery,

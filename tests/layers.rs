@@ -99,6 +99,8 @@ const ORDER: &[&str] = &[
     "journal/clock",
     "frame",
     "auth",
+    "auth/forward",
+    "auth/provider",
     "auth/cache",
     "auth/jwt",
     "auth/rules",
@@ -110,6 +112,7 @@ const ORDER: &[&str] = &[
     "auth/caller",
     "auth/grants",
     "auth/refused",
+    "fetch",
     "limits",
     "limits/budget",
     "limits/shares",
@@ -132,8 +135,10 @@ const ORDER: &[&str] = &[
 
 /// What only the files whose name begins so may name in their code.
 const CONFINED: &[(&str, &[&str])] = &[
-    ("hyper", &["net"]),
-    ("hyper_util", &["net"]),
+    ("hyper", &["net", "fetch"]),
+    ("hyper_util", &["net", "fetch"]),
+    ("hyper_rustls", &["fetch"]),
+    ("rustls", &["fetch"]),
     ("axum", &["api"]),
     ("multer", &["api/multipart"]),
     ("flate2", &["api/codings"]),
@@ -141,6 +146,7 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("tower_http", &["api"]),
     ("rusqlite", &["journal/sqlite"]),
     ("aws_lc_rs", &["auth", "hub/pass"]),
+    ("aws_lc_rs", &["auth", "fetch"]),
     // A module derives its own settings by `clap::Args`; what else there is to a command line is not its.
     ("clap", &["options", "cli"]),
 ];

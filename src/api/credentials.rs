@@ -1,15 +1,18 @@
 //! Credentials: where a request has its token, and who asks.
 
-use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, header};
-use percent_encoding::percent_decode_str;
+use std::borrow::Cow;
 
-use super::fields::TOKEN;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
+use super::fields::{Fields, TOKEN};
 use super::origin::Trust;
 use super::problem::Problem;
 use super::state::State;
-use crate::auth::{Caller, Refused, Verb};
+use crate::auth::{Caller, Question, Refused, Verb};
 use crate::journal::Channels;
+use crate::limits::Peer;
 use crate::message::{ChannelName, Pattern};
 
 /// The cookies that have a token. A page of another host, or of plain http, can't set the first.
@@ -20,11 +23,8 @@ const COOKIES: [&str; 2] = ["__Host-tabcast", "tabcast"];
 /// # Errors
 /// 401 if the request has a token that is wrong, or may be.
 pub(super) async fn caller(state: &State, head: &Parts, trust: Trust) -> Result<Caller, Refused> {
-    if state.auth.is_open() {
-        return state.auth.caller(None).await;
-    }
-    let token = token(state, head, trust)?;
-    state.auth.caller(token.as_deref()).await
+    let token = if state.auth.is_open() { None } else { token(state, head, trust)? };
+    state.auth.caller(token.as_deref(), || question(state, head, trust)).await
 }
 
 /// The request's token. The header wins over the query, and that over the cookie.
@@ -38,32 +38,101 @@ fn token(state: &State, head: &Parts, trust: Trust) -> Result<Option<String>, Re
             let line = line.to_str().unwrap_or_default();
             let (scheme, token) = line.split_once(' ').unwrap_or((line, ""));
             if !scheme.eq_ignore_ascii_case("Bearer") {
+                // Whoever is asked may know other schemes.
+                if state.auth.asks() {
+                    return Ok(None);
+                }
                 return wrong("the Authorization header must be Bearer and a token");
             }
             return Ok(Some(token.trim().to_owned()));
         }
     }
-    if state.options.token_in_query {
-        let query = head.uri.query().unwrap_or_default();
-        let mut tokens = query.split('&').filter_map(|pair| {
-            let (name, token) = pair.split_once('=').unwrap_or((pair, ""));
-            (name == TOKEN).then_some(token)
-        });
-        match (tokens.next(), tokens.next()) {
-            (None, _) => {}
-            (_, Some(_)) => return wrong("the parameter `token` is there twice"),
-            (Some(token), None) => {
-                return Ok(Some(percent_decode_str(token).decode_utf8_lossy().into_owned()));
-            }
-        }
+    if let Some(token) = token_in_query(state, &head.uri)? {
+        return Ok(Some(token));
     }
     match cookie(&head.headers)? {
         // With `--allow-origin '*'`, any page may publish, but not by the cookie that the browser has.
-        Some(_) if trust == Trust::AnyPage => wrong(
-            "a page of an origin that is not listed may not use the cookie: it needs a token of its own",
-        ),
+        Some(_) if trust == Trust::AnyPage => wrong(NO_COOKIE),
         cookie => Ok(cookie.map(str::to_owned)),
     }
+}
+
+const NO_COOKIE: &str =
+    "a page of an origin that is not listed may not use the cookie: it needs a token of its own";
+
+/// The token in the query, if it may be there.
+fn token_in_query(state: &State, uri: &Uri) -> Result<Option<String>, Refused> {
+    if !state.options.token_in_query {
+        return Ok(None);
+    }
+    let mut tokens = pairs(uri).filter(|pair| is_token(pair));
+    match (tokens.next(), tokens.next()) {
+        (Some(_), Some(_)) => Err(Refused::Invalid("the parameter `token` is there twice".into())),
+        (first, _) => Ok(first.map(|pair| {
+            let (_, token) = pair.split_once('=').unwrap_or_default();
+            percent_decode_str(token).decode_utf8_lossy().into_owned()
+        })),
+    }
+}
+
+/// The parameters of the query, as they stand there.
+fn pairs(uri: &Uri) -> impl Iterator<Item = &str> {
+    uri.query().unwrap_or_default().split('&')
+}
+
+fn is_token(pair: &str) -> bool {
+    pair.split('=').next() == Some(TOKEN)
+}
+
+/// What an endpoint is asked about the caller of this request.
+fn question<'a>(state: &State, head: &'a Parts, trust: Trust) -> Result<Question<'a>, Refused> {
+    let authorization = match (head.headers.get(header::AUTHORIZATION), token_in_query(state, &head.uri)?) {
+        (Some(line), _) => Some(Cow::from(line.as_bytes())),
+        (None, Some(token)) if token.bytes().all(|byte| byte.is_ascii_graphic()) => {
+            Some(format!("Bearer {token}").into_bytes().into())
+        }
+        (None, Some(_)) => return Err(Refused::Invalid("the parameter `token` has no token".into())),
+        (None, None) => None,
+    };
+    let mut cookies = head.headers.get_all(header::COOKIE).iter().map(|line| line.as_bytes());
+    let cookie = match (cookies.next(), trust) {
+        (Some(_), Trust::AnyPage) if authorization.is_some() => None,
+        (Some(_), Trust::AnyPage) => return Err(Refused::Invalid(NO_COOKIE.into())),
+        (Some(first), Trust::Own) => Some(cookies.fold(Cow::from(first), |mut all, line| {
+            all.to_mut().extend_from_slice(b"; ");
+            all.to_mut().extend_from_slice(line);
+            all
+        })),
+        (None, _) => None,
+    };
+    let mut uri = head.uri.path().to_owned();
+    for pair in pairs(&head.uri).filter(|pair| !pair.is_empty() && !is_token(pair)) {
+        uri.push(if uri.len() == head.uri.path().len() { '?' } else { '&' });
+        uri.push_str(pair);
+    }
+    let address = head.extensions.get().copied().unwrap_or(Peer::Unix);
+    let (method, channels) = (head.method.as_str(), channels(state, head));
+    Ok(Question { authorization, cookie, address, method, uri, channels })
+}
+
+/// The channels that the query asks for. `None` where it does not say: a publisher's may be in the body.
+fn channels(state: &State, head: &Parts) -> Option<String> {
+    /// A comma may be in a channel's name, and so may what is not ASCII.
+    const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
+        .remove(b'.')
+        .remove(b'-')
+        .remove(b'_')
+        .remove(b':')
+        .remove(b'/')
+        .remove(b'*')
+        .remove(b'>');
+    let is_read = head.method == Method::GET || head.method == Method::HEAD;
+    if !is_read && !pairs(&head.uri).any(|pair| pair.starts_with("channel=")) {
+        return None;
+    }
+    let channels = Fields::query(&head.uri, &state.options).ok()?.channels(&state.options).ok()?;
+    let names = channels.iter().map(|channel| utf8_percent_encode(channel.as_str(), ENCODED).to_string());
+    Some(names.collect::<Vec<_>>().join(","))
 }
 
 /// The token in a cookie. Browsers send cookies in no certain order, and somebody else may have set one of
@@ -124,7 +193,17 @@ pub(super) fn not_granted(caller: &Caller, verb: Verb, channel: &Pattern) -> Pro
 
 impl From<Refused> for Problem {
     fn from(refused: Refused) -> Self {
-        let problem = Problem::new(StatusCode::UNAUTHORIZED, refused.to_string());
-        problem.taken("Bearer error=\"invalid_token\"").field("Authorization")
+        let detail = refused.to_string();
+        let (status, challenge) = match refused {
+            Refused::Unavailable(_) => {
+                return Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(1);
+            }
+            Refused::Invalid(_) | Refused::Expired => {
+                (StatusCode::UNAUTHORIZED, "Bearer error=\"invalid_token\"")
+            }
+            Refused::Unknown(_) => (StatusCode::UNAUTHORIZED, "Bearer"),
+            Refused::Forbidden(_) => (StatusCode::FORBIDDEN, "Bearer error=\"insufficient_scope\""),
+        };
+        Problem::new(status, detail).taken(challenge).field("Authorization")
     }
 }

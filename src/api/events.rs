@@ -37,6 +37,11 @@ pub(super) async fn subscribe(
     let caller = match allowed(caller, &mut request, head) {
         Ok(caller) => caller,
         Err(NotAllowed::Problem(problem)) => return Err(problem),
+        Err(NotAllowed::Unavailable(why)) => {
+            tracing::debug!(%address, reason = why, "subscriber turned away");
+            let opening = frame::opening(format, &unknown, state.streams.retry_max.as_millis(), None);
+            return Ok(response_head(format).map(|_| opening.into()));
+        }
         Err(NotAllowed::Expired) => {
             tracing::debug!(%address, reason = %Refused::Expired, "subscriber turned away");
             let later = EXPIRED_RETRY.mul_f64(0.75 + 0.5 * fastrand::f64());
@@ -83,6 +88,8 @@ enum NotAllowed {
     /// Its token was right until it expired. It must come back with a new one, which an EventSource does
     /// after a stream that ends, but never after an error.
     Expired,
+    /// It is not known at the moment whether it may. It must come back.
+    Unavailable(&'static str),
     Problem(Problem),
 }
 
@@ -95,6 +102,7 @@ fn allowed(
 ) -> Result<Caller, NotAllowed> {
     let caller = caller.map_err(|refused| match refused {
         Refused::Expired => NotAllowed::Expired,
+        Refused::Unavailable(why) => NotAllowed::Unavailable(why),
         refused => NotAllowed::Problem(refused.into()),
     })?;
     let Request { channels, start, subscriber } = request;

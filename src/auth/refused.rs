@@ -10,6 +10,12 @@ pub enum Refused {
     Invalid(Cow<'static, str>),
     /// It was right until it expired.
     Expired,
+    /// Somebody else, whom the hub asks, does not know whom it is for, for this reason.
+    Unknown(String),
+    /// Somebody else, whom the hub asks, does not let the caller in, for this reason.
+    Forbidden(String),
+    /// Whether it is right can't be found out at the moment, for this reason.
+    Unavailable(&'static str),
 }
 
 impl Refused {
@@ -23,6 +29,8 @@ impl fmt::Display for Refused {
         match self {
             Refused::Invalid(why) => f.write_str(why),
             Refused::Expired => f.write_str("the token has expired"),
+            Refused::Unknown(why) | Refused::Forbidden(why) => f.write_str(why),
+            Refused::Unavailable(why) => f.write_str(why),
         }
     }
 }

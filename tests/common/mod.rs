@@ -4,6 +4,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part, as if it were a crate")]
 #![allow(unused_imports, unused_macros, reason = "the same")]
 
+pub mod endpoint;
 mod files;
 mod http;
 mod hub;
@@ -12,6 +13,7 @@ mod site;
 
 use std::time::Duration;
 
+pub use endpoint::{Asked, Certificate, Endpoint, Gate, response};
 pub use files::{Locks, assert_refused_and_unchanged, folder_of, refused, sqlite3};
 pub use http::{Event, Response, Stream, connect, connect_from, has_data, parse_event, post_text, request};
 pub use hub::Hub;
