@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 use std::{io, mem};
 
 use serde::Deserialize;
@@ -20,6 +20,7 @@ use super::json;
 use super::refused::Refused;
 use crate::fetch::{Fetch, Fetched, Url};
 use crate::limits::{Network, Peer, Turns};
+use crate::message::Time;
 
 /// How long a request waits for the answer. Higher: requests pile up while the endpoint is slow. Lower: an
 /// endpoint that asks a database is given up.
@@ -247,7 +248,8 @@ fn read(fetched: &Fetched, question: &Question<'_>) -> Result<(Result<Caller, Re
     let body = fetched.body.as_deref();
     let body = body.ok_or_else(|| format!("its answer is longer than {LONGEST_ANSWER} bytes, the limit"))?;
     let caller = caller(body, question).map_err(|what| format!("its answer: {what}"))?;
-    let left = caller.expires().map(|end| end.duration_since(SystemTime::now()).unwrap_or_default());
+    let left = caller.expires().map(|end| end.as_ms().saturating_sub(Time::now().as_ms()));
+    let left = left.map(Duration::from_millis);
     match left {
         Some(Duration::ZERO) => refused(Refused::Expired),
         left => Ok((Ok(caller), left.map_or(kept, |left| left.min(kept)))),
