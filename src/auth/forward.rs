@@ -340,7 +340,7 @@ mod tests {
         let past = r#"{"expires": 1}"#;
         assert_eq!(ages.map(|age| kept(200, age, past)), seconds([1, 0, 1, 1]));
         // No longer than the caller may go on.
-        let soon = SystemTime::now() + Duration::from_secs(5);
+        let soon = std::time::SystemTime::now() + Duration::from_secs(5);
         let soon = soon.duration_since(UNIX_EPOCH).unwrap().as_secs();
         let kept = kept(200, Some(60), &format!("{{\"expires\": {soon}}}"));
         assert!(kept <= Duration::from_secs(5), "{kept:?}");
