@@ -41,9 +41,10 @@ struct Cli {
 pub(crate) fn run() -> ExitCode {
     allocator::tune();
     let read = options::read(Cli::command(), std::env::args_os().collect());
-    let read = read.and_then(|(matches, rules)| Ok((Cli::from_arg_matches(&matches)?, rules)));
-    let (mut cli, rules) = read.unwrap_or_else(|error| error.exit());
-    cli.serve.options.journal.rules = rules;
+    let read = read.and_then(|(matches, tables)| Ok((Cli::from_arg_matches(&matches)?, tables)));
+    let (mut cli, tables) = read.unwrap_or_else(|error| error.exit());
+    cli.serve.options.journal.rules = tables.channels;
+    cli.serve.options.auth.rules = tables.grants;
     if let Err(error) = cli.serve.options.check() {
         Cli::command().error(ErrorKind::ValueValidation, error).exit();
     }

@@ -96,7 +96,7 @@ pub enum ServeError {
     Auth(#[from] auth::InvalidFile),
     /// Others than this machine could do everything.
     #[error(
-        "{0} can be reached from other machines, and nothing says who may do what: give --tokens, \
+        "{0} can be reached from other machines, and nothing says who may do what: give --keys, --tokens, \
          --jwks-url, --auth-url, or --anonymous with what everybody may do, as in --anonymous \
          'subscribe=public.>', or --anonymous all for everything"
     )]

@@ -86,16 +86,25 @@ pub struct SettingsFile {
     pub config: Option<PathBuf>,
 }
 
-/// Reads the command's settings from the arguments, the environment and the settings file, and the rules for
-/// channels, which only the file has.
+/// What only a settings file has: its tables.
+#[derive(Clone, Debug, Default)]
+pub struct Tables {
+    /// The tables `[[channel]]`.
+    pub channels: Rules,
+    /// The tables `[[grant]]`.
+    pub grants: auth::Rules,
+}
+
+/// Reads the command's settings from the arguments, the environment and the settings file, and the tables,
+/// which only the file has.
 ///
 /// # Errors
 /// [`clap::Error`] if one of the three is invalid, and for `--help` and `--version`.
-pub fn read(command: Command, arguments: Vec<OsString>) -> Result<(ArgMatches, Rules), clap::Error> {
+pub fn read(command: Command, arguments: Vec<OsString>) -> Result<(ArgMatches, Tables), clap::Error> {
     let matches = with_environment(command.clone()).try_get_matches_from(&arguments)?;
-    let Some(path) = matches.get_one::<PathBuf>("config") else { return Ok((matches, Rules::default())) };
-    let (command, rules) = with_file(command, path)?;
-    Ok((with_environment(command).try_get_matches_from(arguments)?, rules))
+    let Some(path) = matches.get_one::<PathBuf>("config") else { return Ok((matches, Tables::default())) };
+    let (command, tables) = with_file(command, path)?;
+    Ok((with_environment(command).try_get_matches_from(arguments)?, tables))
 }
 
 /// The command with an environment variable for each setting: `TABCAST_MAX_BODY` for `--max-body`. A variable
@@ -117,8 +126,8 @@ fn boolish(arg: Arg) -> Arg {
     }
 }
 
-/// The command with the values of a settings file as its defaults, and the file's rules for channels.
-fn with_file(mut command: Command, path: &Path) -> Result<(Command, Rules), clap::Error> {
+/// The command with the values of a settings file as its defaults, and the file's tables.
+fn with_file(mut command: Command, path: &Path) -> Result<(Command, Tables), clap::Error> {
     let fails = |command: &mut Command, kind, what: &dyn std::fmt::Display| {
         command.error(kind, format!("the settings file {}: {what}", path.display()))
     };
@@ -130,8 +139,10 @@ fn with_file(mut command: Command, path: &Path) -> Result<(Command, Rules), clap
         Ok(table) => table,
         Err(error) => return Err(fails(&mut command, ErrorKind::InvalidValue, &error)),
     };
-    let rules = match table.remove("channel").map_or(Ok(Rules::default()), |value| rules(&value)) {
-        Ok(rules) => rules,
+    let channels = table.remove("channel").map_or(Ok(Rules::default()), |value| rules(&value));
+    let grants = table.remove("grant").map_or(Ok(auth::Rules::default()), |value| auth::Rules::parse(&value));
+    let tables = match channels.and_then(|channels| Ok(Tables { channels, grants: grants? })) {
+        Ok(tables) => tables,
         Err(what) => return Err(fails(&mut command, ErrorKind::ValueValidation, &what)),
     };
     for (key, value) in table {
@@ -153,7 +164,7 @@ fn with_file(mut command: Command, path: &Path) -> Result<(Command, Rules), clap
         }
         command = command.mut_arg(id, |_| arg);
     }
-    Ok((command, rules))
+    Ok((command, tables))
 }
 
 /// The rules in the tables `[[channel]]`.
