@@ -28,6 +28,7 @@ use forward::Forward;
 pub use forward::Question;
 pub use grants::{Grants, Verb};
 use jwt::Fault;
+pub use jwt::Unverified;
 use keys::Keys;
 use provider::Provider;
 pub use refused::Refused;
@@ -263,8 +264,8 @@ fn read_keys(path: &Path) -> Result<Keys, InvalidFile> {
     }
     let mode = fs::metadata(path).map_or(0, |file| file.permissions().mode() & 0o777);
     if keys.has_secrets() && mode & 0o077 != 0 {
-        let mode = format!("{mode:o}");
-        tracing::warn!(path = %path.display(), mode, "others may read the keys: chmod 600 keeps them out");
+        let (path, mode) = (path.display(), format_args!("{mode:o}"));
+        tracing::warn!(%path, %mode, "others may read the keys: chmod 600 keeps them out");
     }
     Ok(keys)
 }

@@ -5,11 +5,12 @@ mod allocator;
 mod files;
 mod listen;
 mod serve;
+mod token;
 
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory, FromArgMatches, Parser};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use tabcast::options;
 
 const EXAMPLES: &str = "\
@@ -30,10 +31,20 @@ fails, 2 on a bad flag.";
 #[command(subcommand_value_name = "VERB", subcommand_help_heading = "Verbs", disable_help_subcommand = true)]
 struct Cli {
     #[command(subcommand)]
-    verb: Option<files::Verb>,
+    verb: Option<Verb>,
 
     #[command(flatten)]
     serve: serve::Settings,
+}
+
+/// The verbs. Without one, the hub is served.
+#[derive(Debug, Subcommand)]
+enum Verb {
+    #[command(flatten)]
+    Files(files::Verb),
+    /// Makes keys and tokens, and says what a token holds
+    #[command(subcommand)]
+    Token(Box<token::Verb>),
 }
 
 /// Runs the verb that the process's arguments name. Ends the process on a bad argument, and after `--help`
@@ -49,7 +60,8 @@ pub(crate) fn run() -> ExitCode {
         Cli::command().error(ErrorKind::ValueValidation, error).exit();
     }
     match cli.verb {
-        Some(verb) => files::run(verb, &cli.serve.options.journal.journal),
+        Some(Verb::Files(verb)) => files::run(verb, &cli.serve.options.journal.journal),
+        Some(Verb::Token(verb)) => token::run(*verb, cli.serve.options.auth),
         None => serve::run(cli.serve),
     }
 }

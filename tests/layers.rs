@@ -12,6 +12,7 @@ const ORDER: &[&str] = &[
     "cli/serve",
     "cli/listen",
     "cli/files",
+    "cli/token",
     "cli/allocator",
     "lib",
     "options",

@@ -71,7 +71,7 @@ impl<'de> Visitor<'de> for Any {
         let mut object = Map::new();
         while let Some((name, Unique(value))) = members.next_entry::<String, _>()? {
             if object.contains_key(&name) {
-                return Err(de::Error::custom(format_args!("the member `{name}` is there twice")));
+                return Err(de::Error::custom(format_args!("the member {name:?} is there twice")));
             }
             object.insert(name, value);
         }
@@ -103,7 +103,7 @@ mod tests {
             r#"{"x": [1, {"a": 1, "a": 2}]}"#,
         ] {
             let error = object(bad.as_bytes()).unwrap_err();
-            assert!(error.starts_with("the member `a` is there twice"), "{error}");
+            assert!(error.starts_with("the member \"a\" is there twice"), "{error}");
         }
     }
 }

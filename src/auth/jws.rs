@@ -26,9 +26,9 @@ impl<'a> Jws<'a> {
     pub(super) fn parse(token: &'a str) -> Result<Self, Refused> {
         let parts: Vec<&str> = token.split('.').collect();
         let [header, payload, signature] = parts[..] else {
+            let count = parts.len();
             return Err(Refused::invalid(format!(
-                "the token has {} parts between dots, and a signed one has three",
-                parts.len()
+                "a signed token has three parts between dots, not {count}"
             )));
         };
         let signed = &token.as_bytes()[..header.len() + 1 + payload.len()];
@@ -80,12 +80,12 @@ mod tests {
         let good = with_header(r#"{"alg":"HS256"}"#);
         let (head, rest) = good.split_once('.').unwrap();
         for (bad, why) in [
-            (String::new(), "1 parts"),
-            (head.to_owned(), "1 parts"),
-            (format!("{head}.e30"), "2 parts"),
-            (format!("{good}."), "4 parts"),
-            (format!("{good}.AA.AA"), "5 parts"),
-            (r#"{"payload":"e30","signatures":[]}"#.to_owned(), "1 parts"),
+            (String::new(), "not 1"),
+            (head.to_owned(), "not 1"),
+            (format!("{head}.e30"), "not 2"),
+            (format!("{good}."), "not 4"),
+            (format!("{good}.AA.AA"), "not 5"),
+            (r#"{"payload":"e30","signatures":[]}"#.to_owned(), "not 1"),
             (format!("{head}=.{rest}"), "header is no base64url"),
             (format!("{head}.e30=.AA"), "payload is no base64url"),
             (format!("{head}.e31.AA"), "payload is no base64url"),
@@ -96,7 +96,7 @@ mod tests {
             (format!("{good}\n"), "signature is no base64url"),
             (format!(".{rest}"), "header"),
             (with_header("[]"), "a JSON object"),
-            (with_header(r#"{"alg":"HS256","alg":"none"}"#), "`alg` is there twice"),
+            (with_header(r#"{"alg":"HS256","alg":"none"}"#), "\"alg\" is there twice"),
             (with_header(r#"{"alg":"HS256","crit":["exp"]}"#), "crit"),
             (with_header(r#"{"alg":"HS256","crit":[]}"#), "crit"),
             (with_header("{}"), "no `alg`"),

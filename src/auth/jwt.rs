@@ -6,7 +6,7 @@ use super::caller::{Caller, Token};
 use super::grants::{Grants, Named};
 use super::json;
 use super::jws::Jws;
-use super::keys::{Keys, Unverified};
+use super::keys::{self, Keys};
 use super::refused::Refused;
 use super::rules::Rules;
 
@@ -16,6 +16,26 @@ const LEEWAY: u64 = 30;
 
 /// The claim with the grants.
 const GRANTS: &str = "tabcast";
+
+/// What a token says, whoever signed it, if anyone did: for people who ask why it is refused.
+#[derive(Debug)]
+pub struct Unverified {
+    /// The algorithm that it names.
+    pub algorithm: String,
+    /// The id of the key that it names.
+    pub key_id: Option<String>,
+    /// Its claims.
+    pub claims: Map<String, Value>,
+}
+
+impl Unverified {
+    /// # Errors
+    /// [`Refused`] if it can't be read.
+    pub fn parse(token: &str) -> Result<Self, Refused> {
+        let Jws { algorithm, key_id, payload, .. } = Jws::parse(token)?;
+        Ok(Unverified { algorithm, key_id, claims: claims(&payload)? })
+    }
+}
 
 /// What a token must say beside its grants.
 #[derive(Clone, Debug, Default)]
@@ -51,11 +71,11 @@ impl From<Refused> for Fault {
     }
 }
 
-impl From<Unverified> for Fault {
-    fn from(unverified: Unverified) -> Self {
-        let refused = Refused::invalid(unverified.to_string());
-        match unverified {
-            Unverified::UnknownKey(_) => Fault::UnknownKey(refused),
+impl From<keys::Unsigned> for Fault {
+    fn from(unsigned: keys::Unsigned) -> Self {
+        let refused = Refused::invalid(unsigned.to_string());
+        match unsigned {
+            keys::Unsigned::UnknownKey(_) => Fault::UnknownKey(refused),
             _ => Fault::Refused(refused),
         }
     }
@@ -74,8 +94,7 @@ impl Expected {
 
     /// Whose a token with these claims is. That it has expired is said last, of a token that is else right.
     fn caller_by(&self, payload: &[u8], now: u64) -> Result<Caller, Refused> {
-        let claims =
-            json::object(payload).map_err(|what| Refused::invalid(format!("the token's claims: {what}")))?;
+        let claims = claims(payload)?;
         let expires = seconds(&claims, "exp")?;
         let expires = expires.ok_or_else(|| Refused::invalid("the token has no `exp`: when it expires"))?;
         let issued = seconds(&claims, "iat")?;
@@ -111,6 +130,10 @@ impl Expected {
         let token = Token { subject, is_static: false, id, issued, expires: Some(expires) };
         Ok(Caller::with_token(token, grants))
     }
+}
+
+fn claims(payload: &[u8]) -> Result<Map<String, Value>, Refused> {
+    json::object(payload).map_err(|what| Refused::invalid(format!("the token's claims: {what}")))
 }
 
 fn has_audience(claim: Option<&Value>, audience: &str) -> bool {

@@ -113,7 +113,7 @@ impl Algorithm {
 
 /// Why no key says that a signature is right.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Unverified {
+pub(super) enum Unsigned {
     /// No key has this id. A newer set may have it.
     #[error("no key has the token's `kid` {0:?}")]
     UnknownKey(String),
@@ -210,12 +210,12 @@ impl Keys {
     /// Checks that one of the keys signed this.
     ///
     /// # Errors
-    /// [`Unverified`].
-    pub(super) fn verify(&self, jws: &Jws<'_>) -> Result<(), Unverified> {
+    /// [`Unsigned`].
+    pub(super) fn verify(&self, jws: &Jws<'_>) -> Result<(), Unsigned> {
         let named = |key: &&Key| jws.key_id.is_none() || key.id == jws.key_id;
         let named: Vec<_> = self.keys.iter().filter(named).collect();
         if let (Some(id), []) = (&jws.key_id, &named[..]) {
-            return Err(Unverified::UnknownKey(id.clone()));
+            return Err(Unsigned::UnknownKey(id.clone()));
         }
         let keys: Vec<_> = named.iter().filter(|key| key.algorithm.is(&jws.algorithm)).collect();
         if keys.is_empty() {
@@ -223,13 +223,13 @@ impl Keys {
             names.dedup();
             let whose = if jws.key_id.is_some() { "its key's is" } else { "the keys are for" };
             let key = format!("{whose} {}", names.join(", "));
-            return Err(Unverified::Algorithm { token: jws.algorithm.clone(), key });
+            return Err(Unsigned::Algorithm { token: jws.algorithm.clone(), key });
         }
         if keys.len() > MOST_TRIED {
-            return Err(Unverified::TooMany);
+            return Err(Unsigned::TooMany);
         }
         let is_right = keys.iter().any(|key| key.verifies(jws.signed, &jws.signature));
-        if is_right { Ok(()) } else { Err(Unverified::Signature) }
+        if is_right { Ok(()) } else { Err(Unsigned::Signature) }
     }
 }
 

@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
 
@@ -119,6 +119,22 @@ pub fn new() -> Result<(String, String), aws_lc_rs::error::Unspecified> {
     Ok((secret, hash))
 }
 
+/// The line that a file has for a token with this name and SHA-256.
+///
+/// # Errors
+/// What the file could not have.
+pub fn line(name: &str, hash: &str, grants: &str, expires: Option<SystemTime>) -> Result<String, String> {
+    if name.is_empty() || name.starts_with('#') || name.contains(char::is_whitespace) {
+        return Err(format!("{name:?} can't be a name: it must be one word, and not begin with #"));
+    }
+    let mut line = format!("{name} {hash} {grants}").trim_end().to_owned();
+    if let Some(expires) = expires {
+        line += &format!(" expires={}", humantime::format_rfc3339_seconds(expires));
+    }
+    Tokens::parse(&line).map_err(|what| what.trim_start_matches("line 1: ").to_owned())?;
+    Ok(line)
+}
+
 /// Whether the text is a token whose checksum is right.
 pub fn is_whole(token: &str) -> bool {
     let body = token.strip_prefix(PREFIX).filter(|body| body.len() == DIGITS.0 + DIGITS.1 && body.is_ascii());
@@ -186,6 +202,22 @@ mod tests {
         assert!(matches!(expired, Err(Refused::Expired)));
         for bad in [&secret[1..], &secret[..52], &new().unwrap().0, "", "tct_"] {
             assert!(matches!(tokens("").caller(bad, 0), Err(Refused::Invalid(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_new_line_is_one_that_the_file_can_have() {
+        let (secret, hash) = new().unwrap();
+        let expires = UNIX_EPOCH.checked_add(std::time::Duration::from_secs(9)).unwrap();
+        let text = line("ci", &hash, "publish=build.> admin", Some(expires)).unwrap();
+        assert_eq!(text, format!("ci {hash} publish=build.> admin expires=1970-01-01T00:00:09Z"));
+        let caller = Tokens::parse(&text).unwrap().caller(&secret, 8).unwrap();
+        assert!(caller.subject() == Some("ci") && caller.grants().allow_admin());
+        assert_eq!(line("ci", &hash, "", None).unwrap(), format!("ci {hash}"));
+        for (name, grants) in
+            [("", ""), ("#ci", ""), ("a b", ""), ("ci", "x"), ("a\nb", ""), ("ci", "publish=a*")]
+        {
+            assert!(line(name, &hash, grants, None).is_err(), "{name:?}");
         }
     }
 

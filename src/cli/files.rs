@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use clap::Subcommand;
 use tabcast::journal::{self, Place};
 
-/// The verbs. Without one, the hub is served.
+/// The verbs.
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
     /// Says what a journal's file is, and exits with 1 if it is damaged
