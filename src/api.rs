@@ -26,7 +26,7 @@ mod reply;
 mod state;
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::Router;
 use axum::body::HttpBody;
@@ -59,8 +59,15 @@ const SAME_ORIGIN: HeaderValue = HeaderValue::from_static("same-origin");
 /// Responds to every request to a hub.
 #[derive(Debug)]
 pub(crate) struct Api {
+    current: RwLock<Arc<Current>>,
+}
+
+/// What responds by the settings that are in force now. A request that came before others were goes by it to
+/// its end.
+#[derive(Debug)]
+struct Current {
     state: Arc<State>,
-    /// Routes all other requests: see [`route`](Self::route).
+    /// Routes all other requests: see [`Current::route`].
     router: Router,
     /// Lets pages of other origins read responses. `None` if no other origin is allowed.
     cors: Option<Cors>,
@@ -68,13 +75,38 @@ pub(crate) struct Api {
 
 impl Api {
     pub(crate) fn new(state: State) -> Self {
-        let cors = Cors::new(&state.options);
-        let state = Arc::new(state);
-        Api { router: router(Arc::clone(&state)), state, cors }
+        Api { current: RwLock::new(Arc::new(Current::new(state))) }
+    }
+
+    /// Goes by another state from now on.
+    pub(crate) fn change(&self, change: impl FnOnce(State) -> State) {
+        let current = Current::new(change((*self.current().state).clone()));
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(current);
     }
 
     /// The response to a request on a connection from this address.
-    pub(crate) async fn respond(&self, connection: Peer, mut request: Request) -> Response<Reply> {
+    pub(crate) async fn respond(&self, connection: Peer, request: Request) -> Response<Reply> {
+        self.current().respond(connection, request).await
+    }
+
+    /// Ends every stream, now and later.
+    pub(crate) fn end_streams(&self) {
+        self.current().state.hub.end_subscriptions();
+    }
+
+    fn current(&self) -> Arc<Current> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Current {
+    fn new(state: State) -> Self {
+        let cors = Cors::new(&state.options);
+        let state = Arc::new(state);
+        Current { router: router(Arc::clone(&state)), state, cors }
+    }
+
+    async fn respond(&self, connection: Peer, mut request: Request) -> Response<Reply> {
         let address = forwarded::address(&self.state.trusted, connection, request.headers());
         if self.state.auth.asks() {
             // For whoever is asked about the caller.
@@ -157,11 +189,6 @@ impl Api {
             }
         }
     }
-
-    /// Ends every stream, now and later.
-    pub(crate) fn end_streams(&self) {
-        self.state.hub.end_subscriptions();
-    }
 }
 
 /// The id in the path of one message, or of one stream.
@@ -169,7 +196,7 @@ fn below<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
     path.strip_prefix(prefix).filter(|id| !id.is_empty() && !id.contains('/'))
 }
 
-/// Routes all requests but those of [`Api::route`]. It is given no bodies.
+/// Routes all requests but those of [`Current::route`]. It is given no bodies.
 fn router(state: Arc<State>) -> Router {
     let history = async |Extract(state): Extract<Arc<State>>, request: Request| {
         let (head, _) = request.into_parts();

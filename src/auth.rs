@@ -75,6 +75,20 @@ pub struct Options {
     pub auth_url: Option<Url>,
 }
 
+impl Options {
+    /// Whether nothing says who may do what.
+    pub fn is_open(&self) -> bool {
+        let (has_files, is_asked) =
+            (!self.files().is_empty(), self.jwks_url.is_some() || self.auth_url.is_some());
+        !has_files && !is_asked && self.anonymous.is_none()
+    }
+
+    /// The files that the settings name.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        self.tokens.iter().chain(&self.keys).cloned().collect()
+    }
+}
+
 /// Says who asks.
 #[derive(Debug)]
 pub struct Auth {
@@ -207,6 +221,14 @@ impl Auth {
         }
     }
 
+    /// How many tokens and keys the files have, each by its setting's name.
+    pub fn counts(&self) -> Vec<(&'static str, usize)> {
+        let current = self.current();
+        let tokens = current.tokens.as_ref().map(|tokens| ("tokens", tokens.len()));
+        let keys = current.keys.as_ref().map(|keys| ("keys", keys.count()));
+        tokens.into_iter().chain(keys).collect()
+    }
+
     fn current(&self) -> Arc<Current> {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -214,10 +236,8 @@ impl Auth {
 
 impl Current {
     fn new(options: &Options) -> Result<Self, InvalidFile> {
-        let Options { tokens, keys, token_audience, token_issuer, rules, anonymous, jwks_url, auth_url } =
-            options;
-        let (has_anonymous, is_asked) = (anonymous.is_some(), jwks_url.is_some() || auth_url.is_some());
-        let is_open = tokens.is_none() && keys.is_none() && !has_anonymous && !is_asked;
+        let Options { tokens, keys, token_audience, token_issuer, rules, anonymous, .. } = options;
+        let (is_open, has_anonymous) = (options.is_open(), anonymous.is_some());
         let anonymous = match anonymous {
             Some(grants) => Caller::anonymous(grants.clone()),
             None if is_open => Caller::anyone(),

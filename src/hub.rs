@@ -239,6 +239,13 @@ impl Hub {
         Ok(self.core.readers.take(Network::from(address))?)
     }
 
+    /// Changes the limits of subscribers and readers to these. Of those that are there, all stay.
+    pub fn limit_to(&self, options: &Options) {
+        let Options { max_subscribers, max_subscribers_per_address, .. } = *options;
+        self.core.subscribers.limit_to(max_subscribers, max_subscribers_per_address);
+        self.core.readers.limit_to(options.max_readers, options.max_readers_per_address);
+    }
+
     /// The feeds, on which what is announced can be heard: one for each thread of the runtime. Each feed is
     /// for one owner, so this is called once.
     pub fn feeds(&self) -> Vec<Feed> {

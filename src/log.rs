@@ -18,6 +18,7 @@ use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
+use tracing_subscriber::{Registry, reload};
 
 use kind::Kinds;
 
@@ -59,20 +60,28 @@ pub fn to_stderr(options: &Options) -> anyhow::Result<Log> {
         io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let lines = Arc::new(Lines::new(Kinds::new(options.log_rate), is_colored));
     let formatter = Formatter { lines: Arc::clone(&lines) };
-    let layers = tracing_subscriber::registry().with(options.filter()).with(formatter);
+    let (filter, changes) = reload::Layer::new(options.filter());
+    let layers = tracing_subscriber::registry().with(filter).with(formatter);
     tracing::subscriber::set_global_default(layers)?;
     let writer = Arc::clone(&lines);
     thread::Builder::new().name("log".to_owned()).spawn(move || writer.write_all())?;
-    Ok(Log { lines })
+    Ok(Log { lines, filter: changes })
 }
 
 /// The log of this process, as [`to_stderr`] made it.
 #[derive(Debug)]
 pub struct Log {
     lines: Arc<Lines>,
+    filter: reload::Handle<Targets, Registry>,
 }
 
 impl Log {
+    /// Logs as much as these settings say from now on.
+    pub fn filter_by(&self, options: &Options) {
+        // Fails only without a registry, which the process has until its end.
+        let _ = self.filter.reload(options.filter());
+    }
+
     /// Logs a last line, whatever the level.
     pub fn say(self, line: &str) {
         self.lines.push(&format!("{line}\n"));

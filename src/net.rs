@@ -57,8 +57,8 @@ pub struct Options {
 
 /// The limits of connections, beside [`Options`].
 pub(crate) struct Limits {
-    /// The most connections from one address.
-    pub(crate) per_address: usize,
+    /// The connections there may be from one address.
+    pub(crate) shares: Arc<Shares>,
     /// Proxies that may have any number of connections: these are of many addresses.
     pub(crate) trusted: Vec<Proxies>,
     /// The memory for long request heads.
@@ -73,7 +73,7 @@ const GRACE: Duration = Duration::from_millis(1_500);
 /// hear on `feeds`, and are sent a keep-alive after such a time.
 pub(crate) async fn serve(
     listeners: Vec<Listener>,
-    api: Api,
+    api: Arc<Api>,
     feeds: Vec<Feed>,
     keep_alive: Duration,
     options: Options,
@@ -84,8 +84,7 @@ pub(crate) async fn serve(
     let (open, stopping, overdue) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
     let times = (keep_alive, options.stall_timeout);
     let groups = Groups::new(feeds, times, open.clone(), stopping.clone(), overdue.clone());
-    let Limits { per_address, trusted, heads } = limits;
-    let shares = Shares::new("connections", usize::MAX, per_address);
+    let Limits { shares, trusted, heads } = limits;
     let net = Net { api, options, permits, shares, trusted, heads, groups, open, stopping, overdue };
     let net = Arc::new(net);
     let accepting = TaskTracker::new();
@@ -115,12 +114,12 @@ pub(crate) async fn serve(
 
 /// The state that all connections share.
 struct Net {
-    api: Api,
+    api: Arc<Api>,
     options: Options,
     /// A permit for each connection that `--max-connections` allows.
     permits: Arc<Semaphore>,
     /// The connections there may be from one address.
-    shares: Shares,
+    shares: Arc<Shares>,
     /// Proxies that may have any number of connections: these are of many addresses.
     trusted: Vec<Proxies>,
     /// The memory for long request heads.

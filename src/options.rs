@@ -1,9 +1,11 @@
 //! Every setting, flattened from the modules that own them. A setting's value is that of its flag, else of
 //! its environment variable, else of its key in the settings file, else its default.
 
+mod setting;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::{env, fs};
+use std::{env, fs, io};
 
 use clap::builder::{BoolishValueParser, OsStr};
 use clap::error::ErrorKind;
@@ -13,6 +15,8 @@ use crate::journal::{Rule, Rules};
 use crate::message::Pattern;
 use crate::value::duration;
 use crate::{api, auth, delivery, hub, journal, limits, net};
+
+pub use setting::{Setting, Source};
 
 /// The settings of a [`Server`](crate::Server).
 #[derive(Clone, Debug, Args)]
@@ -66,6 +70,19 @@ impl Options {
         Ok(())
     }
 
+    /// These settings, but those of `new` where they [can change](can_change) while a hub serves.
+    pub(crate) fn changed_to(&self, new: &Options) -> Options {
+        let mut options = self.clone();
+        options.api = new.api.clone();
+        let auth::Options { jwks_url, auth_url, .. } = self.auth.clone();
+        options.auth = auth::Options { jwks_url, auth_url, ..new.auth.clone() };
+        options.hub = hub::Options { replay_page: self.hub.replay_page, ..new.hub.clone() };
+        options.net.max_connections_per_address = new.net.max_connections_per_address;
+        options.limits.publish_rate = new.limits.publish_rate;
+        options.limits.connect_rate = new.limits.connect_rate;
+        options
+    }
+
     /// The most connections from one address.
     pub(crate) fn max_connections_per_address(&self) -> usize {
         self.net.max_connections_per_address.unwrap_or_else(|| {
@@ -74,6 +91,26 @@ impl Options {
             subscribers.saturating_add(subscribers / 2).max(100).min(connections - connections / 4)
         })
     }
+}
+
+/// Whether a setting can change while a hub serves, by its flag's name. The log's own can, in the program
+/// `tabcast`.
+pub fn can_change(flag: &str) -> bool {
+    const OTHERS: [&str; 9] = [
+        "max-subscribers",
+        "max-subscribers-per-address",
+        "max-readers",
+        "max-readers-per-address",
+        "max-connections-per-address",
+        "publish-rate",
+        "connect-rate",
+        "log",
+        "log-level",
+    ];
+    const FIXED: [&str; 2] = ["jwks-url", "auth-url"];
+    let whole = api::Options::augment_args(auth::Options::augment_args(Command::new("tabcast")));
+    let can_change = OTHERS.contains(&flag) || whole.get_arguments().any(|arg| arg.get_long() == Some(flag));
+    can_change && !FIXED.contains(&flag)
 }
 
 /// The path of the settings file.
@@ -107,11 +144,33 @@ pub fn read(command: Command, arguments: Vec<OsString>) -> Result<(ArgMatches, T
     Ok((with_environment(command).try_get_matches_from(arguments)?, tables))
 }
 
+/// Each setting that was read so, in the command's order, and then the rules.
+///
+/// # Errors
+/// If the settings file can't be read again.
+pub fn settings(command: &Command, matches: &ArgMatches, rules: &Rules) -> io::Result<Vec<Setting>> {
+    let path = matches.get_one::<PathBuf>("config");
+    let text = path.map_or_else(|| Ok(String::new()), fs::read_to_string)?;
+    let keys: toml::Table = text.parse().map_err(io::Error::other)?;
+    let file = || path.map_or(Source::Default, |path| Source::File(path.clone()));
+    let setting = |arg: &Arg| {
+        let is_key = arg.get_long().is_some_and(|flag| keys.contains_key(flag));
+        Setting::of(arg, variable(arg), matches, if is_key { file() } else { Source::Default })
+    };
+    let flags = command.get_arguments().filter_map(setting);
+    Ok(flags.chain([Setting::of_rules(rules, file())]).collect())
+}
+
+/// The name of the environment variable for this setting.
+fn variable(arg: &Arg) -> String {
+    format!("TABCAST_{}", arg.get_id().as_str().to_ascii_uppercase())
+}
+
 /// The command with an environment variable for each setting: `TABCAST_MAX_BODY` for `--max-body`. A variable
 /// that is empty counts as not set.
 fn with_environment(command: Command) -> Command {
     command.mut_args(|arg| {
-        let variable = format!("TABCAST_{}", arg.get_id().as_str().to_ascii_uppercase());
+        let variable = variable(&arg);
         let is_empty = env::var_os(&variable).is_some_and(|value| value.is_empty());
         let arg = if is_empty { arg } else { arg.env(variable).hide_env_values(true) };
         boolish(arg)

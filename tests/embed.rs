@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tabcast::journal::{Place, Rule, Rules};
 use tabcast::message::Pattern;
-use tabcast::{Options, ServeError, Server};
+use tabcast::{Options, Reloader, ServeError, Server};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -15,6 +15,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 struct Embedded {
     addresses: Vec<SocketAddr>,
     stop: oneshot::Sender<()>,
+    reloader: Reloader,
     serving: JoinHandle<Result<(), ServeError>>,
 }
 
@@ -28,7 +29,9 @@ async fn start(options: Options, listeners: usize) -> Embedded {
     let shutdown = async move {
         let _ = stopped.await;
     };
-    Embedded { addresses, stop, serving: tokio::spawn(Server::new(options).serve(bound, shutdown)) }
+    let server = Server::new(options);
+    let reloader = server.reloader();
+    Embedded { addresses, stop, reloader, serving: tokio::spawn(server.serve(bound, shutdown)) }
 }
 
 fn in_memory() -> Options {
@@ -110,6 +113,35 @@ async fn rules_for_channels_are_settings_too() {
     assert_eq!(history.await.unwrap().matches("Hello").count(), 1);
     drop(hub.stop);
     hub.serving.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_settings_are_in_force_once_they_are_given_unless_they_are_wrong_or_the_hub_has_stopped() {
+    let hub = start(in_memory(), 1).await;
+    let address = hub.addresses[0];
+    let answer = async |text| {
+        let read = move || read_until(&mut connect(address, POST_HELLO), text);
+        spawn_blocking(read).await.unwrap();
+    };
+    answer("201 Created").await;
+    let mut options = in_memory();
+    options.api.max_body = bytesize::ByteSize::b(4);
+    hub.reloader.reload(options.clone()).await.unwrap();
+    answer("413 Payload Too Large").await;
+    // This can't change, and is passed over.
+    options.delivery.keep_alive *= 2;
+    options.api.max_body = bytesize::ByteSize::gib(1);
+    let error = hub.reloader.reload(options).await.unwrap_err();
+    assert!(matches!(error, ServeError::Settings(_)), "{error}");
+    let mut options = in_memory();
+    options.auth.tokens = Some("/nowhere/tokens".into());
+    let error = hub.reloader.reload(options).await.unwrap_err();
+    assert!(error.to_string().contains("/nowhere/tokens"), "{error}");
+    answer("413 Payload Too Large").await;
+    drop(hub.stop);
+    hub.serving.await.unwrap().unwrap();
+    let error = hub.reloader.reload(in_memory()).await.unwrap_err();
+    assert!(matches!(error, ServeError::Stopped), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -20,7 +20,7 @@ pub(crate) struct Bodies {
     reading: Budget,
     /// The most bodies of one network that are waited for at once. Without a proxy, a network has no more
     /// connections.
-    most: usize,
+    most: AtomicUsize,
     /// The bodies that have to be waited for, or that wait.
     slow: Mutex<Slab<Slow>>,
     /// How many bodies wait for memory.
@@ -66,7 +66,12 @@ impl Bodies {
     pub(crate) fn new(budget: usize, most: usize) -> Self {
         let (reading, parsed) = (Budget::new(budget / 3 * 2), Budget::new(budget / 3));
         let (slow, asking, turns) = (Mutex::default(), AtomicUsize::new(0), Turns::new(1));
-        Bodies { reading, most, slow, asking, parsed, turns }
+        Bodies { reading, most: AtomicUsize::new(most), slow, asking, parsed, turns }
+    }
+
+    /// From now on, at most so many bodies of one network are waited for at once.
+    pub(crate) fn limit_to(&self, most: usize) {
+        self.most.store(most, Ordering::Relaxed);
     }
 
     /// The memory of a body from this network, of no bytes yet.
@@ -223,7 +228,9 @@ impl Memory<'_> {
             let mut slow = bodies.slow();
             let key = slow.insert(body);
             let is_same = |body: &&mut Slow| body.network == network && body.gives_way.is_some();
-            if slow.iter_mut().map(|(_, body)| body).filter(is_same).count() > bodies.most {
+            if slow.iter_mut().map(|(_, body)| body).filter(is_same).count()
+                > bodies.most.load(Ordering::Relaxed)
+            {
                 slowest_gives_way(slow.iter_mut().map(|(_, body)| body).filter(is_same));
             }
             (key, gives_way)

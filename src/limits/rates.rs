@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::owner::Owner;
@@ -127,6 +127,11 @@ impl Rates {
         let now = Instant::now();
         let used = Used { until: HashMap::new(), others: now, swept: now };
         Rates { what, rate, used: Mutex::new(used) }
+    }
+
+    /// These if this is their rate, else new ones of which nothing is used up.
+    pub(crate) fn with(self: &Arc<Self>, rate: Rate) -> Arc<Self> {
+        if rate == self.rate { Arc::clone(self) } else { Arc::new(Rates::new(self.what, rate)) }
     }
 
     /// Takes one for this owner.

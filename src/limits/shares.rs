@@ -9,13 +9,13 @@ use super::network::Network;
 #[derive(Debug)]
 pub(crate) struct Shares {
     what: &'static str,
-    total: usize,
-    per_network: usize,
     taken: Arc<Mutex<Taken>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Taken {
+    /// The most shares in all, and of one network.
+    most: (usize, usize),
     total: usize,
     /// How many shares each network has, and what they have in common.
     by_network: HashMap<Network, (usize, Arc<Taker>)>,
@@ -59,7 +59,13 @@ impl Shares {
     /// Limits of `total`, and `per_network` from one network. None is taken yet. `what` names them in the
     /// plural.
     pub(crate) fn new(what: &'static str, total: usize, per_network: usize) -> Self {
-        Shares { what, total, per_network, taken: Arc::default() }
+        let taken = Taken { most: (total, per_network), total: 0, by_network: HashMap::new() };
+        Shares { what, taken: Arc::new(Mutex::new(taken)) }
+    }
+
+    /// Changes the limits. Of those taken, none is taken back.
+    pub(crate) fn limit_to(&self, total: usize, per_network: usize) {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).most = (total, per_network);
     }
 
     /// Takes a share for this network.
@@ -69,11 +75,12 @@ impl Shares {
     pub(crate) fn take(&self, network: Network) -> Result<Share, Full> {
         let what = self.what;
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        if taken.total >= self.total {
-            return Err(Full::Total { what, limit: self.total });
+        let (total, per_network) = taken.most;
+        if taken.total >= total {
+            return Err(Full::Total { what, limit: total });
         }
-        if taken.by_network.get(&network).map_or(0, |(count, _)| *count) >= self.per_network {
-            return Err(Full::Address { what, limit: self.per_network, network });
+        if taken.by_network.get(&network).map_or(0, |(count, _)| *count) >= per_network {
+            return Err(Full::Address { what, limit: per_network, network });
         }
         taken.total += 1;
         let new = || (0, Arc::new(Taker { network, taken: Arc::clone(&self.taken) }));
@@ -116,5 +123,11 @@ mod tests {
         assert_eq!(shares.take(network("10.0.0.3")).unwrap_err(), Full::Total { what, limit: 3 });
         drop(first);
         assert!(shares.take(network("10.0.0.1")).is_ok());
+        shares.limit_to(1, 1);
+        assert_eq!(shares.take(network("10.0.0.3")).unwrap_err(), Full::Total { what, limit: 1 });
+        shares.limit_to(9, 1);
+        let full = Full::Address { what, limit: 1, network: network("10.0.0.1") };
+        assert_eq!(shares.take(network("10.0.0.1")).unwrap_err(), full);
+        assert!(shares.take(network("10.0.0.3")).is_ok());
     }
 }
