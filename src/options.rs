@@ -144,11 +144,11 @@ pub fn read(command: Command, arguments: Vec<OsString>) -> Result<(ArgMatches, T
     Ok((with_environment(command).try_get_matches_from(arguments)?, tables))
 }
 
-/// Each setting that was read so, in the command's order, and then the rules.
+/// Each setting that was read so, in the command's order, and then the tables.
 ///
 /// # Errors
 /// If the settings file can't be read again.
-pub fn settings(command: &Command, matches: &ArgMatches, rules: &Rules) -> io::Result<Vec<Setting>> {
+pub fn settings(command: &Command, matches: &ArgMatches, tables: &Tables) -> io::Result<Vec<Setting>> {
     let path = matches.get_one::<PathBuf>("config");
     let text = path.map_or_else(|| Ok(String::new()), fs::read_to_string)?;
     let keys: toml::Table = text.parse().map_err(io::Error::other)?;
@@ -158,7 +158,9 @@ pub fn settings(command: &Command, matches: &ArgMatches, rules: &Rules) -> io::R
         Setting::of(arg, variable(arg), matches, if is_key { file() } else { Source::Default })
     };
     let flags = command.get_arguments().filter_map(setting);
-    Ok(flags.chain([Setting::of_rules(rules, file())]).collect())
+    let channels = Setting::of_tables("[[channel]]", tables.channels.iter(), file());
+    let grants = Setting::of_tables("[[grant]]", tables.grants.iter(), file());
+    Ok(flags.chain([channels, grants]).collect())
 }
 
 /// The name of the environment variable for this setting.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 const ORDER: &[&str] = &[
     "main",
     "cli",
+    "cli/check",
     "cli/serve",
     "cli/listen",
     "cli/files",

@@ -215,3 +215,84 @@ fn parts_that_the_log_filter_does_not_name_go_by_the_log_level() {
     drop(hub.raw("no HTTP\r\n\r\n"));
     hub.wait_for_log(&["DEBUG connection failed"]);
 }
+
+// The verb `check`.
+
+/// What `tabcast check` prints with this settings file, these variables and these flags, and its exit code.
+fn check(file: &str, variables: &[(&str, &str)], flags: &[&str]) -> (Option<i32>, String, String) {
+    let folder = Folder::new();
+    let path = folder.file("tabcast.toml");
+    std::fs::write(&path, file).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tabcast"));
+    let output = command.args(["--config", &path]).args(flags).arg("check").envs(variables.iter().copied());
+    let output = output.stdin(Stdio::null()).current_dir(&folder.path).output().unwrap();
+    let printed = |bytes| String::from_utf8(bytes).unwrap().replace(&path, "PATH");
+    assert_eq!(std::fs::read_dir(&folder.path).unwrap().count(), 1, "it makes no file");
+    (output.status.code(), printed(output.stdout), printed(output.stderr))
+}
+
+#[test]
+fn check_prints_each_setting_its_value_and_where_that_is_from() {
+    let file = "max-body = '2MiB'\nmax-event-name = 128\nallow-host = ['a.example', 'b.example']\n\
+                max-channels = 7\nmax-batch = 8\n\
+                [[channel]]\nmatch = 'cursor.>'\nmessages = 1\nage = '1m'\n\
+                [[channel]]\nmatch = 'x'\nage = '1h'";
+    let variables = [("TABCAST_MAX_CHANNELS", "5"), ("TABCAST_MAX_BATCH", "6"), ("TABCAST_HIDE_DATA", "yes")];
+    let (code, report, _) = check(file, &variables, &["--max-batch", "4", "--anonymous", ""]);
+    assert_eq!(code, Some(0));
+    for line in [
+        "listen: 127.0.0.1:3000 (default)",
+        "config: PATH (flag)",
+        "max-body: 2MiB (file PATH)",
+        // As by default, but the file says so.
+        "max-event-name: 128 (file PATH)",
+        "allow-host: a.example, b.example (file PATH)",
+        "max-channels: 5 (variable TABCAST_MAX_CHANNELS)",
+        "max-batch: 4 (flag)",
+        "anonymous:  (flag)",
+        "tokens: not set",
+        "max-connections-per-address: not set",
+        "publish-rate: 1000/s (default)",
+        "connect-rate: 1000/s (default)",
+        "[[channel]]: match = cursor.>, messages = 1, age = 1m; match = x, age = 1h (file PATH)",
+    ] {
+        assert!(report.lines().any(|printed| printed == line), "{line} is not in\n{report}");
+    }
+    assert!(report.contains("hide-data: yes (variable TABCAST_HIDE_DATA)"), "{report}");
+    // Every setting of the hub's has a line.
+    let output = Command::new(env!("CARGO_BIN_EXE_tabcast")).arg("--help").output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    for name in help.split("[env: TABCAST_").skip(1).map(|rest| rest.split(['=', ']']).next().unwrap()) {
+        let name = name.to_lowercase().replace('_', "-");
+        assert!(report.lines().any(|line| line.starts_with(&format!("{name}: "))), "{name}");
+    }
+}
+
+#[test]
+fn check_says_how_many_tokens_a_file_has_and_none_of_them() {
+    let folder = Folder::new();
+    let tokens = folder.file("tokens");
+    let (secret, hash) = tabcast::auth::tokens::new().unwrap();
+    std::fs::write(&tokens, format!("ci {hash} publish=build.>\n")).unwrap();
+    let (code, report, _) = check("", &[], &["--tokens", &tokens, "--listen", "0.0.0.0:0"]);
+    assert_eq!(code, Some(0));
+    assert!(report.contains(&format!("tokens: {tokens} (flag)\n")), "{report}");
+    assert!(report.ends_with(&format!("\n{tokens}: 1 read\n")), "{report}");
+    assert!(!report.contains(&secret) && !report.contains(&hash), "{report}");
+}
+
+#[test]
+fn check_exits_with_2_and_the_error_where_the_hub_would_not_start() {
+    for (file, flags, what) in [
+        ("max-bdy = '1KiB'", &[][..], "`max-bdy` is unknown"),
+        ("max-body = 'much'", &[], "'much' for '--max-body <SIZE>'"),
+        ("retry-min = '9s'", &[], "--retry-min must not be more"),
+        ("", &["--tokens", "none"], "--tokens none: No such file"),
+        ("", &["--listen", "127.0.0.1:0,0.0.0.0:0"], "0.0.0.0:0 can be reached from other machines"),
+        ("", &["--publish-rate", "5/d"], "give it as in 50/s"),
+    ] {
+        let (code, report, error) = check(file, &[], flags);
+        assert!(code == Some(2) && report.is_empty(), "{file}: {report}");
+        assert!(error.contains(what), "{file}: {error}");
+    }
+}

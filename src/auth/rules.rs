@@ -17,6 +17,8 @@ struct Rule {
     when: Map<String, Value>,
     /// The grants. A pattern may have the name of a claim in braces, in whose place its value is put.
     grants: Named,
+    /// The table, as JSON.
+    text: String,
 }
 
 impl Rules {
@@ -38,9 +40,9 @@ impl Rules {
         Ok(Rules((1..).zip(tables).map(rule).collect::<Result<_, _>>()?))
     }
 
-    /// How many there are.
-    pub fn count(&self) -> usize {
-        self.0.len()
+    /// The text of each, as JSON.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|rule| rule.text.as_str())
     }
 
     /// Adds to the grants what the rules grant to a token with these claims.
@@ -84,7 +86,8 @@ impl Rule {
         let example = grants.map(|pattern| filled(pattern, |_| Some("x")));
         let example = example.ok_or("a brace is not closed: claims are named as in {sub}")?;
         Grants::named(example)?;
-        Ok(Rule { when, grants })
+        let text = serde_json::to_string(table).map_err(|error| error.to_string())?;
+        Ok(Rule { when, grants, text })
     }
 
     /// What the rule grants to a token with these claims. `None` if it is not for that token.

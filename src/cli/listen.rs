@@ -23,6 +23,16 @@ pub(super) enum Address {
     Unix(PathBuf),
 }
 
+impl Address {
+    /// The address and port, unless it is a path.
+    pub(super) fn inet(&self) -> Option<SocketAddr> {
+        match self {
+            Address::Tcp(address) => Some(*address),
+            Address::Unix(_) => None,
+        }
+    }
+}
+
 /// Parses an address and port, or `unix:` and a path.
 pub(super) fn address(text: &str) -> Result<Address, String> {
     let text = text.trim();

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use anyhow::{Context, anyhow};
@@ -39,6 +40,13 @@ pub(super) struct Settings {
 
     #[command(flatten, next_help_heading = "Log")]
     log: log::Options,
+}
+
+impl Settings {
+    /// The addresses to listen at, of those that are no paths.
+    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+        self.listen.iter().filter_map(listen::Address::inet).collect()
+    }
 }
 
 /// Serves until a signal comes, or the journal fails.

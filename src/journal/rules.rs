@@ -1,5 +1,6 @@
 //! Rules: how much of some channels is kept, whatever is published on others.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,16 @@ pub struct Rule {
     pub messages: Option<usize>,
     /// How long a message of theirs is kept.
     pub age: Option<Duration>,
+}
+
+impl fmt::Display for Rule {
+    /// As a settings file has it, on one line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Rule { channels, messages, age } = self;
+        write!(f, "match = {}", channels.as_str())?;
+        messages.iter().try_for_each(|messages| write!(f, ", messages = {messages}"))?;
+        age.iter().try_for_each(|age| write!(f, ", age = {}", humantime::format_duration(*age)))
+    }
 }
 
 /// The rules of a journal. Of those that match a channel, the first counts. Clones share one allocation.

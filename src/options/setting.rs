@@ -6,8 +6,6 @@ use std::path::PathBuf;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches};
 
-use crate::journal::{Rule, Rules};
-
 /// A setting, or all rules of one kind.
 #[derive(Clone, Debug)]
 pub struct Setting {
@@ -47,15 +45,15 @@ impl Setting {
         Some(Setting { name, value, source })
     }
 
-    /// The setting that these rules are.
-    pub(super) fn of_rules(rules: &Rules, file: Source) -> Self {
-        let text = |Rule { channels, messages, age }: &Rule| {
-            let messages = messages.map(|messages| format!(", messages = {messages}")).unwrap_or_default();
-            let age = age.map(|age| format!(", age = {}", humantime::format_duration(age)));
-            format!("match = {}{messages}{}", channels.as_str(), age.unwrap_or_default())
-        };
-        let value = (!rules.is_empty()).then(|| rules.iter().map(text).collect::<Vec<_>>().join("; "));
-        Setting { name: "[[channel]]".to_owned(), value, source: file }
+    /// The setting that these rules are, of tables of this name.
+    pub(super) fn of_tables(
+        name: &str,
+        rules: impl Iterator<Item = impl fmt::Display>,
+        file: Source,
+    ) -> Self {
+        let rules: Vec<_> = rules.map(|rule| rule.to_string()).collect();
+        let value = (!rules.is_empty()).then(|| rules.join("; "));
+        Setting { name: name.to_owned(), value, source: file }
     }
 
     /// Whether it is the same setting with the same value.
