@@ -25,8 +25,8 @@ Examples:
 
 Durations are written 500ms, 15s, 10m, 24h; sizes 64KiB, 1MiB, 2GiB. A flag wins over its
 environment variable. SIGINT and SIGTERM stop the hub: every stream is ended, publishes in
-flight are finished, and it exits with 0. It exits with 1 if it can't start or its journal \
-fails, 2 on a bad flag.";
+flight are finished, and it exits with 0. SIGHUP has it read its settings and files again. It \
+exits with 1 if it can't start or its journal fails, 2 on a bad flag.";
 
 /// A live message hub: POST a message, and every open browser tab and every `curl -N` sees it at once.
 #[derive(Debug, Parser)]
@@ -68,7 +68,7 @@ pub(crate) fn run() -> ExitCode {
         },
         Some(Verb::Files(verb)) => files::run(verb, &cli.serve.options.journal.journal),
         Some(Verb::Token(verb)) => token::run(*verb, cli.serve.options.auth),
-        None => serve::run(cli.serve),
+        None => serve::run(cli.serve, settings, || read().map(|(cli, settings)| (cli.serve, settings))),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The verb that serves the hub: binds, raises the limit of open files, logs, stops at a signal.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -7,10 +8,12 @@ use std::process::ExitCode;
 
 use anyhow::{Context, anyhow};
 use clap::Args;
-use tabcast::options::{Options, SettingsFile};
-use tabcast::{ServeError, Server, log};
+use tabcast::log::{self, Log};
+use tabcast::options::{self, Options, Setting, SettingsFile};
+use tabcast::{Reloader, ServeError, Server};
 use tokio::runtime::Builder;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::spawn_blocking;
 
 use super::listen;
 
@@ -49,8 +52,11 @@ impl Settings {
     }
 }
 
+/// Reads the settings again.
+type Reread = fn() -> Result<(Settings, Vec<Setting>), clap::Error>;
+
 /// Serves until a signal comes, or the journal fails.
-pub(super) fn run(settings: Settings) -> ExitCode {
+pub(super) fn run(settings: Settings, all: Vec<Setting>, reread: Reread) -> ExitCode {
     let log = match log::to_stderr(&settings.log) {
         Ok(log) => log,
         Err(error) => {
@@ -63,7 +69,7 @@ pub(super) fn run(settings: Settings) -> ExitCode {
     const BLOCKING_THREADS: usize = 4;
     let runtime = Builder::new_multi_thread().enable_all().max_blocking_threads(BLOCKING_THREADS).build();
     let served = runtime.context("can't start the threads").and_then(|runtime| {
-        let served = runtime.block_on(serve(settings));
+        let served = runtime.block_on(serve(settings, all, reread, &log));
         // A query of the file may still wait for another program.
         runtime.shutdown_background();
         served
@@ -81,7 +87,8 @@ pub(super) fn run(settings: Settings) -> ExitCode {
 /// Lower: with all connections open, the journal could run out of descriptors. Higher: fewer connections.
 const OTHER_DESCRIPTORS: u64 = 64;
 
-async fn serve(Settings { listen, unix_mode, mut options, .. }: Settings) -> anyhow::Result<()> {
+async fn serve(settings: Settings, all: Vec<Setting>, reread: Reread, log: &Log) -> anyhow::Result<()> {
+    let Settings { listen, unix_mode, mut options, .. } = settings;
     // Each connection needs a descriptor. The usual soft limit of 1,024 is for programs with select(2).
     let descriptors =
         rlimit::increase_nofile_limit(u64::MAX).context("can't tell the limit of open files")?;
@@ -91,13 +98,71 @@ async fn serve(Settings { listen, unix_mode, mut options, .. }: Settings) -> any
         options.net.max_connections = most;
     }
     let shutdown = stopped().context("can't listen for signals")?;
+    let hangup = signal(SignalKind::hangup()).context("can't listen for signals")?;
     let (listeners, _files) = listen::bind(&listen, unix_mode)?;
-    Server::new(options).serve(listeners, shutdown).await.map_err(|error| match error {
+    let server = Server::new(options);
+    let reloader = server.reloader();
+    let served = tokio::select! {
+        served = server.serve(listeners, shutdown) => served,
+        never = reload_at(hangup, all, reread, reloader, log) => match never {},
+    };
+    served.map_err(|error| match error {
         ServeError::Open { .. } => {
             anyhow!("{error}; choose another with --journal, or none with --journal memory")
         }
         error => error.into(),
     })
+}
+
+/// Reads the settings again at each of these signals, and goes by them: all at once, or not at all. `all` are
+/// those in force.
+async fn reload_at(
+    mut hangup: Signal,
+    mut all: Vec<Setting>,
+    reread: Reread,
+    reloader: Reloader,
+    log: &Log,
+) -> Infallible {
+    loop {
+        hangup.recv().await;
+        tracing::info!(signal = "SIGHUP", "reading the settings again");
+        match reload(reread, &reloader, log).await {
+            Ok(new) => all = changed(all, new),
+            Err(error) => tracing::error!(%error, "settings not changed, all of the old stay in force"),
+        }
+    }
+}
+
+/// Goes by the settings as they are read now, and returns them.
+async fn reload(reread: Reread, reloader: &Reloader, log: &Log) -> anyhow::Result<Vec<Setting>> {
+    let (settings, all) = spawn_blocking(reread).await?.map_err(|error| {
+        let text = error.to_string();
+        anyhow!("{}", text.trim_start_matches("error: ").lines().next().unwrap_or_default())
+    })?;
+    reloader.reload(settings.options).await?;
+    log.filter_by(&settings.log);
+    Ok(all)
+}
+
+/// Logs how the settings differ, and returns those in force: the old ones where they can't change.
+fn changed(old: Vec<Setting>, new: Vec<Setting>) -> Vec<Setting> {
+    let pick = |(old, new): (Setting, Setting)| {
+        let (name, source) = (&*new.name, &new.source);
+        let value = new.value.as_deref().unwrap_or("not set");
+        let can_change = options::can_change(name);
+        match (old.is_same(&new), can_change) {
+            (true, _) => {}
+            (false, true) => tracing::info!(name, value, %source, "setting changed"),
+            (false, false) => {
+                tracing::warn!(name, value, %source, "setting needs a restart, the old value stays");
+            }
+        }
+        if can_change { new } else { old }
+    };
+    // Both are all the settings that there are, in the same order.
+    let all = old.into_iter().zip(new).map(pick).collect();
+    tracing::info!("settings are in force");
+    all
 }
 
 /// Ready at the first SIGINT or SIGTERM. A second one ends the process at once.
