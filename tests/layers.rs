@@ -149,8 +149,7 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("tower", &["api"]),
     ("tower_http", &["api"]),
     ("rusqlite", &["journal/sqlite"]),
-    ("aws_lc_rs", &["auth", "hub/pass"]),
-    ("aws_lc_rs", &["auth", "fetch"]),
+    ("aws_lc_rs", &["auth", "fetch", "hub/pass"]),
     // A module derives its own settings by `clap::Args`; what else there is to a command line is not its.
     ("clap", &["options", "cli"]),
 ];
