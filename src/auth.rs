@@ -294,3 +294,24 @@ fn read_keys(path: &Path) -> Result<Keys, InvalidFile> {
 fn seconds_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn which_urls_are_asked_stays_until_a_restart() {
+        let open = crate::Options::default().auth;
+        assert!(Auth::new(&open).unwrap().is_open());
+        let url = Url::parse("http://127.0.0.1:1/").ok();
+        for asked in [
+            Options { auth_url: url.clone(), ..open.clone() },
+            Options { jwks_url: url.clone(), ..open.clone() },
+        ] {
+            let auth = Auth::new(&asked).unwrap();
+            assert!(!auth.is_open());
+            auth.reload(&open).unwrap();
+            assert!(!auth.is_open());
+        }
+    }
+}
