@@ -4,10 +4,11 @@ mod common;
 
 use std::io::{BufReader, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use common::{
     Certificate, Endpoint, Folder, Gate, Hub, PATIENCE, Response, Stream, connect, request, response,
@@ -366,6 +367,35 @@ fn an_end_in_the_past_is_an_expired_token() {
     assert!(response.text().contains("event: tabcast:expired\n"), "{}", response.text());
     post(&hub, "news", &["Cookie: sid=past"]).problem(401);
     assert!(hub.watch("/events?channel=news", &[COOKIE]).opening.contains("id: "));
+}
+
+#[test]
+fn a_stream_ends_when_the_endpoint_says_and_is_asked_about_anew() {
+    let endpoint = Endpoint::start(|_| {
+        let soon = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 2;
+        response(200, &[], &format!(r#"{{"subject": "ada", "subscribe": ["news"], "expires": {soon}}}"#))
+    });
+    let hub = hub(&endpoint, &[]);
+    for count in 1..3 {
+        let mut stream = hub.watch("/events?channel=news", &[COOKIE]);
+        assert!(stream.opening.contains("id: "));
+        assert_eq!(endpoint.count(), count);
+        let events: Vec<_> = std::iter::from_fn(|| stream.event()).map(|event| event.event).collect();
+        assert_eq!(events.last().map(String::as_str), Some("tabcast:expired"), "{events:?}");
+    }
+}
+
+#[test]
+fn whoever_connects_to_a_unix_socket_has_no_address() {
+    let endpoint = Endpoint::start(|_| grants("ada", &[]));
+    let folder = Folder::new();
+    let path = folder.file("hub.sock");
+    let hub = hub(&endpoint, &["--listen", &format!("unix:{path}")]);
+    let mut connection = UnixStream::connect(&path).unwrap();
+    let line = "POST /messages?channel=news HTTP/1.1";
+    connection.write_all(&request(line, hub.address, &[COOKIE], Some(b"x"))).unwrap();
+    assert_eq!(Response::read(&mut BufReader::new(connection), false).status, 201);
+    assert_eq!(endpoint.asked()[0].header("x-forwarded-for"), None);
 }
 
 #[test]
