@@ -251,6 +251,8 @@ fn two_hundred_reconnects_with_the_same_cookie_are_one_question() {
         connection.write_all(&request(line, hub.address, &[COOKIE], None)).unwrap();
     }
     endpoint.wait_for(1);
+    // Meanwhile the others come.
+    assert_eq!(hub.get("/").status, 200);
     gate.open();
     let mut streams: Vec<_> = connections.into_iter().map(Stream::read).collect();
     for stream in &mut streams {
@@ -280,6 +282,7 @@ fn there_are_no_more_than_64_questions_at_once() {
     }
     // None of these is answered yet.
     endpoint.wait_for(64);
+    assert_eq!(hub.get("/").status, 200);
     gate.open();
     for connection in connections {
         assert_eq!(Response::read(&mut BufReader::new(connection), false).status, 201);
