@@ -277,7 +277,7 @@ fn check_says_how_many_tokens_a_file_has_and_none_of_them() {
     let (code, report, _) = check("", &[], &["--tokens", &tokens, "--listen", "0.0.0.0:0"]);
     assert_eq!(code, Some(0));
     assert!(report.contains(&format!("tokens: {tokens} (flag)\n")), "{report}");
-    assert!(report.ends_with(&format!("\n{tokens}: 1 read\n")), "{report}");
+    assert!(report.ends_with("\ntokens read: 1\n"), "{report}");
     assert!(!report.contains(&secret) && !report.contains(&hash), "{report}");
 }
 

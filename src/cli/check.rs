@@ -19,8 +19,8 @@ pub(super) fn report(serve: &Settings, settings: &[Setting]) -> Result<String, S
     for setting in settings {
         let _ = writeln!(report, "{setting}");
     }
-    for (file, count) in auth.counts(&serve.options.auth) {
-        let _ = writeln!(report, "{}: {count} read", file.display());
+    for (what, count) in auth.counts() {
+        let _ = writeln!(report, "{what} read: {count}");
     }
     Ok(report)
 }
