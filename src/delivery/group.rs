@@ -145,8 +145,8 @@ impl Group {
         self.members.insert(Member { socket, subscriber, position: subscription.position() })
     }
 
-    /// Removes the member if it is gone. If not, this waker watches its socket, and what is due to it is
-    /// sent. `removed` gets it if the socket is full.
+    /// Removes the member if it is gone. If not, this waker watches its socket and its pass, and what is due
+    /// is sent. `removed` gets the member if its socket is full.
     pub(super) fn check(
         &mut self,
         key: usize,
@@ -464,39 +464,53 @@ pub(super) mod tests {
 
     use super::super::wire::Wire;
     use super::*;
-    use crate::auth::Caller;
+    use crate::auth::{Caller, Grants, Token};
     use crate::hub::{self, Hub, Request, Start};
     use crate::journal::{Journal, KeyLimits, Place, Retention, Rules};
     use crate::limits::{Budget, Network};
-    use crate::message::{ChannelName, Data, Draft, EventName};
+    use crate::message::{ChannelName, Data, Draft, EventName, Time};
 
     /// A hub that keeps one message, and its subscriber, which listens at this socket.
     pub(crate) async fn subscriber(stream: TcpStream) -> (Hub, CatchUp) {
+        let hub = hub();
+        let subscriber = subscribe(&hub, stream, &Caller::anyone()).await;
+        (hub, subscriber)
+    }
+
+    fn hub() -> Hub {
         let retention = Retention { messages: 1, bytes: 1, age: Duration::MAX, rules: Rules::default() };
         let keys = KeyLimits { count: 0, window: Duration::ZERO };
         let budget = Budget::unlimited();
         let (journal, committed) = Journal::open(&Place::Memory, retention, keys, &budget).unwrap();
         let options = hub::Options {
-            max_subscribers: 1,
-            max_subscribers_per_address: 1,
+            max_subscribers: 2,
+            max_subscribers_per_address: 2,
             max_readers: 0,
             max_readers_per_address: 0,
             replay_page: 1,
         };
-        let (hub, _) = Hub::new(journal, committed, &options, budget);
+        Hub::new(journal, committed, &options, budget).0
+    }
+
+    async fn subscribe(hub: &Hub, stream: TcpStream, caller: &Caller) -> CatchUp {
         let request = Request { channels: Channels::new([]), start: Start::Live, subscriber: None };
         let address = stream.peer_addr().unwrap().into();
-        let (subscriber, subscription) = hub.subscribe(address, &Caller::anyone(), request).await.unwrap();
+        let (subscriber, subscription) = hub.subscribe(address, caller, request).await.unwrap();
         let options = stream::Options {
             keep_alive: Duration::MAX,
             retry_min: Duration::ZERO,
             retry_max: Duration::ZERO,
         };
-        let delivery =
-            Delivery::new(subscriber, subscription, &Caller::anyone(), Format::Bare, &[], &options);
+        let delivery = Delivery::new(subscriber, subscription, caller, Format::Bare, &[], &options);
         let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
         let socket = Socket::new(Wire::Tcp(stream), Framing::Chunked, (None, permit)).unwrap();
-        (hub, CatchUp { socket, delivery, unsent: Unsent::Nothing })
+        CatchUp { socket, delivery, unsent: Unsent::Nothing }
+    }
+
+    /// Somebody with a token that is good for so long.
+    fn caller(seconds: Option<u64>) -> Caller {
+        let expires = seconds.map(|seconds| Time::now().as_ms() / 1_000 + seconds);
+        Caller::with_token(Token { expires, ..Token::default() }, Grants::all())
     }
 
     pub(crate) async fn publish(hub: &Hub, text: &str) {
@@ -530,5 +544,70 @@ pub(super) mod tests {
             assert!(member.run(Duration::MAX, &never, &never).await.is_none());
         }
         assert!(read.join().unwrap().ends_with(b"x0\r\n\r\n"));
+    }
+
+    #[tokio::test]
+    async fn in_the_midst_of_a_round_what_is_due_to_a_member_waits_for_its_part() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (hub, mut members, mut readers) = (hub(), Vec::new(), Vec::new());
+        for _ in 0..2 {
+            readers.push(std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+            let (stream, _) = listener.accept().await.unwrap();
+            members.push(subscribe(&hub, stream, &caller(None)).await);
+        }
+        let mut group = Group::new(&members[0].delivery, Framing::Chunked);
+        for member in members {
+            group.insert(member);
+        }
+        publish(&hub, "x").await;
+        group.subscription.fall_behind();
+        let mut removed = Vec::new();
+        assert!(matches!(group.go_on(1, Duration::MAX, &mut removed), (1, Turn::GoOn)));
+        assert_eq!(hub.end_revoked(|_| true), 2);
+        for (key, left) in [(0, 1), (1, 1)] {
+            group.check(key, Waker::noop(), Duration::MAX, &mut removed);
+            assert_eq!(group.members.len(), left);
+        }
+        assert!(matches!(group.go_on(1, Duration::MAX, &mut removed), (1, Turn::GoOn)));
+        assert_eq!(group.members.len(), 1);
+        assert!(matches!(group.go_on(1, Duration::MAX, &mut removed), (1, Turn::Wait)));
+        assert!(group.is_over() && removed.is_empty());
+        for mut reader in readers {
+            let mut text = String::new();
+            reader.read_to_string(&mut text).unwrap();
+            let (message, end) = text.split_once("event: tabcast:expired\n").unwrap();
+            assert!(message.contains("data: x\n\n") && end.ends_with("\n\n\r\n0\r\n\r\n"), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_member_whose_socket_is_full_is_announced_its_end_once_it_reads() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut reader = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let hub = hub();
+        let joining = subscribe(&hub, listener.accept().await.unwrap().0, &caller(Some(3))).await;
+        let pass = Arc::clone(joining.delivery.subscriber.pass().unwrap());
+        let mut group = Group::new(&joining.delivery, Framing::Chunked);
+        group.insert(joining);
+        let mut removed = Vec::new();
+        group.check(0, Waker::noop(), Duration::MAX, &mut removed);
+        assert_eq!((group.members.len(), removed.len()), (1, 0), "nothing is due");
+        let due = std::future::poll_fn(|cx| pass.poll_due(cx)).await;
+        assert!(matches!(due, Due::Expiring(_)));
+        let filler = Chunks::from(Bytes::from(vec![b'x'; 1 << 20]));
+        while group.members[0].socket.send(&filler, 0).unwrap() > 0 {}
+        group.check(0, Waker::noop(), Duration::MAX, &mut removed);
+        assert_eq!((group.members.len(), removed.len()), (0, 1));
+        hub.renew(&pass.stream(), &caller(None)).unwrap();
+        let read = std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            reader.read_to_end(&mut bytes).unwrap();
+            bytes
+        });
+        let never = CancellationToken::new();
+        let member = removed.remove(0).run(Duration::MAX, &never, &never).await;
+        assert!(member.is_some_and(|member| member.has_caught_up()));
+        let read = String::from_utf8(read.join().unwrap()).unwrap();
+        assert!(read.trim_start_matches('x').contains("event: tabcast:expiring\n"));
     }
 }

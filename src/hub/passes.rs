@@ -183,3 +183,56 @@ async fn run(shared: Arc<Shared>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::{Grants, Token};
+
+    /// Somebody whose token expires so many seconds after now.
+    fn caller(seconds: u64) -> (Caller, Time) {
+        let expires = Time::now().as_ms() / 1_000 + seconds;
+        let token = Token { expires: Some(expires), ..Token::default() };
+        (Caller::with_token(token, Grants::all()), Time::from_ms(expires * 1_000))
+    }
+
+    #[tokio::test]
+    async fn an_end_is_announced_a_minute_before_it_comes_and_then_it_comes() {
+        let passes = Passes::new();
+        let (caller, expires) = caller(3_600);
+        let pass = passes.add(&caller, &Channels::new([])).unwrap();
+        let before = |ms| Time::from_ms(expires.as_ms() - ms);
+        let look = |now| (passes.shared.state().look(now), pass.take_due());
+        assert_eq!(look(before(60_001)), (Some(before(60_000)), None));
+        assert_eq!(look(before(60_000)), (Some(expires), Some(Due::Expiring(expires))));
+        assert_eq!(look(before(1)), (Some(expires), None));
+        assert_eq!(look(expires), (None, Some(Due::End(Reason::Expired))));
+        assert_eq!(passes.renew(&pass.stream(), &caller), Err(NotRenewed::NoStream));
+        assert_eq!((passes.end_revoked(|_| true), pass.end()), (1, Some(Reason::Expired)));
+    }
+
+    #[tokio::test]
+    async fn a_renewal_moves_what_is_due() {
+        let passes = Passes::new();
+        let ((short, expires), (long, later)) = (caller(3_600), caller(7_200));
+        let pass = passes.add(&short, &Channels::new([])).unwrap();
+        let look = |now| passes.shared.state().look(now);
+        look(Time::from_ms(expires.as_ms() - 1));
+        // It was due, and nobody took it.
+        passes.renew(&pass.stream(), &long).unwrap();
+        assert_eq!((pass.take_due(), look(expires)), (None, Some(Time::from_ms(later.as_ms() - 60_000))));
+        assert_eq!(pass.take_due(), None);
+        passes.renew(&pass.stream(), &short).unwrap();
+        assert_eq!((look(expires), pass.end()), (None, Some(Reason::Expired)));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_left_of_a_pass_that_is_removed() {
+        let passes = Passes::new();
+        assert!(passes.add(&Caller::anyone(), &Channels::new([])).is_none());
+        let pass = passes.add(&caller(3_600).0, &Channels::new([])).unwrap();
+        passes.remove(&pass);
+        let state = passes.shared.state();
+        assert!(state.by_id.is_empty() && state.by_time.is_empty());
+    }
+}

@@ -10,6 +10,7 @@ mod http;
 mod hub;
 pub mod path;
 mod site;
+mod tokens;
 
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ pub use hub::Hub;
 pub use path::Path;
 pub(crate) use path::{on_each_journal, on_each_path, on_paths};
 pub use site::{Folder, Site};
+pub use tokens::{Tokens, bearer, now};
 
 /// How long anything is waited for before the test fails. No test is faster or slower for it.
 pub const PATIENCE: Duration = Duration::from_secs(30);
