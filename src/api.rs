@@ -1,6 +1,7 @@
 //! The API: which handler responds to which request. Requests are parsed here into the types of the
 //! [`hub`](crate::hub). No module below sees a header, and this module sees no connection.
 
+mod admin;
 mod bodies;
 mod body;
 mod caller;
@@ -182,6 +183,10 @@ impl Current {
                 let caller = credentials::caller(state, &head, trust).await;
                 events::subscribe(state, address, caller, &head).await
             }
+            ("/admin/revoke", &Method::POST) => {
+                let caller = credentials::caller(state, &head, trust).await?;
+                admin::revoke(&self.state, address, &caller, head, body).await
+            }
             _ => {
                 let request = Request::from_parts(head, Body::empty());
                 let result = self.router.clone().call(request).await;
@@ -220,6 +225,7 @@ fn router(state: Arc<State>) -> Router {
         .route("/events", events.clone())
         .route("/events/", events)
         .route("/events/{stream}", only("POST"))
+        .route("/admin/revoke", only("POST"))
         .route("/caller", only("GET, HEAD").get(caller))
         .merge(page::routes())
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path"))

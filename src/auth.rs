@@ -12,6 +12,7 @@ mod jwt;
 pub mod keys;
 mod provider;
 mod refused;
+mod revoked;
 mod rules;
 pub mod signer;
 pub mod tokens;
@@ -32,6 +33,8 @@ pub use jwt::Unverified;
 use keys::Keys;
 use provider::Provider;
 pub use refused::Refused;
+use revoked::Revoked;
+pub use revoked::{InvalidRevocation, MOST as MOST_REVOCATIONS, Revocation, RevokeError};
 pub use rules::Rules;
 use tokens::Tokens;
 
@@ -95,6 +98,7 @@ pub struct Auth {
     current: RwLock<Arc<Current>>,
     provider: Option<Arc<Provider>>,
     forward: Option<Forward>,
+    revoked: Arc<Revoked>,
 }
 
 /// What the settings and their files say now.
@@ -130,7 +134,20 @@ impl Auth {
         let provider =
             options.jwks_url.clone().map(|url| at("--jwks-url", url, Provider::new)).transpose()?;
         let forward = options.auth_url.clone().map(|url| at("--auth-url", url, Forward::new)).transpose()?;
-        Ok(Auth { current, provider, forward })
+        Ok(Auth { current, provider, forward, revoked: Arc::default() })
+    }
+
+    /// The same, but what is revoked, and was before, is kept in a file beside the journal's, if it has one.
+    ///
+    /// # Errors
+    /// [`InvalidFile`].
+    pub fn with_revoked(self, journal: Option<&Path>) -> Result<Self, InvalidFile> {
+        let revoked = Revoked::open(journal).map_err(|(path, what)| InvalidFile {
+            flag: "--journal",
+            path: path.display().to_string(),
+            what,
+        })?;
+        Ok(Auth { revoked: Arc::new(revoked), ..self })
     }
 
     /// Begins to fetch the keys of `--jwks-url`, on the runtime of which this is called.
@@ -160,12 +177,37 @@ impl Auth {
         self.forward.is_some()
     }
 
+    /// Refuses from now on what is revoked. Returns whether that outlives the process.
+    ///
+    /// # Errors
+    /// [`RevokeError`]. Nothing is revoked.
+    pub async fn revoke(&self, revocation: Revocation) -> Result<bool, RevokeError> {
+        let revoked = Arc::clone(&self.revoked);
+        let added = tokio::task::spawn_blocking(move || revoked.add(revocation)).await;
+        added.unwrap_or_else(|panic| Err(RevokeError::Write(panic.into())))
+    }
+
+    /// Whether the caller's token was revoked since it was found right.
+    pub fn is_revoked(&self, caller: &Caller) -> bool {
+        caller.token().is_some_and(|token| self.revoked.has(token))
+    }
+
     /// Who asks with this token, or without one. `question` is for the endpoint of `--auth-url`, if there
     /// is one: it is asked of whoever has no token of the hub's own.
     ///
     /// # Errors
     /// [`Refused`] if the token is wrong.
     pub async fn caller<'a>(
+        &self,
+        token: Option<&str>,
+        question: impl FnOnce() -> Result<Question<'a>, Refused>,
+    ) -> Result<Caller, Refused> {
+        let caller = self.found(token, question).await?;
+        if self.is_revoked(&caller) { Err(Refused::revoked()) } else { Ok(caller) }
+    }
+
+    /// The same, whether or not the token was revoked.
+    async fn found<'a>(
         &self,
         token: Option<&str>,
         question: impl FnOnce() -> Result<Question<'a>, Refused>,

@@ -181,7 +181,11 @@ impl Server {
         let Options { auth, journal, api, hub, delivery, limits, net } = given.clone();
         // Looked at before they are read: a change from here on is found.
         let files = File::look_at_all(&given);
-        let auth = Arc::new(auth::Auth::new(&auth)?);
+        let journal_file = match &journal.journal {
+            journal::Place::File(path) => Some(path.as_path()),
+            journal::Place::Memory => None,
+        };
+        let auth = Arc::new(auth::Auth::new(&auth)?.with_revoked(journal_file)?);
         let (heads, bodies, reads) = limits.shares();
         let bodies = Arc::new(api::Bodies::new(bodies, per_address));
         let listeners: Vec<Listener> = listeners.into_iter().map(Into::into).collect();

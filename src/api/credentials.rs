@@ -174,6 +174,21 @@ pub(super) fn check_on(caller: &Caller, verb: Verb, channel: &ChannelName) -> Re
     Err(not_granted(caller, verb, &channel.clone().into()))
 }
 
+/// Checks that the caller may administer the hub.
+///
+/// # Errors
+/// As of [`check`].
+pub(super) fn check_admin(caller: &Caller) -> Result<(), Problem> {
+    if caller.grants().allow_admin() {
+        return Ok(());
+    }
+    if caller.token().is_none() {
+        return Err(needed("the administration of the hub"));
+    }
+    let detail = "the token does not grant `admin`, the administration of the hub";
+    Err(Problem::new(StatusCode::FORBIDDEN, detail).taken("Bearer error=\"insufficient_scope\""))
+}
+
 /// 401, as a token is needed for `what`.
 pub(super) fn needed(what: &str) -> Problem {
     let detail = format!("{what} needs a token, and the request has none");

@@ -65,6 +65,7 @@ pub(super) async fn subscribe(
         return Ok(response_head(format).map(|_| reply));
     }
     let reply = match state.hub.subscribe(address, &caller, request).await {
+        Ok(_) if state.auth.is_revoked(&caller) => return Err(Refused::revoked().into()),
         Ok((subscriber, subscription)) => {
             let delivery = Delivery::new(subscriber, subscription, &caller, format, &unknown, streams);
             Reply::Delivery(Box::new(delivery))

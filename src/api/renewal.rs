@@ -6,7 +6,7 @@ use super::credentials;
 use super::problem::Problem;
 use super::reply::Reply;
 use super::state::State;
-use crate::auth::{Caller, Verb};
+use crate::auth::{Caller, Refused, Verb};
 use crate::hub::NotRenewed;
 use crate::limits::Peer;
 
@@ -25,6 +25,11 @@ pub(super) fn renew(
         NotRenewed::OtherSubject => Problem::new(StatusCode::FORBIDDEN, error.to_string()),
         NotRenewed::NotGranted(channel) => credentials::not_granted(caller, Verb::Subscribe, &channel),
     })?;
+    if state.auth.is_revoked(caller) {
+        // It was so after the token was found right. The stream has it now.
+        state.hub.end_revoked(|caller| state.auth.is_revoked(caller));
+        return Err(Refused::revoked().into());
+    }
     tracing::debug!(%address, subject = caller.subject(), "stream renewed");
     let mut response = Response::new(Reply::default());
     *response.status_mut() = StatusCode::NO_CONTENT;

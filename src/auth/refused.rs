@@ -22,6 +22,11 @@ impl Refused {
     pub(super) fn invalid(why: impl Into<Cow<'static, str>>) -> Self {
         Refused::Invalid(why.into())
     }
+
+    /// It was revoked.
+    pub fn revoked() -> Self {
+        Refused::invalid("the token was revoked")
+    }
 }
 
 impl fmt::Display for Refused {
