@@ -22,6 +22,15 @@ export type Options = {
      * The page's own id, for `broadcast`; random by default.
      */
     id?: string | undefined;
+    /**
+     * The token to send, or what gives one. It is
+     * called again whenever the last one ends or is refused.
+     */
+    token?: string | (() => string | Promise<string>) | undefined;
+    /**
+     * Whether the browser's cookies go to a hub of another origin.
+     */
+    credentials?: boolean | undefined;
 };
 /**
  * `data` is what was emitted, and `time` when the hub took it. `expires` is when the hub no longer keeps it.
@@ -73,6 +82,7 @@ export type OwnEvents = {
     disconnect: [reason: string];
     "tabcast:state": [change: StateChange];
     "tabcast:gap": [gap: Gap];
+    "tabcast:expiring": [];
     "tabcast:deleted": [deleted: {
         id: string;
     }, message: Message<{
@@ -104,7 +114,7 @@ declare class Hub<Events extends Record<string, any> = Record<string, any>> {
      * @param {string | URL} [url]
      * @param {Options} [options]
      */
-    constructor(url?: string | URL, { channel, last, id }?: Options);
+    constructor(url?: string | URL, { channel, last, id, token, credentials }?: Options);
     /**
      * The page's own id.
      * @type {string}
@@ -127,7 +137,9 @@ declare class Hub<Events extends Record<string, any> = Record<string, any>> {
     /**
      * Calls the listener with the data of each message of this event, and with the message. The client's own
      * events are `connect`, `disconnect` (why), `tabcast:state` ({ state, recovered, reason? }),
-     * `tabcast:gap` ({ asked, earliest }) and `tabcast:deleted` ({ id }: the message with this id was deleted).
+     * `tabcast:gap` ({ asked, earliest }), `tabcast:deleted` ({ id }: the message with this id was deleted) and
+     * `tabcast:expiring` (the page's token or cookie ends soon, or has ended: what a listener returns is waited
+     * for).
      * @template {Names<Events>} Name
      * @param {Name} event
      * @param {(...values: ListenerArguments<Events, Name>) => void} listener
@@ -166,7 +178,7 @@ declare class Hub<Events extends Record<string, any> = Record<string, any>> {
      * @returns {Promise<string>}
      */
     emit<Name extends keyof Events & string>(event: Name, ...rest: EmitArguments<Events, Name>): Promise<string>;
-    /** Listens again after `disconnect`, from `position` on. */
+    /** Listens again after `disconnect`, from `position` on, with a new token. */
     connect(): this;
     /** Stops listening. Emitted messages are still sent. */
     disconnect(): this;

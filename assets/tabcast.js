@@ -6,10 +6,12 @@
 //   hub.emit('chat message', 'Hello World!');
 //
 // Hub             what a page uses: `on`, `emit`, the state
+// Access          says to the hub who asks: by the page's token, or the browser's cookies
 // Outbox          keeps emitted messages until the hub has them
 // Feed            delivers each message once, in order, and fetches what is missing
 // Retry           sends a request again until the hub answers
-// Stream          an EventSource that is replaced whenever it is dead
+// TokenSource     an EventSource that sends a token
+// Stream          an EventSource that is replaced whenever it is dead, or may no longer go on
 // Peer            shares streams with other tabs; its role decides who holds one:
 //   LockHolder      the tabs that have one of two Web Locks
 //   WorkerHolder    a shared worker, where there are no Web Locks
@@ -24,6 +26,9 @@
  *   `user.*`. `emit` publishes on the first, which must be a name for that.
  * @property {number} [last] How many of the newest kept messages come first, 0 by default.
  * @property {string} [id] The page's own id, for `broadcast`; random by default.
+ * @property {string | (() => string | Promise<string>)} [token] The token to send, or what gives one. It is
+ *   called again whenever the last one ends or is refused.
+ * @property {boolean} [credentials] Whether the browser's cookies go to a hub of another origin.
  */
 
 /**
@@ -63,6 +68,7 @@
  *   disconnect: [reason: string],
  *   'tabcast:state': [change: StateChange],
  *   'tabcast:gap': [gap: Gap],
+ *   'tabcast:expiring': [],
  *   'tabcast:deleted': [deleted: { id: string }, message: Message<{ id: string }, 'tabcast:deleted'>],
  * }} OwnEvents
  */
@@ -102,7 +108,7 @@
 
 // The version of the messages between peers. It is part of the names of their channel, locks and worker, so
 // that tabs with another version of this file are no peers.
-const PROTOCOL = 'tabcast/1';
+const PROTOCOL = 'tabcast/2';
 // How long a stream may take to open, and the hub to answer a request: the first time, and at most. It
 // doubles with each failure. The first is short: after an outage a browser tries its old connections, which
 // may be dead, and requests that wait on these block all others. The last is long: a slow network is no
@@ -112,6 +118,8 @@ const TIMEOUT_MS = [3_000, 60_000];
 const BODY_BYTES_PER_MS = 35;
 // The pause after a failure: the first, and the longest. It doubles with each failure.
 const BACKOFF_MS = [2_000, 10_000];
+// How long a page may take to give a token. Then it has failed, and is asked again.
+const TOKEN_MS = 30_000;
 // An outbox that holds more refuses messages.
 const OUTBOX_MESSAGES = 1_000;
 const OUTBOX_BYTES = 32 << 20;
@@ -162,8 +170,8 @@ class Hub {
     /** @type {Hub<Events>['emit']} */
     emit: (event, ...rest) => this.#publish(this.id, event, ...rest),
   };
-  #base;
   #channels;
+  #access;
   #outbox;
   #feed;
   #peer;
@@ -179,17 +187,18 @@ class Hub {
    * @param {string | URL} [url]
    * @param {Options} [options]
    */
-  constructor(url, { channel = 'main', last = 0, id = randomId() } = {}) {
+  constructor(url, { channel = 'main', last = 0, id = randomId(), token, credentials } = {}) {
     this.id = id;
     this.#channels = [channel].flat();
     const { href } = url ? new URL(url, location.href) : new URL('.', import.meta.url);
-    const base = this.#base = href.replace(/\/*$/, '/');
     const channels = [...new Set(this.#channels)].sort();
-    this.#outbox = new Outbox(base);
-    this.#feed = new Feed(base, channels, last);
+    const access = this.#access = new Access(href.replace(/\/*$/, '/'), token, credentials);
+    access.onexpiring = () => this.#call('tabcast:expiring');
+    this.#outbox = new Outbox(access);
+    this.#feed = new Feed(access, channels, last);
     this.#feed.onmessage = (message) => this.#deliver(message);
     this.#feed.ongap = (gap) => this.#call('tabcast:gap', gap);
-    this.#peer = new Peer(base, channels, this.#feed);
+    this.#peer = new Peer(access, channels, this.#feed);
     this.#peer.onstate = (state, reason, isRefused) => this.#become(state, reason, isRefused);
     this.connect();
   }
@@ -210,7 +219,9 @@ class Hub {
   /**
    * Calls the listener with the data of each message of this event, and with the message. The client's own
    * events are `connect`, `disconnect` (why), `tabcast:state` ({ state, recovered, reason? }),
-   * `tabcast:gap` ({ asked, earliest }) and `tabcast:deleted` ({ id }: the message with this id was deleted).
+   * `tabcast:gap` ({ asked, earliest }), `tabcast:deleted` ({ id }: the message with this id was deleted) and
+   * `tabcast:expiring` (the page's token or cookie ends soon, or has ended: what a listener returns is waited
+   * for).
    * @template {Names<Events>} Name
    * @param {Name} event
    * @param {(...values: ListenerArguments<Events, Name>) => void} listener
@@ -268,9 +279,10 @@ class Hub {
     return this.#publish(undefined, event, ...rest);
   }
 
-  /** Listens again after `disconnect`, from `position` on. */
+  /** Listens again after `disconnect`, from `position` on, with a new token. */
   connect() {
     if (!this.#pageListeners) {
+      this.#access.forget();
       this.#pageListeners = new AbortController();
       this.#followPage(this.#pageListeners);
       this.#join();
@@ -289,7 +301,7 @@ class Hub {
 
   #join(reason) {
     this.#become('connecting', reason);
-    this.#peer.join(chooseRole(this.#base));
+    this.#peer.join();
   }
 
   // A page that is left or frozen may come back. Then the feed goes on from `position`.
@@ -335,7 +347,7 @@ class Hub {
   }
 
   #deliver(message) {
-    if (message.except === this.id) return;
+    if (message.except === this.id + (this.#peer.caller ?? '')) return;
     const { event, data } = message = { ...message, data: decode(message.data) };
     if (this.#isInterrupted) this.#recovered += 1;
     this.#call(undefined, event, data, message);
@@ -343,17 +355,17 @@ class Hub {
     if (!/^(dis)?connect$/.test(event)) this.#call(event, data, message);
   }
 
-  // Calls the listeners of the event, or without an event those of `onAny`.
+  // Calls the listeners of the event, or without an event those of `onAny`. Returns what they return.
   #call(event, ...values) {
-    for (const entry of this.#listeners.filter((entry) => entry.event === event)) {
+    return this.#listeners.filter((entry) => entry.event === event).map((entry) => {
       if (entry.once) this.#remove((other) => other === entry);
       try {
-        entry.listener(...values);
+        return entry.listener(...values);
       } catch (error) {
         // Reported and not thrown: the other listeners get the message all the same.
         reportError(error);
       }
-    }
+    });
   }
 
   /**
@@ -460,18 +472,88 @@ async function refusalOf(answer) {
   return refusal(detail ?? title ?? `HTTP ${status}`, { status, detail, field, limit });
 }
 
+class Access {
+  // The hub's URL.
+  base;
+  // Called when the token or the cookie ends soon, or has ended. Returns an array, of promises or others.
+  onexpiring;
+  hasToken;
+  credentials;
+  // Why there is no token, if the page has failed to give one.
+  error;
+  #ask;
+  // A promise of the token. Undefined before it is needed, and once it is of no more use.
+  #token;
+
+  constructor(base, token, credentials) {
+    this.base = base;
+    this.hasToken = token !== undefined;
+    this.credentials = credentials;
+    this.#ask = typeof token === 'function' ? token : () => token;
+  }
+
+  // Fetches what is at this path. If the hub refuses the token, fetches it once more with another.
+  /** @type {(path: string, init: RequestInit, isAgain?: boolean) => Promise<Response>} */
+  async fetch(path, init, isAgain) {
+    const token = this.hasToken ? this.#token ??= this.#get() : undefined;
+    const headers = { ...init.headers, ...token && { Authorization: `Bearer ${await token}` } };
+    const credentials = this.credentials ? 'include' : 'same-origin';
+    const answer = await fetch(this.base + path, { cache: 'no-store', ...init, headers, credentials });
+    if (answer.status !== 401 || !token || isAgain) return answer;
+    if (token === this.#token) this.forget();
+    return this.fetch(path, init, true);
+  }
+
+  // Opens an EventSource, or what is like one.
+  open(path) {
+    if (this.hasToken) return new TokenSource(this, path);
+    return new EventSource(this.base + path, { withCredentials: this.credentials });
+  }
+
+  forget() {
+    this.#token = undefined;
+  }
+
+  // Resolves once the page has renewed its cookie, if it does. A new token is asked for when it is needed.
+  async renew() {
+    this.forget();
+    await Promise.all(this.onexpiring()).catch(reportError);
+  }
+
+  // Asks the page once for all that need the token meanwhile.
+  async #get() {
+    const late = new Promise((resolve) => { setTimeout(resolve, TOKEN_MS); });
+    try {
+      const token = await Promise.race([Promise.resolve().then(this.#ask), late]);
+      // Never taken for nobody's: a page that has lost its login is to hear of it.
+      if (!token) throw new TypeError('`token` gives no token');
+      this.error = undefined;
+      return token;
+    } catch (error) {
+      this.error = error;
+      this.#token = undefined;
+      throw error;
+    }
+  }
+}
+
 class Retry {
+  #access;
   // Why no answer can be read, if that is known: a Refusal.
   refusal;
   #pauses = new EventTarget();
 
+  constructor(access) {
+    this.#access = access;
+  }
+
   // Resolves with the JSON of the hub's answer. Rejects with a Refusal if the hub refuses the request. With
   // `isOver`, a refusal is only reported, and the request sent again, until `isOver` returns true.
-  async fetch(url, init, isOver) {
+  async fetch(path, init, isOver) {
     for (let failures = 0; !isOver?.(); failures += 1) {
       const bodyMs = (init.body?.byteLength ?? 0) / BODY_BYTES_PER_MS;
       const signal = AbortSignal.timeout(doubled(TIMEOUT_MS, failures) + bodyMs);
-      const answer = await fetch(url, { cache: 'no-store', ...init, signal }).catch(() => null);
+      const answer = await this.#access.fetch(path, { ...init, signal }).catch(() => null);
       const body = answer?.ok && await answer.json().catch(() => null);
       if (body) return body;
       const refused = answer ? !answer.ok && await refusalOf(answer) : this.refusal;
@@ -495,15 +577,14 @@ class Retry {
 }
 
 class Outbox {
-  #url;
-  #retry = new Retry();
+  #retry;
   #queue = [];
   #bytes = 0;
   #isOpen = false;
   #isSending = false;
 
-  constructor(base) {
-    this.#url = `${base}messages`;
+  constructor(access) {
+    this.#retry = new Retry(access);
   }
 
   send({ body, type, query }) {
@@ -547,7 +628,7 @@ class Outbox {
         // network.
         const body = await blob.arrayBuffer();
         const headers = { 'Content-Type': type, 'Idempotency-Key': key };
-        resolve((await this.#retry.fetch(this.#url + query, { method: 'POST', headers, body })).id);
+        resolve((await this.#retry.fetch(`messages${query}`, { method: 'POST', headers, body })).id);
       } catch (error) {
         reject(error);
       }
@@ -586,15 +667,16 @@ class Feed {
   oncurrent;
   // The id of the last message, or where the feed began. No message lies between that and `position`.
   #lastMessage;
-  #url;
+  #path;
   #last;
-  #retry = new Retry();
+  #retry;
   // The items that came since a fetch began. Undefined while nothing is fetched.
   #waiting;
 
-  constructor(base, channels, last) {
-    this.#url = `${base}messages?${channelQuery(channels)}&`;
+  constructor(access, channels, last) {
+    this.#path = `messages?${channelQuery(channels)}&`;
     this.#last = last;
+    this.#retry = new Retry(access);
   }
 
   // Whether messages are missing.
@@ -655,7 +737,7 @@ class Feed {
     do {
       from = this.position;
       const query = from ? `after=${from}` : `last=${this.#last}`;
-      const answer = await this.#retry.fetch(this.#url + query, {}, isOver);
+      const answer = await this.#retry.fetch(this.#path + query, {}, isOver);
       if (isOver()) return;
       if (answer.gap) {
         this.position = undefined;
@@ -678,6 +760,53 @@ class Feed {
 
 // --- Stream ---
 
+// What Stream needs of an EventSource, with a token, which no EventSource sends. It does not reconnect.
+class TokenSource extends EventTarget {
+  // As an EventSource has it when there is an error: CLOSED unless there was a stream.
+  /** @type {number} */
+  readyState = EventSource.CLOSED;
+  #over = new AbortController();
+
+  constructor(access, path) {
+    super();
+    this.#read(access, path);
+  }
+
+  close() {
+    this.#over.abort();
+  }
+
+  async #read(access, path) {
+    const { signal } = this.#over;
+    try {
+      const { ok, body } = await access.fetch(path, { headers: { Accept: 'text/event-stream' }, signal });
+      if (ok) {
+        this.readyState = EventSource.CONNECTING;
+        await this.#parse(body.pipeThrough(new TextDecoderStream()).getReader());
+      }
+    } catch {
+      // The network's error, or the page's: Stream finds out.
+    }
+    if (!signal.aborted) this.dispatchEvent(new Event('error'));
+  }
+
+  // The hub ends lines by LF, and has the data of an event on one line.
+  async #parse(reader) {
+    let text = '', lastEventId = '';
+    for (let part; !(part = await reader.read()).done;) {
+      const blocks = (text + part.value).split('\n\n');
+      text = /** @type {string} */ (blocks.pop());
+      for (const block of blocks) {
+        const { id = lastEventId, event = 'message', data } =
+          Object.fromEntries(block.split('\n').map((line) => line.split(/: (.*)/s)));
+        lastEventId = id;
+        if (this.#over.signal.aborted) return;
+        if (data) this.dispatchEvent(new MessageEvent(event, { data, lastEventId }));
+      }
+    }
+  }
+}
+
 // An EventSource alone gives up on any answer but 200, and can wait on a dead connection for ever.
 class Stream {
   // Whether the stream is open. Undefined until the first try has succeeded or failed.
@@ -686,12 +815,15 @@ class Stream {
   reason;
   // Whether the hub refuses the stream.
   isRefused;
-  #base;
-  #url;
+  #access;
+  #path;
   #feed;
+  #oncaller;
   #onchange;
   #source;
-  // Of the next try to open the stream.
+  // Opened beside the source, to replace it once it is open.
+  #next;
+  // Of the next try to open the stream, or to replace it.
   #timer;
   // The number of tries since the stream was last open.
   #tries = 0;
@@ -700,10 +832,11 @@ class Stream {
   // The stream is dead if nothing came for longer.
   #longestSilenceMs;
 
-  constructor(base, channels, feed, onchange) {
-    this.#base = base;
-    this.#url = `${base}events?format=message&${channelQuery(channels)}`;
+  constructor(access, channels, feed, oncaller, onchange) {
+    this.#access = access;
+    this.#path = `events?format=message&${channelQuery(channels)}`;
     this.#feed = feed;
+    this.#oncaller = oncaller;
     this.#onchange = onchange;
     this.#open();
   }
@@ -711,7 +844,8 @@ class Stream {
   close() {
     clearTimeout(this.#timer);
     this.#source?.close();
-    this.#source = undefined;
+    this.#next?.close();
+    this.#source = this.#next = undefined;
   }
 
   // Closes the stream if it is dead.
@@ -725,26 +859,46 @@ class Stream {
     if (isNetworkNew || !this.#source) this.#open();
   }
 
-  #open() {
-    this.close();
-    const source = this.#source = new EventSource(this.#url);
-    let prev;
+  // With `isBeside`, what is open stays open until the new source is.
+  #open(isBeside) {
+    if (!isBeside) {
+      this.close();
+      this.#lastEventAt = Date.now();
+      this.#longestSilenceMs = doubled(TIMEOUT_MS, this.#tries);
+    }
+    const source = this.#access.open(this.#path);
+    if (isBeside) this.#next = source;
+    else this.#source = source;
+    this.#tries += 1;
+    let prev, stream;
+    const isOver = () => source !== this.#source && source !== this.#next;
     const on = (name, act) => source.addEventListener(name, (event) => {
       this.#lastEventAt = Date.now();
-      if (source === this.#source) act(event, event.data && JSON.parse(event.data));
+      if (!isOver()) act(event, event.data && JSON.parse(event.data));
     });
     const take = ({ lastEventId: id }, message) => {
       this.#feed.take({ prev, id, message });
       prev = id;
     };
-    this.#lastEventAt = Date.now();
-    this.#longestSilenceMs = doubled(TIMEOUT_MS, this.#tries);
-    this.#tries += 1;
-    on('tabcast:open', (event, { keep_alive_ms }) => {
-      this.#longestSilenceMs = keep_alive_ms * 1.5 + 5_000;
+    const fail = (reason) => {
+      if (source === this.#source) return this.#lose(reason);
+      source.close();
+      this.#next = undefined;
+      this.#timer = setTimeout(() => this.#open(true), backoff(this.#tries));
+    };
+    on('tabcast:open', (event, opening) => {
+      if (source === this.#next) {
+        this.#source.close();
+        this.#source = source;
+        this.#next = undefined;
+      }
+      this.#longestSilenceMs = opening.keep_alive_ms * 1.5 + 5_000;
       this.#tries = 0;
       this.live = true;
       this.reason = this.isRefused = undefined;
+      stream = opening.stream;
+      // Before anything is taken: from here on the items are that caller's.
+      this.#oncaller(opening.caller ?? null);
       prev = event.lastEventId;
       this.#feed.take({ id: prev, isEnd: true });
       this.#onchange();
@@ -752,26 +906,48 @@ class Stream {
     on('message', take);
     on('tabcast:keep-alive', (event) => take(event));
     on('tabcast:gap', (event) => { prev = undefined; take(event); });
-    on('tabcast:full', (event, { detail }) => this.#lose(detail));
+    on('tabcast:full', (event, { detail }) => fail(detail));
+    on('tabcast:expiring', () => this.#renew(source, `events/${stream}`));
+    on('tabcast:expired', async (event, { reason }) => {
+      source.close();
+      // Opened again at once, but with pauses if the hub says so each time.
+      const isFirst = source === this.#source && this.#tries < 2;
+      // If the page takes longer to renew its cookie, `check` goes on without.
+      if (isFirst) this.#longestSilenceMs = TIMEOUT_MS[0];
+      await this.#access.renew();
+      if (isOver()) return;
+      if (isFirst) this.#open();
+      else fail(reason);
+    });
     on('error', () => {
-      if (source.readyState !== EventSource.CLOSED) this.#lose();
+      const { error } = this.#access;
+      if (error || source !== this.#source || source.readyState !== EventSource.CLOSED) fail(error?.message);
       else if (this.isRefused) this.#lose(this.reason, true);
       else this.#findReason(source);
     });
+  }
+
+  // Has the hub let the stream go on with a new token or cookie, or else opens another.
+  async #renew(source, path) {
+    await this.#access.renew();
+    const signal = AbortSignal.timeout(TOKEN_MS);
+    const answer = await this.#access.fetch(path, { method: 'POST', signal }).catch(() => null);
+    if (source === this.#source && !this.#next && answer?.status !== 204) this.#open(true);
   }
 
   // An EventSource that has closed for good does not say why. A fetch does, unless the page may not read its
   // answer. Then the hub is there all the same if it serves this script, which every page may read.
   async #findReason(source) {
     const signal = AbortSignal.timeout(TIMEOUT_MS[0]);
-    const get = (url, how) => fetch(url, { cache: 'no-store', signal, ...how }).catch(() => null);
-    const answer = await get(this.#url);
+    const answer = await this.#access.fetch(this.#path, { signal }).catch(() => null);
+    const isThere = () =>
+      fetch(`${this.#access.base}tabcast.js`, { method: 'HEAD', signal }).then(({ ok }) => ok, () => false);
     let reason;
     if (answer?.ok) {
       answer.body?.cancel();
     } else if (answer) {
       reason = (await refusalOf(answer))?.message;
-    } else if ((await get(`${this.#base}tabcast.js`, { method: 'HEAD' }))?.ok) {
+    } else if (await isThere()) {
       const { origin } = location;
       reason = `pages of ${origin} may not listen; if they may, start the hub with --allow-origin ${origin}`;
     }
@@ -797,18 +973,26 @@ class Stream {
 // are holders: they hold a stream, and send its items to the others over a BroadcastChannel. A holder has a
 // slot: the first has 0. The second has 1, and sends only what the first does not.
 //
+// Peers have the same caller: the hub's name for whoever a stream is for. A hub that is open to all has none.
+// A tab learns its caller by a stream of its own. Until then, a tab with a token is by itself, and a tab
+// without is among others that may have a cookie, where no item is sent. Then it goes on among its peers, and
+// gives up its stream if they have two.
+//
 // A peer has a role, which decides when the peer holds a stream. A role has `start(peer)`, and may have:
 // - stop(), when the peer leaves
 // - onholder(generation), when a holder has sent something; the generation is that of InWorker
 // - onask(), when another peer asks for a sign of life; without it, a holder gives one
 // - onleave(isKept), when another peer leaves, whose page may be kept for the way back
+// - onmove(), when the stream brings another caller; without it, the peer goes on with a new role
 // - replace(silentMs), when no holder has answered for so long; without it, the peer depends on no other
 class Peer {
   // Called with the state, and if it is `offline` with the reason, and whether the hub refuses the page.
   onstate;
   // The holder's slot. Undefined if the peer is no holder.
   slot;
-  #base;
+  // The caller. Null for none, or as long as none is known; undefined if the peer is by itself until it is.
+  caller;
+  #access;
   #channels;
   #feed;
   #role;
@@ -827,28 +1011,25 @@ class Peer {
   #askedAt;
   #ticker;
 
-  constructor(base, channels, feed) {
-    this.#base = base;
+  constructor(access, channels, feed) {
+    this.#access = access;
     this.#channels = channels;
     this.#feed = feed;
     feed.onstep = (item) => this.#pass(item);
     feed.oncurrent = () => this.#settle();
   }
 
-  join(role) {
-    this.resetSilence();
+  join(caller = this.#access.hasToken ? undefined : null, role) {
     this.#ticker = setInterval(() => this.#tick(), TICK_MS);
-    this.#play(role);
+    this.#moveTo(caller, role);
   }
 
   leave(isKept) {
     clearInterval(this.#ticker);
     this.drop();
-    this.#role.stop?.();
-    this.#channel?.postMessage({ leave: true, isKept });
-    this.#channel?.close();
-    this.#channel = this.#askedAt = this.#state = undefined;
-    this.#holders = {};
+    this.send({ leave: true, isKept });
+    this.#part();
+    this.#state = undefined;
     this.#feed.stop();
   }
 
@@ -862,7 +1043,14 @@ class Peer {
 
   // The name of the channel, of a slot's lock, or of a generation's worker.
   name(...more) {
-    return `${PROTOCOL} ${JSON.stringify([this.#base, this.#channels, ...more])}`;
+    const { base, credentials } = this.#access;
+    const parts = [base, this.#channels, credentials, this.caller, ...more];
+    return `${PROTOCOL} ${JSON.stringify(parts)}`;
+  }
+
+  // Sends a message to the other peers.
+  send(message) {
+    this.#channel?.postMessage(message);
   }
 
   // Opens the channel to other peers. Without the channel, nothing is shared.
@@ -875,7 +1063,11 @@ class Peer {
   hold(slot) {
     this.slot = slot;
     delete this.#holders[slot];
-    this.#stream ??= new Stream(this.#base, this.#channels, this.#feed, () => {
+    this.#stream ??= new Stream(this.#access, this.#channels, this.#feed, (caller) => {
+      if (caller === this.caller) return;
+      if (this.#role.onmove) this.#role.onmove();
+      else this.#moveTo(caller);
+    }, () => {
       if (this.#stream.live) this.#feed.wake();
       this.#settle();
     });
@@ -891,16 +1083,14 @@ class Peer {
   fallBack(why) {
     if (!this.#channel) return;
     console.warn(`tabcast: each tab needs a connection of its own, of which a browser has six: ${why}`);
-    this.#role.stop();
-    this.#channel.close();
-    this.#channel = undefined;
+    this.#part();
     this.#play(new Alone());
   }
 
   // Asks the holders for a sign of life.
   ask() {
     this.#askedAt = Date.now();
-    this.#channel.postMessage({ ask: true });
+    this.send({ ask: true });
   }
 
   // Gives the other peers a sign of life, with an item. Only a holder does.
@@ -909,7 +1099,7 @@ class Peer {
     const live = this.#sentLive = this.#live;
     const { reason, isRefused } = this.#stream;
     const { generation } = this.#role;
-    this.#channel.postMessage({ slot: this.slot, generation, live, reason, isRefused, item });
+    this.send({ slot: this.slot, generation, live, reason, isRefused, item });
   }
 
   // After a sign of life, and to give a new holder time for one.
@@ -919,6 +1109,21 @@ class Peer {
   }
 
   // For the peer itself:
+
+  // Goes on among the peers with this caller, with the stream that there is.
+  #moveTo(caller, role) {
+    this.#part();
+    this.caller = caller;
+    this.#play(role ?? chooseRole(this.#access, caller));
+  }
+
+  #part() {
+    this.#role?.stop?.();
+    this.#channel?.close();
+    this.#channel = this.slot = undefined;
+    this.#holders = {};
+    this.resetSilence();
+  }
 
   #play(role) {
     this.#role = role;
@@ -933,7 +1138,9 @@ class Peer {
     }
   }
 
-  #receive({ ask, leave, isKept, slot, generation, live, reason, isRefused, item }) {
+  #receive({ ask, leave, isKept, moved, expiring, slot, generation, live, reason, isRefused, item }) {
+    if (moved) return this.#learn();
+    if (expiring) return this.#access.onexpiring();
     if (leave) return this.#role.onleave?.(isKept);
     if (ask) return this.#role.onask ? this.#role.onask() : this.say();
     this.#role.onholder?.(generation);
@@ -941,11 +1148,21 @@ class Peer {
     this.resetSilence();
     if (live && !this.#holders[slot]?.live) this.#feed.wake();
     this.#holders[slot] = { live, reason, isRefused };
+    // Not after the first: a lock for the other slot may be on its way.
+    const isHeld = Object.values(this.#holders).filter((holder) => holder.live !== false).length > 1;
+    if (this.slot === undefined && isHeld) this.drop();
     if (item) {
       this.#receivedId = item.id;
       this.#feed.take(item);
     }
     this.#settle();
+  }
+
+  // Asks the hub for the caller: the stream is a worker's.
+  async #learn() {
+    const channel = this.#channel;
+    const answer = await this.#access.fetch('caller', {}).then((answer) => answer.json()).catch(() => ({}));
+    if (answer.caller !== undefined && channel === this.#channel) this.#moveTo(answer.caller);
   }
 
   // Whether the peer's own stream brings every message. Undefined if that is unknown, or if there is no
@@ -988,13 +1205,16 @@ class Peer {
   }
 }
 
-function chooseRole(base) {
+function chooseRole({ base, hasToken }, caller) {
+  if (caller === undefined) return new Alone();
   // Over HTTP/2 and later, all streams share one connection.
   /** @type {(entry: any) => boolean} */
   const isMultiplexed = (entry) => entry.name.startsWith(base) && /^h[23]/.test(entry.nextHopProtocol);
   const types = ['navigation', 'resource'];
   if (types.some((type) => performance.getEntriesByType(type).some(isMultiplexed))) return new Alone();
-  return navigator.locks ? new LockHolder() : new WorkerHolder();
+  if (navigator.locks) return new LockHolder();
+  // A worker could not ask the page for its token.
+  return hasToken ? new Alone() : new WorkerHolder();
 }
 
 // A tab. It holds a stream while it has one of two Web Locks: there is one for each slot. If a holder is
@@ -1124,6 +1344,13 @@ class InWorker {
     this.#peer.hold(0);
   }
 
+  // The tabs ask the hub for their caller, and go on to a worker of that caller's.
+  onmove() {
+    this.#peer.send({ moved: true });
+    this.#peer.slot = undefined;
+    close();
+  }
+
   // The stream is dropped at once: a worker whose last page is kept for the way back is frozen, soon or
   // already. If there are other pages, they ask for a sign of life, and the worker holds a stream again.
   onleave() {
@@ -1147,10 +1374,12 @@ class Alone {
 }
 
 if (globalThis.SharedWorkerGlobalScope && self.name.startsWith(PROTOCOL)) {
-  const [base, channels, generation] = JSON.parse(self.name.slice(PROTOCOL.length));
-  const feed = new Feed(base, channels, 0);
+  const [base, channels, credentials, caller, generation] = JSON.parse(self.name.slice(PROTOCOL.length));
+  const access = new Access(base, undefined, credentials);
+  const feed = new Feed(access, channels, 0);
   feed.onmessage = feed.ongap = () => {};
-  const peer = new Peer(base, channels, feed);
-  peer.join(new InWorker(generation));
+  const peer = new Peer(access, channels, feed);
+  access.onexpiring = () => [peer.send({ expiring: true })];
+  peer.join(caller, new InWorker(generation));
   addEventListener('online', () => peer.wake(true));
 }

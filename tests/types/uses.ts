@@ -19,6 +19,9 @@ const name: string = `a name that was ${'made'}`;
 loose.on(name, (data, message) => console.log(data, message.id)).emit(name, [1, 2, 3]);
 connect('https://hub.example.org', { channel: ['a', 'b'], last: 10, id: 'me' });
 connect(new URL('https://hub.example.org')).disconnect().connect();
+connect({ token: 'tct_x' });
+connect({ token: () => 'tct_x', credentials: true });
+connect('https://hub.example.org', { token: async () => (await fetch('/token')).text() });
 connect({ channel: 'a' }).off();
 
 // With one. An interface does as well as a type.
@@ -63,6 +66,7 @@ hub.on('tabcast:gap', ({ asked, earliest }) => {
   is<Same<typeof asked, string>>();
   is<Same<typeof earliest, string | null>>();
 });
+hub.on('tabcast:expiring', async (...none) => is<Same<typeof none, []>>());
 loose.on('tabcast:gap', (gap) => is<Same<typeof gap, { asked: string; earliest: string | null }>>());
 
 // Everything else.
