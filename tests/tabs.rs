@@ -535,6 +535,26 @@ fn it_is_so_while_the_hub_is_killed_and_started_again() {
 }
 
 #[test]
+fn it_is_so_on_a_hub_that_asks_who_its_callers_are() {
+    scenario("callers", &["--anonymous", "all"], Way::Direct, |scene| {
+        for number in scene.holders() {
+            scene.tabs.close(number);
+        }
+        scene.recover("both holders closed");
+        for number in scene.holders() {
+            scene.tabs.reload(number);
+        }
+        scene.recover("both reloaded");
+        // A tab that comes has a stream of its own until it knows its caller. Two tabs at a time can.
+        check_streams(&scene.hub, STREAMS);
+        scene.hub.end("KILL");
+        scene.start_hub();
+        scene.recover("hub killed, back at once");
+        wait_for_streams(&scene.hub, STREAMS);
+    });
+}
+
+#[test]
 fn it_is_so_behind_a_proxy_that_cuts_and_refuses_connections() {
     scenario("cut, 502, 503", &[], Way::Proxied, |scene| {
         scene.proxy().cut();
