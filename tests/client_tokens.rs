@@ -232,8 +232,9 @@ fn a_page_that_fails_to_give_a_token_is_asked_again_and_its_error_is_the_reason(
 #[test]
 fn a_hub_that_refuses_the_token_or_its_grants_is_the_reason() {
     let (hub, browser) = (Guarded::start(&[]), Browser::start());
+    let refused = hub.send("GET", "/events", &["Authorization: Bearer no token"], b"").json();
     for (token, reason) in [
-        ("'no token'", "the token "),
+        ("'no token'", refused["detail"].as_str().unwrap()),
         ("async () => ''", "`token` gives no token"),
         ("() => sign('ada', 60, { subscribe: ['other'] })", "the token does not grant `subscribe`"),
     ] {
