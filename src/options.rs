@@ -93,10 +93,10 @@ impl Options {
     }
 }
 
-/// Whether a setting can change while a hub serves, by its flag's name. The log's own can, in the program
-/// `tabcast`.
+/// Whether a setting can change while a hub serves, by its flag's name, or its table's, as in `[[grant]]`.
+/// The log's own can, in the program `tabcast`.
 pub fn can_change(flag: &str) -> bool {
-    const OTHERS: [&str; 9] = [
+    const OTHERS: [&str; 10] = [
         "max-subscribers",
         "max-subscribers-per-address",
         "max-readers",
@@ -106,6 +106,7 @@ pub fn can_change(flag: &str) -> bool {
         "connect-rate",
         "log",
         "log-level",
+        "[[grant]]",
     ];
     const FIXED: [&str; 2] = ["jwks-url", "auth-url"];
     let whole = api::Options::augment_args(auth::Options::augment_args(Command::new("tabcast")));

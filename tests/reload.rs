@@ -157,6 +157,37 @@ fn tokens_follow_and_so_does_what_is_granted_without_one() {
     assert_eq!(site.hub.post("", "text/plain", "x").status, 401);
 }
 
+/// What `tabcast token` prints with these arguments.
+fn tabcast_token(arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_tabcast")).arg("token").args(arguments).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn keys_and_what_is_granted_by_other_claims_follow() {
+    let folder = Folder::new();
+    let keys = folder.file("keys.json");
+    fs::write(&keys, tabcast_token(&["key"])).unwrap();
+    let sign = || tabcast_token(&["sign", "--keys", &keys, "--sub", "ada", "--expires", "1h"]);
+    let first = sign();
+    let settings = format!("keys = '{keys}'\n");
+    let mut site = Site::with(folder, ANYWHERE, &settings);
+    assert_eq!(publishes(&site.hub, first.trim()), 403);
+    let granted = format!("{settings}[[grant]]\nwhen = {{ sub = 'ada' }}\npublish = ['main']");
+    site.change(&granted);
+    site.hub.wait_for_log(&["INFO", "setting changed", "name=\"[[grant]]\"", "ada"]);
+    assert_eq!(publishes(&site.hub, first.trim()), 201);
+    site.fail(&format!("{settings}[[grant]]\nwhen = {{ sub = 'ada' }}"), "[[grant]] number 1");
+    assert_eq!(publishes(&site.hub, first.trim()), 201);
+    fs::write(&keys, tabcast_token(&["key"])).unwrap();
+    let second = sign();
+    site.change(&granted);
+    assert_eq!((publishes(&site.hub, first.trim()), publishes(&site.hub, second.trim())), (401, 201));
+    site.change(&format!("{granted}\n[[channel]]\nmatch = 'a'\nmessages = 1"));
+    assert_eq!((site.hub.count_log("setting changed"), site.hub.count_log("needs a restart")), (1, 1));
+}
+
 #[test]
 fn on_an_error_all_of_the_old_stays() {
     let folder = Folder::new();
@@ -184,17 +215,18 @@ fn on_an_error_all_of_the_old_stays() {
 fn what_can_not_change_is_named_and_the_old_value_stays() {
     let mut site = Site::new("keep-alive = '1h'\nidle-timeout = '10m'\nreplay-page = 3");
     site.change(
-        "keep-alive = '2h'\nidle-timeout = '10m'\nreplay-page = 4\nmax-connections = 9\n\
+        "jwks-url = 'https://127.0.0.1:1/jwks.json'\nkeep-alive = '2h'\nidle-timeout = '10m'\n\
+         replay-page = 4\nmax-connections = 9\n\
          [[channel]]\nmatch = 'a'\nmessages = 1",
     );
-    for name in ["keep-alive", "replay-page", "max-connections", "[[channel]]"] {
+    for name in ["jwks-url", "keep-alive", "replay-page", "max-connections", "[[channel]]"] {
         site.hub.wait_for_log(&["WARN", "setting needs a restart", &format!("name=\"{name}\"")]);
     }
-    assert_eq!((site.hub.count_log("needs a restart"), site.hub.count_log("setting changed")), (4, 0));
+    assert_eq!((site.hub.count_log("needs a restart"), site.hub.count_log("setting changed")), (5, 0));
     assert_eq!(site.hub.get("/messages?limit=4").problem(422)["limit"], 3);
     // They are named as long as the file has them.
     site.change("idle-timeout = '10m'\nkeep-alive = '1h'\nreplay-page = 4");
-    assert_eq!(site.hub.count_log("needs a restart"), 5);
+    assert_eq!(site.hub.count_log("needs a restart"), 6);
 }
 
 #[test]
