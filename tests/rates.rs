@@ -126,6 +126,21 @@ fn streams_and_histories_have_one_rate_and_a_stream_beyond_it_comes_back_later()
 }
 
 #[test]
+fn a_renewal_of_a_stream_counts_as_a_stream() {
+    let folder = Folder::new();
+    let (secret, hash) = tabcast::auth::tokens::new().unwrap();
+    let tokens = folder.file("tokens");
+    std::fs::write(&tokens, format!("ada {hash} all\n")).unwrap();
+    let hub = Hub::start(&["--tokens", &tokens, "--connect-rate", "1/h"]);
+    let bearer = format!("Authorization: Bearer {secret}");
+    let renew = || hub.send("POST", "/events/none", &[&bearer], b"");
+    (0..10).for_each(|_| drop(renew().problem(404)));
+    assert_refused(&renew(), 1, "streams and histories");
+    // Without a token there is nothing to count.
+    hub.send("POST", "/events/none", &[], b"").problem(401);
+}
+
+#[test]
 fn zero_is_no_limit() {
     let hub = Hub::start(&["--publish-rate", "0", "--connect-rate", "0"]);
     assert_eq!(hub.post("?channel=a", LINES, "{\"data\": 1}\n".repeat(30)).status, 201);

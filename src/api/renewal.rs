@@ -8,7 +8,7 @@ use super::reply::Reply;
 use super::state::State;
 use crate::auth::{Caller, Refused, Verb};
 use crate::hub::NotRenewed;
-use crate::limits::Peer;
+use crate::limits::{Network, Peer};
 
 /// Responds with 204 once the stream goes on for as long as the caller's token is good.
 pub(super) fn renew(
@@ -20,6 +20,7 @@ pub(super) fn renew(
     if caller.token().is_none() {
         return Err(credentials::needed("the renewal of a stream"));
     }
+    state.connecting.take(caller.owner(Network::from(address)))?;
     state.hub.renew(stream, caller).map_err(|error| match error {
         NotRenewed::NoStream => Problem::new(StatusCode::NOT_FOUND, error.to_string()),
         NotRenewed::OtherSubject => Problem::new(StatusCode::FORBIDDEN, error.to_string()),
