@@ -223,7 +223,9 @@ fn audience_and_issuer_are_checked_where_the_hub_has_them() {
     let (keys, text) = keys_in(&folder, "HS256");
     let flags = ["--keys", &*keys, "--token-audience", "hub", "--token-issuer", "https://a.example"];
     let hub = Hub::start(&flags);
-    let claims = |aud: Value, iss: &str| json!({"exp": now() + 60, "aud": aud, "iss": iss, "tabcast": {"publish": ["a"]}});
+    let grants = json!({"publish": ["a"]});
+    let claims =
+        |aud: Value, iss: &str| json!({"exp": now() + 60, "aud": aud, "iss": iss, "tabcast": grants});
     for aud in [json!("hub"), json!(["other", "hub"])] {
         assert_eq!(publish(&hub, &signed(&text, &claims(aud, "https://a.example")), "a").status, 201);
     }
@@ -255,7 +257,8 @@ fn rules_of_the_settings_file_grant_by_other_claims() {
     let (keys, text) = keys_in(&folder, "ES256");
     let file = format!(
         "keys = '{keys}'\n[[grant]]\nwhen = {{iss = 'https://a.example', role = 'staff'}}\n\
-         publish = ['user.{{sub}}.>', 'staff']\n[[grant]]\nwhen = {{role = 'ops'}}\nadmin = true\npublish = ['ops']\n"
+         publish = ['user.{{sub}}.>', 'staff']\n[[grant]]\nwhen = {{role = 'ops'}}\n\
+         admin = true\npublish = ['ops']\n"
     );
     let path = folder.file("tabcast.toml");
     fs::write(&path, file).unwrap();
@@ -437,25 +440,28 @@ fn check_says_what_a_token_holds_or_why_it_is_refused() {
 #[test]
 fn a_static_token_is_made_kept_used_and_checked() {
     let folder = Folder::new();
-    let output =
-        printed(&["new", "--name", "ci", "--publish", "build.>", "--history", "", "--expires", "30days"]);
-    let [secret, line] = output.lines().collect::<Vec<_>>()[..] else { panic!("{output}") };
-    assert!(secret.starts_with("tct_") && !line.contains(secret), "{output}");
+    let new = |arguments: &[&str]| {
+        let (code, line, stderr) = tabcast_token(&[&["new"], arguments].concat(), "");
+        assert_eq!(code, Some(0), "{stderr}");
+        (stderr.lines().last().unwrap().to_owned(), line)
+    };
+    let (secret, line) =
+        new(&["--name", "ci", "--publish", "build.>", "--history", "", "--expires", "30days"]);
+    assert!(secret.starts_with("tct_") && !line.contains(&secret), "{line}");
     assert!(line.starts_with("ci ") && line.contains(" publish=build.> history= expires=20"), "{line}");
     let tokens = folder.file("tokens");
-    fs::write(&tokens, format!("{line}\n")).unwrap();
+    fs::write(&tokens, line).unwrap();
     let hub = Hub::start(&["--tokens", &tokens]);
-    assert_eq!(publish(&hub, secret, "build.1").status, 201);
-    publish(&hub, secret, "a").problem(403);
+    assert_eq!(publish(&hub, &secret, "build.1").status, 201);
+    publish(&hub, &secret, "a").problem(403);
     let check = |token: &str| tabcast_token(&["check", "--tokens", &tokens], token);
-    let (code, stdout, _) = check(secret);
+    let (code, stdout, _) = check(&secret);
     assert!(code == Some(0) && stdout.contains("name       ci\n") && stdout.contains("publish    build.>\n"));
     assert!(stdout.contains("(in 29days ") || stdout.contains("(in 30days)"), "{stdout}");
     let (code, stdout, stderr) = check(&secret[..50]);
     assert!(code == Some(1) && stdout.is_empty() && stderr.contains("cut or mistyped"), "{stderr}");
-    let other = printed(&["new", "--name", "x", "--admin"]);
-    let [other, line] = other.lines().collect::<Vec<_>>()[..] else { panic!("{other}") };
-    assert!(check(other).2.contains("the hub has no such token") && line.ends_with(" admin"), "{line}");
+    let (other, line) = new(&["--name", "x", "--admin"]);
+    assert!(check(&other).2.contains("the hub has no such token") && line.ends_with(" admin\n"), "{line}");
     for (arguments, what) in [
         (["--name", "#x", "--publish", "a"], "can't be a name"),
         (["--name", "a b", "--publish", "a"], "can't be a name"),

@@ -26,7 +26,7 @@ pub(super) enum Verb {
     Sign(Sign),
     /// Says what the token on stdin holds, or why it is refused: then it exits with 1
     Check(Check),
-    /// Makes a static token: prints its secret, this once, and below it the line for the file of --tokens
+    /// Makes a static token: prints the line for the file of --tokens, and on stderr, this once, the secret
     New(New),
 }
 
@@ -324,8 +324,8 @@ fn new(New { name, expires, granted }: &New) -> anyhow::Result<()> {
         None => None,
     };
     let line = tokens::line(name, &hash, &granted.words(), expires).map_err(|what| anyhow!(what))?;
-    eprintln!("The token, which is nowhere else, and then the line for the file of --tokens:");
-    println!("{secret}\n{line}");
+    println!("{line}");
+    eprintln!("The token, which is shown only now:\n{secret}");
     Ok(())
 }
 
