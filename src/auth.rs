@@ -356,4 +356,28 @@ mod tests {
             assert!(!auth.is_open());
         }
     }
+
+    #[tokio::test]
+    async fn a_token_that_was_right_is_asked_about_anew_after_a_reload() {
+        let path = std::env::temp_dir().join(format!("tabcast-keys-{}.json", std::process::id()));
+        let set = signer::new(keys::Algorithm::HS256).unwrap();
+        let claims = serde_json::json!({"sub": "ada", "exp": seconds_now() + 60});
+        let token = signer::Signer::parse(&set, None).unwrap().sign(&claims).unwrap();
+        fs::write(&path, &set).unwrap();
+        let options = Options { keys: Some(path.clone()), ..crate::Options::default().auth };
+        let auth = Auth::new(&options).unwrap();
+        let ask = || auth.caller(Some(&token), || Err(Refused::Expired));
+        assert_eq!(ask().await.unwrap().subject(), Some("ada"));
+        fs::write(&path, signer::new(keys::Algorithm::HS256).unwrap()).unwrap();
+        assert!(ask().await.is_ok());
+        auth.reload(&options).unwrap();
+        assert!(matches!(ask().await, Err(Refused::Invalid(_))));
+        // What is no set of keys changes nothing.
+        fs::write(&path, &set).unwrap();
+        auth.reload(&options).unwrap();
+        fs::write(&path, "{}").unwrap();
+        assert!(auth.reload(&options).unwrap_err().to_string().starts_with("--keys "));
+        assert!(ask().await.is_ok());
+        fs::remove_file(path).unwrap();
+    }
 }
