@@ -31,6 +31,11 @@ export type Options = {
      * Whether the browser's cookies go to a hub of another origin.
      */
     credentials?: boolean | undefined;
+    /**
+     * The class of the streams, where the browser's is not there, as in Node.js, or
+     * not wanted. Streams of such a class are not shared with other tabs.
+     */
+    EventSource?: any;
 };
 /**
  * `data` is what was emitted, and `time` when the hub took it. `expires` is when the hub no longer keeps it.
@@ -101,9 +106,17 @@ export type EmitOptions = {
     channel?: string;
 };
 /**
+ * An acknowledgement: called with the message's id once the hub keeps it.
+ */
+export type Acknowledged = (id: string) => void;
+/**
+ * The arguments of `emit` after its data.
+ */
+export type MoreArguments = [options?: EmitOptions | Acknowledged, callback?: Acknowledged];
+/**
  * The arguments of `emit` after an event's name. `data` may be left out if it may be undefined.
  */
-export type DataArguments<Data> = undefined extends Data ? [data?: Data, options?: EmitOptions] : [data: Data, options?: EmitOptions];
+export type DataArguments<Data> = undefined extends Data ? [data?: Data, ...MoreArguments] : [data: Data, ...MoreArguments];
 /**
  * The arguments of `emit` after this event's name. Of the client's own events, none can be emitted.
  */
@@ -114,7 +127,7 @@ declare class Hub<Events extends Record<string, any> = Record<string, any>> {
      * @param {string | URL} [url]
      * @param {Options} [options]
      */
-    constructor(url?: string | URL, { channel, last, id, token, credentials }?: Options);
+    constructor(url?: string | URL, options?: Options);
     /**
      * The page's own id.
      * @type {string}
@@ -129,6 +142,16 @@ declare class Hub<Events extends Record<string, any> = Record<string, any>> {
     };
     /** Whether messages arrive. */
     get connected(): boolean;
+    get disconnected(): boolean;
+    /**
+     * Neither this nor `timeout` is there: a message is sent until the hub keeps it.
+     * @returns {never}
+     */
+    get volatile(): never;
+    /**
+     * @returns {never}
+     */
+    get timeout(): never;
     /**
      * The id up to which all messages were delivered.
      * @returns {string | undefined}
@@ -171,7 +194,8 @@ declare class Hub<Events extends Record<string, any> = Record<string, any>> {
     /**
      * Publishes a message. Sends it as often as it takes; the hub keeps it once. Resolves with the message's id
      * once the hub keeps it. Rejects with a {@link Refusal}, or if too many messages wait. The data is JSON, a
-     * Blob, an ArrayBuffer or a view of one. An ArrayBuffer and a view arrive as a Uint8Array.
+     * Blob, an ArrayBuffer or a view of one. An ArrayBuffer and a view arrive as a Uint8Array. A callback as
+     * the last argument is given the id.
      * @template {keyof Events & string} Name
      * @param {Name} event
      * @param {EmitArguments<Events, Name>} rest

@@ -29,6 +29,8 @@
  * @property {string | (() => string | Promise<string>)} [token] The token to send, or what gives one. It is
  *   called again whenever the last one ends or is refused.
  * @property {boolean} [credentials] Whether the browser's cookies go to a hub of another origin.
+ * @property {any} [EventSource] The class of the streams, where the browser's is not there, as in Node.js, or
+ *   not wanted. Streams of such a class are not shared with other tabs.
  */
 
 /**
@@ -90,10 +92,20 @@
 /** @typedef {{ channel?: string }} EmitOptions */
 
 /**
+ * An acknowledgement: called with the message's id once the hub keeps it.
+ * @typedef {(id: string) => void} Acknowledged
+ */
+
+/**
+ * The arguments of `emit` after its data.
+ * @typedef {[options?: EmitOptions | Acknowledged, callback?: Acknowledged]} MoreArguments
+ */
+
+/**
  * The arguments of `emit` after an event's name. `data` may be left out if it may be undefined.
  * @template Data
- * @typedef {undefined extends Data ? [data?: Data, options?: EmitOptions]
- *   : [data: Data, options?: EmitOptions]} DataArguments
+ * @typedef {undefined extends Data ? [data?: Data, ...MoreArguments]
+ *   : [data: Data, ...MoreArguments]} DataArguments
  */
 
 /**
@@ -103,6 +115,13 @@
  *   : Name extends keyof Events ? DataArguments<Events[Name]>
  *   : never} EmitArguments
  */
+
+// --- Place ---
+
+// This file's URL, if it is a hub's. In a package the file has another name, and so it has in a bundle.
+const [SCRIPT] = import.meta.url.match(/^http.*\/tabcast(\.src)?\.js(\?.*)?$/) ?? [];
+// In Node.js, there is none.
+const { reportError = console.error } = globalThis;
 
 // --- Limits ---
 
@@ -155,6 +174,8 @@ export function connect(url, options) {
 // --- Hub ---
 
 const OWN_EVENTS = /^(connect$|disconnect$|tabcast:)/;
+// All that `Options` has.
+const OPTIONS = ['channel', 'last', 'id', 'token', 'credentials', 'EventSource'];
 
 /** @template {Record<string, any>} [Events=Record<string, any>] */
 class Hub {
@@ -187,12 +208,19 @@ class Hub {
    * @param {string | URL} [url]
    * @param {Options} [options]
    */
-  constructor(url, { channel = 'main', last = 0, id = randomId(), token, credentials } = {}) {
+  constructor(url, options = {}) {
+    const { channel = 'main', last = 0, id = randomId(), EventSource = globalThis.EventSource } = options;
+    const unknown = Object.keys(options).find((name) => !OPTIONS.includes(name));
+    if (unknown) throw new TypeError(`no option \`${unknown}\`: there are ${OPTIONS.join(', ')}`);
+    if (!url && !SCRIPT) throw new TypeError('a copy of this script needs the URL of a hub');
+    if (!EventSource && !options.token) {
+      throw new TypeError('no EventSource: give one by the option `EventSource`');
+    }
     this.id = id;
     this.#channels = [channel].flat();
-    const { href } = url ? new URL(url, location.href) : new URL('.', import.meta.url);
+    const { href } = url ? new URL(url, globalThis.location?.href) : new URL('.', SCRIPT);
     const channels = [...new Set(this.#channels)].sort();
-    const access = this.#access = new Access(href.replace(/\/*$/, '/'), token, credentials);
+    const access = this.#access = new Access(href.replace(/\/*$/, '/'), { ...options, EventSource });
     access.onexpiring = () => this.#call('tabcast:expiring');
     this.#outbox = new Outbox(access);
     this.#feed = new Feed(access, channels, last);
@@ -206,6 +234,25 @@ class Hub {
   /** Whether messages arrive. */
   get connected() {
     return this.state === 'live' || this.state === 'shared';
+  }
+
+  get disconnected() {
+    return !this.connected;
+  }
+
+  /**
+   * Neither this nor `timeout` is there: a message is sent until the hub keeps it.
+   * @returns {never}
+   */
+  get volatile() {
+    throw new TypeError('no `volatile` and no `timeout`: `emit` sends until the hub keeps the message');
+  }
+
+  /**
+   * @returns {never}
+   */
+  get timeout() {
+    return this.volatile;
   }
 
   /**
@@ -269,7 +316,8 @@ class Hub {
   /**
    * Publishes a message. Sends it as often as it takes; the hub keeps it once. Resolves with the message's id
    * once the hub keeps it. Rejects with a {@link Refusal}, or if too many messages wait. The data is JSON, a
-   * Blob, an ArrayBuffer or a view of one. An ArrayBuffer and a view arrive as a Uint8Array.
+   * Blob, an ArrayBuffer or a view of one. An ArrayBuffer and a view arrive as a Uint8Array. A callback as
+   * the last argument is given the id.
    * @template {keyof Events & string} Name
    * @param {Name} event
    * @param {EmitArguments<Events, Name>} rest
@@ -309,7 +357,7 @@ class Hub {
     // Undefined in a worker.
     const { document } = globalThis;
     let isAway = false;
-    const on = (target, name, act) => target?.addEventListener(name, act, { signal });
+    const on = (target, name, act) => target?.addEventListener?.(name, act, { signal });
     const leave = ({ persisted }) => {
       isAway = true;
       this.#peer.leave(persisted);
@@ -341,9 +389,17 @@ class Hub {
     return this;
   }
 
-  async #publish(except, event, data, { channel = this.#channels[0] } = {}) {
+  async #publish(except, event, ...values) {
     if (OWN_EVENTS.test(event)) throw new TypeError(`"${event}" is an event of the client's own`);
-    return this.#outbox.send(encode({ event, channel, ...except && { except } }, data));
+    const callback = typeof values.at(-1) === 'function' && values.pop();
+    const [data, options = {}, ...more] = values;
+    if (more.length || options?.constructor !== Object || !/^(channel)?$/.test(`${Object.keys(options)}`)) {
+      throw new TypeError('`emit` sends one value, as an array or object, and has one option, `channel`');
+    }
+    const { channel = this.#channels[0] } = options;
+    const sent = this.#outbox.send(encode({ event, channel, ...except && { except } }, data));
+    if (callback) sent.then(callback, () => {});
+    return sent;
   }
 
   #deliver(message) {
@@ -479,16 +535,21 @@ class Access {
   onexpiring;
   hasToken;
   credentials;
+  isAlone;
+  #EventSource;
   // Why there is no token, if the page has failed to give one.
   error;
   #ask;
   // A promise of the token. Undefined before it is needed, and once it is of no more use.
   #token;
 
-  constructor(base, token, credentials) {
+  constructor(base, { token, credentials, EventSource = globalThis.EventSource }) {
     this.base = base;
     this.hasToken = token !== undefined;
     this.credentials = credentials;
+    this.#EventSource = EventSource;
+    // Tabs share only a stream that each of them could open.
+    this.isAlone = !EventSource || EventSource !== globalThis.EventSource;
     this.#ask = typeof token === 'function' ? token : () => token;
   }
 
@@ -507,7 +568,7 @@ class Access {
   // Opens an EventSource, or what is like one.
   open(path) {
     if (this.hasToken) return new TokenSource(this, path);
-    return new EventSource(this.base + path, { withCredentials: this.credentials });
+    return new this.#EventSource(this.base + path, { withCredentials: this.credentials });
   }
 
   forget() {
@@ -551,7 +612,7 @@ class Retry {
   // `isOver`, a refusal is only reported, and the request sent again, until `isOver` returns true.
   async fetch(path, init, isOver) {
     for (let failures = 0; !isOver?.(); failures += 1) {
-      const bodyMs = (init.body?.byteLength ?? 0) / BODY_BYTES_PER_MS;
+      const bodyMs = Math.ceil((init.body?.byteLength ?? 0) / BODY_BYTES_PER_MS);
       const signal = AbortSignal.timeout(doubled(TIMEOUT_MS, failures) + bodyMs);
       const answer = await this.#access.fetch(path, { ...init, signal }).catch(() => null);
       const body = answer?.ok && await answer.json().catch(() => null);
@@ -760,11 +821,14 @@ class Feed {
 
 // --- Stream ---
 
+// The `readyState` of an EventSource that does not reconnect.
+const CLOSED = 2;
+
 // What Stream needs of an EventSource, with a token, which no EventSource sends. It does not reconnect.
 class TokenSource extends EventTarget {
   // As an EventSource has it when there is an error: CLOSED unless there was a stream.
   /** @type {number} */
-  readyState = EventSource.CLOSED;
+  readyState = CLOSED;
   #over = new AbortController();
 
   constructor(access, path) {
@@ -781,7 +845,7 @@ class TokenSource extends EventTarget {
     try {
       const { ok, body } = await access.fetch(path, { headers: { Accept: 'text/event-stream' }, signal });
       if (ok) {
-        this.readyState = EventSource.CONNECTING;
+        this.readyState = 0;
         await this.#parse(body.pipeThrough(new TextDecoderStream()).getReader());
       }
     } catch {
@@ -921,7 +985,7 @@ class Stream {
     });
     on('error', () => {
       const { error } = this.#access;
-      if (error || source !== this.#source || source.readyState !== EventSource.CLOSED) fail(error?.message);
+      if (error || source !== this.#source || source.readyState !== CLOSED) fail(error?.message);
       else if (this.isRefused) this.#lose(this.reason, true);
       else this.#findReason(source);
     });
@@ -1051,6 +1115,11 @@ class Peer {
   // Sends a message to the other peers.
   send(message) {
     this.#channel?.postMessage(message);
+  }
+
+  // Where a worker finds this file.
+  get script() {
+    return SCRIPT ?? `${this.#access.base}tabcast.js`;
   }
 
   // Opens the channel to other peers. Without the channel, nothing is shared.
@@ -1205,8 +1274,8 @@ class Peer {
   }
 }
 
-function chooseRole({ base, hasToken }, caller) {
-  if (caller === undefined) return new Alone();
+function chooseRole({ base, hasToken, isAlone }, caller) {
+  if (isAlone || caller === undefined) return new Alone();
   // Over HTTP/2 and later, all streams share one connection.
   /** @type {(entry: any) => boolean} */
   const isMultiplexed = (entry) => entry.name.startsWith(base) && /^h[23]/.test(entry.nextHopProtocol);
@@ -1317,7 +1386,8 @@ class WorkerHolder {
     this.#generation = generation;
     this.#peer.resetSilence();
     try {
-      const worker = new SharedWorker(import.meta.url, { type: 'module', name: this.#peer.name(generation) });
+      const name = this.#peer.name(generation);
+      const worker = new SharedWorker(this.#peer.script, { type: 'module', name });
       worker.onerror = () => this.#peer.fallBack('the shared worker failed');
     } catch (error) {
       this.#peer.fallBack(error.message);
@@ -1375,7 +1445,7 @@ class Alone {
 
 if (globalThis.SharedWorkerGlobalScope && self.name.startsWith(PROTOCOL)) {
   const [base, channels, credentials, caller, generation] = JSON.parse(self.name.slice(PROTOCOL.length));
-  const access = new Access(base, undefined, credentials);
+  const access = new Access(base, { credentials });
   const feed = new Feed(access, channels, 0);
   feed.onmessage = feed.ongap = () => {};
   const peer = new Peer(access, channels, feed);

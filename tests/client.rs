@@ -154,6 +154,7 @@ fn broadcast_reaches_everyone_but_the_page_it_comes_from_on_replay_too() {
     let others = [open(&browser, &hub, "connect()"), open(&browser, &hub, "connect()")];
     let tab = open(&browser, &hub, connect);
     assert_eq!(tab.get("hub.id"), "me0");
+    assert_eq!(tab.get("[hub.connected, hub.disconnected]"), json!([true, false]));
     tab.run("hub.broadcast.emit('hi', 'to others'); hub.emit('hi', 'to all');");
     for other in &others {
         assert_eq!(messages_until(other, &json!("to all")), json!(["to others", "to all"]));
@@ -769,6 +770,79 @@ fn the_client_is_small_and_its_first_line_leads_to_its_source_and_its_types() {
             assert!(zipped.status.success());
             zipped.stdout.len()
         });
-    // 7.8 kB, as the documents have it.
-    assert!(client < 7_850 && client < source, "{client} bytes of {source}");
+    // 6.9 kB, as the documents have it.
+    assert!(client < 6_950 && client < source, "{client} bytes of {source}");
+}
+
+/// What an expression throws, as its name and message.
+fn thrown(tab: &Tab, expression: &str) -> String {
+    let error = tab.run(&format!("try {{ {expression}; }} catch (error) {{ return `${{error}}`; }}"));
+    error.as_str().unwrap_or_else(|| panic!("{expression} throws nothing")).to_owned()
+}
+
+#[test]
+fn several_values_or_an_unknown_option_are_refused_with_what_is_taken_instead() {
+    let (hub, browser) = (Hub::start(&[]), Browser::start());
+    let tab = open(&browser, &hub, "(window.connect = connect, connect())");
+    let refused = "`emit` sends one value, as an array or object, and has one option, `channel`";
+    for more in
+        ["2", "'b'", "''", "null", "[]", "[2]", "new Date()", "{ chanel: 'a' }", "{}, 3", "2, () => {}"]
+    {
+        for emit in ["emit", "broadcast.emit"] {
+            let error = settled(&tab, &format!("hub.{emit}('a', 1, {more})"));
+            assert_eq!((&error["name"], &error["message"]), (&json!("TypeError"), &json!(refused)), "{more}");
+        }
+    }
+    for (options, name) in [("{ chanel: 'a' }", "chanel"), ("{ last: 1, transports: [] }", "transports")] {
+        let error = thrown(&tab, &format!("connect({options})"));
+        let expected = format!("TypeError: no option `{name}`: there are channel, last, id, token, credentials, EventSource");
+        assert_eq!(error, expected);
+        assert_eq!(thrown(&tab, &format!("connect(location.origin, {options})")), expected);
+    }
+    let error = "TypeError: no `volatile` and no `timeout`: `emit` sends until the hub keeps the message";
+    assert_eq!(thrown(&tab, "hub.volatile.emit('a', 1)"), error);
+    assert_eq!(thrown(&tab, "hub.timeout(5000).emit('a', 1, () => {})"), error);
+    // None of these was sent.
+    settled(&tab, "hub.emit('a', 'end')");
+    assert_eq!(hub.history_data(""), ["end"]);
+}
+
+#[test]
+fn an_acknowledgement_is_called_with_the_id_once_the_hub_keeps_the_message() {
+    let (hub, browser) = (Hub::start(&[]), Browser::start());
+    let tab = open(&browser, &hub, "connect()");
+    tab.run(
+        "window.acknowledged = [];
+         const note = (...values) => acknowledged.push(values);
+         hub.emit('a', 1, note);
+         hub.emit('a', 2, { channel: 'c' }, note);
+         hub.emit('a', note);
+         hub.broadcast.emit('a', 4, undefined, note);",
+    );
+    tab.wait_for("acknowledged.length === 4");
+    let ids = |query| hub.history(query).iter().map(|message| message["id"].clone()).collect::<Vec<_>>();
+    let (main, other) = (ids(""), ids("?channel=c"));
+    assert_eq!(tab.get("acknowledged.map(([id]) => id)"), json!([main[0], other[0], main[1], main[2]]));
+    assert_eq!(tab.get("acknowledged.every(({ length }) => length === 1)"), true);
+    // It is not called for a message that is refused, which is the promise's to tell; and what it throws is
+    // not the message's failure.
+    let long = "x".repeat(200);
+    let refused = settled(&tab, &format!("hub.emit('{long}', 1, () => acknowledged.push('never'))"));
+    assert_eq!(refused["status"], 422);
+    let id = settled(&tab, "hub.emit('a', 5, () => { throw new Error('mine'); })");
+    assert_eq!(id, hub.newest()["id"]);
+    assert_eq!(tab.get("acknowledged.length"), 4);
+}
+
+#[test]
+fn streams_of_a_class_that_the_page_gives_are_its_own() {
+    let (hub, browser) = (Hub::start(&[]), Browser::start());
+    let connect = "connect({ EventSource: class extends EventSource {} })";
+    let tabs = open_three(&browser, &hub, connect);
+    tabs.iter().for_each(|tab| assert_eq!(tab.get("hub.state"), "live"));
+    hub.publish("to each");
+    tabs.iter().for_each(|tab| wait_for_message(tab, &json!("to each")));
+    assert_eq!(hub.count_log("subscriber connected"), 3);
+    let none = thrown(&tabs[0], "hub.constructor && new hub.constructor('/', { EventSource: null })");
+    assert_eq!(none, "TypeError: no EventSource: give one by the option `EventSource`");
 }

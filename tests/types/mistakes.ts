@@ -75,3 +75,13 @@ hub.emit('chat message', 'Hello World!', { channels: 'a' });
 hub.connected = true;
 // @ts-expect-error
 hub.position = 'x-1';
+
+// What Socket.IO's client has.
+// @ts-expect-error
+hub.emit('chat message', 'one', 'two');
+// @ts-expect-error
+hub.volatile.emit('chat message', 'one');
+// @ts-expect-error
+hub.timeout(5000).emit('chat message', 'one');
+// @ts-expect-error
+connect({ transports: ['websocket'] });

@@ -80,3 +80,8 @@ hub.onAny((event, data, message) => {
 is<Same<typeof hub.connected, boolean>>();
 is<Same<typeof hub.position, string | undefined>>();
 is<Same<typeof hub.id, string>>();
+is<Same<typeof hub.disconnected, boolean>>();
+hub.emit('chat message', '', (id) => is<Same<typeof id, string>>());
+hub.broadcast.emit('cleared', undefined, { channel: 'a' }, (id) => console.log(id));
+loose.emit('done', (id: string) => console.log(id));
+connect('https://hub.example.org', { EventSource: class {} });
