@@ -1,5 +1,5 @@
-//! Strips the browser client, `assets/tabcast.js`, of what only its readers need, and compresses each file that
-//! the hub serves. The hub has every one in both forms.
+//! Strips the browser client, `assets/tabcast.js`, of what only its readers need, makes a classic script of it as
+//! well, and compresses each file that the hub serves. The hub has every one in both forms.
 
 #[path = "assets/strip.rs"]
 mod strip;
@@ -27,6 +27,10 @@ fn main() {
     let client = format!("{FIRST_LINE}\n{stripped}\n");
     write("tabcast.js", client.as_bytes());
     write("tabcast.js.gz", &compressed(client.as_bytes()));
+    let classic = strip::classic(&stripped).unwrap_or_else(|reason| panic!("{SOURCE}: {reason}"));
+    let classic = format!("{FIRST_LINE}\n{classic}\n");
+    write("io.js", classic.as_bytes());
+    write("io.js.gz", &compressed(classic.as_bytes()));
     for name in SERVED {
         let bytes =
             fs::read(Path::new("assets").join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));

@@ -33,6 +33,24 @@ pub(crate) fn strip(source: &str) -> Result<String, String> {
     }
 }
 
+/// The stripped client as a classic script, `/io.js`, which has a global function `io` instead of an export.
+/// The module, which a shared worker needs, is beside it.
+///
+/// # Errors
+/// What the client has not just once.
+pub(crate) fn classic(stripped: &str) -> Result<String, String> {
+    let mut script = stripped.to_owned();
+    for (module, classic) in [("export function connect(", "function connect("), ("import.meta.url", "url")] {
+        if script.matches(module).count() != 1 {
+            return Err(format!("`{module}` has to be there once"));
+        }
+        script = script.replace(module, classic);
+    }
+    let own = "const own=globalThis.document?.currentScript?.src;";
+    let url = "const url=own?new URL('tabcast.js',own).href:'';";
+    Ok(format!("(()=>{{'use strict';{own}{url}{script}\nglobalThis.io=connect.connect=connect;}})();"))
+}
+
 /// Whether a line break between two tokens may end a statement (ECMA-262 12.10). True if in doubt.
 fn may_end_statement(first: Token, second: Token) -> bool {
     let begins_after = matches!(first.text, "" | "(" | "[" | "{" | "," | ";");

@@ -725,6 +725,7 @@ fn the_client_is_served_to_any_page_once_and_anew_when_it_changed() {
         ("/tabcast.js", javascript),
         ("/tabcast.src.js", javascript),
         ("/tabcast.d.ts", "application/typescript; charset=utf-8"),
+        ("/io.js", "text/javascript; charset=utf-8"),
     ];
     for flags in [&[][..], &["--allow-origin", allowed]] {
         let hub = Hub::start(flags);

@@ -668,7 +668,8 @@ fn a_file_that_the_browser_has_is_not_sent_again() {
 #[test]
 fn a_file_is_sent_compressed_to_whoever_accepts_that() {
     let hub = Hub::start(&[]);
-    for path in ["/", "/app.css", "/app.js", "/icon.svg", "/tabcast.js", "/tabcast.src.js", "/tabcast.d.ts"] {
+    let client = ["/tabcast.js", "/tabcast.src.js", "/tabcast.d.ts", "/io.js"];
+    for path in ["/", "/app.css", "/app.js", "/icon.svg"].into_iter().chain(client) {
         let get = |headers: &[&str]| hub.send("GET", path, headers, b"");
         let plain = get(&[]);
         let plain_tag = plain.header("etag").unwrap();

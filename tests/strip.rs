@@ -7,7 +7,7 @@ mod strip;
 use std::process::Command;
 
 use serde_json::json;
-use strip::strip;
+use strip::{classic, strip};
 
 #[track_caller]
 fn assert_stripped(cases: &[(&str, &str)]) {
@@ -179,4 +179,33 @@ fn a_stripped_program_does_what_it_did() {
         assert_eq!(stripped, value, "{program}");
         assert!(!value.is_null(), "{program}");
     }
+}
+
+#[test]
+fn a_classic_script_is_the_module_with_a_global_function_instead_of_an_export() {
+    let module = "const at=import.meta.url;export function connect(a){return[at,a];}";
+    let script = classic(module).unwrap();
+    // A page's own names stay its own.
+    assert!(script.starts_with("(()=>{'use strict';") && script.ends_with("})();"), "{script}");
+    assert!(script.contains("const at=url;function connect(a){return[at,a];}"), "{script}");
+    for (module, missing) in [
+        ("export function connect(){}", "import.meta.url"),
+        ("import.meta.url;import.meta.url;export function connect(){}", "import.meta.url"),
+        ("import.meta.url", "export function connect("),
+    ] {
+        assert_eq!(classic(module).unwrap_err(), format!("`{missing}` has to be there once"));
+    }
+    let program = format!(
+        "globalThis.document = {{ currentScript: {{ src: 'http://hub/a/io.js?x=/y' }} }};
+         {script}
+         console.log(JSON.stringify([io(1), io.connect(2), typeof connect, typeof at]));"
+    );
+    let output = Command::new("node").args(["-e", &program]).output().expect("node runs");
+    let [printed, errors] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    let at = "http://hub/a/tabcast.js";
+    assert_eq!(
+        printed.trim_end(),
+        json!([[at, 1], [at, 2], "undefined", "undefined"]).to_string(),
+        "{errors}"
+    );
 }

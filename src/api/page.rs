@@ -32,8 +32,9 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; wo
     style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; \
     frame-ancestors 'none'";
 
-/// The paths of the browser client, its source and its types. Pages of any origin may import and read them.
-const CLIENT: [&str; 3] = ["/tabcast.js", "/tabcast.src.js", "/tabcast.d.ts"];
+/// The paths of the browser client, its source, its types and its classic form. Pages of any origin may load
+/// and read them.
+const CLIENT: [&str; 4] = ["/tabcast.js", "/tabcast.src.js", "/tabcast.d.ts", "/io.js"];
 
 /// A file as it is, and compressed under this name.
 macro_rules! asset {
@@ -48,7 +49,7 @@ macro_rules! asset {
     };
 }
 
-static ASSETS: [Asset; 7] = [
+static ASSETS: [Asset; 8] = [
     asset!("/", "text/html; charset=utf-8", "../../assets/index.html", "index.html"),
     asset!("/app.css", "text/css; charset=utf-8", "../../assets/app.css", "app.css"),
     asset!("/app.js", JAVASCRIPT, "../../assets/app.js", "app.js"),
@@ -57,6 +58,7 @@ static ASSETS: [Asset; 7] = [
     asset!(CLIENT[0], JAVASCRIPT, concat!(env!("OUT_DIR"), "/tabcast.js"), "tabcast.js"),
     asset!(CLIENT[1], JAVASCRIPT, "../../assets/tabcast.js", "tabcast.src.js"),
     asset!(CLIENT[2], TYPESCRIPT, "../../assets/tabcast.d.ts", "tabcast.d.ts"),
+    asset!(CLIENT[3], JAVASCRIPT, concat!(env!("OUT_DIR"), "/io.js"), "io.js"),
 ];
 
 /// Serves each file at its path.
