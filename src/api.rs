@@ -21,6 +21,7 @@ mod options;
 mod origin;
 mod page;
 mod problem;
+mod public;
 mod publish;
 mod renewal;
 mod reply;
@@ -31,7 +32,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::Router;
 use axum::body::HttpBody;
-use axum::extract::{Request, State as Extract};
+use axum::extract::{Extension, Request, State as Extract};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use axum::response::IntoResponse;
@@ -44,6 +45,7 @@ use problem::{Problem, only};
 
 pub(crate) use bodies::Bodies;
 pub(crate) use options::Options;
+pub(crate) use public::Public;
 pub(crate) use reply::{Body, Reply};
 pub(crate) use state::State;
 
@@ -70,6 +72,8 @@ struct Current {
     state: Arc<State>,
     /// Routes all other requests: see [`Current::route`].
     router: Router,
+    /// The same below the page's own path.
+    page: Router,
     /// Lets pages of other origins read responses. `None` if no other origin is allowed.
     cors: Option<Cors>,
 }
@@ -104,7 +108,20 @@ impl Current {
     fn new(state: State) -> Self {
         let cors = Cors::new(&state.options);
         let state = Arc::new(state);
-        Current { router: router(Arc::clone(&state)), state, cors }
+        let page = router().merge(page::routes()).with_state(Arc::clone(&state));
+        let router = match &state.public {
+            None => page.clone(),
+            Some(public) => {
+                let public = Arc::clone(public);
+                let file = async move |Extract(state): Extract<Arc<State>>,
+                                       Extension(address): Extension<Peer>,
+                                       request: Request| {
+                    public.respond(&state.hub, address, request).await
+                };
+                router().fallback(file).with_state(Arc::clone(&state))
+            }
+        };
+        Current { state, router, page, cors }
     }
 
     async fn respond(&self, connection: Peer, mut request: Request) -> Response<Reply> {
@@ -153,10 +170,11 @@ impl Current {
         &self,
         address: Peer,
         trust: Trust,
-        head: Parts,
+        mut head: Parts,
         body: &mut Body,
     ) -> Result<Response<Reply>, Problem> {
         let state = &*self.state;
+        let is_below_page = page::take_prefix(&mut head.uri);
         if head.method == Method::DELETE
             && let Some(id) = below(head.uri.path(), "/messages/").map(str::to_owned)
         {
@@ -188,8 +206,10 @@ impl Current {
                 admin::revoke(&self.state, address, &caller, head, body).await
             }
             _ => {
+                head.extensions.insert(address);
                 let request = Request::from_parts(head, Body::empty());
-                let result = self.router.clone().call(request).await;
+                let router = if is_below_page { &self.page } else { &self.router };
+                let result = router.clone().call(request).await;
                 Ok(result.unwrap_or_else(|never| match never {}).map(Reply::Body))
             }
         }
@@ -201,8 +221,8 @@ fn below<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
     path.strip_prefix(prefix).filter(|id| !id.is_empty() && !id.contains('/'))
 }
 
-/// Routes all requests but those of [`Current::route`]. It is given no bodies.
-fn router(state: Arc<State>) -> Router {
+/// Routes all requests but those of [`Current::route`], and of the page. It is given no bodies.
+fn router() -> Router<Arc<State>> {
     let history = async |Extract(state): Extract<Arc<State>>, request: Request| {
         let (head, _) = request.into_parts();
         history::respond_to_head(&state, &credentials::caller(&state, &head, Trust::Own).await?, &head.uri)
@@ -227,7 +247,6 @@ fn router(state: Arc<State>) -> Router {
         .route("/events/{stream}", only("POST"))
         .route("/admin/revoke", only("POST"))
         .route("/caller", only("GET, HEAD").get(caller))
-        .merge(page::routes())
+        .merge(page::client())
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path"))
-        .with_state(state)
 }

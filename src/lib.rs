@@ -124,6 +124,14 @@ pub enum ServeError {
     /// A file of keys or tokens can't be used.
     #[error(transparent)]
     Auth(#[from] auth::InvalidFile),
+    /// The folder of `--public` can't be read.
+    #[error("can't serve the folder {}: {error}", folder.display())]
+    Public {
+        /// The folder.
+        folder: std::path::PathBuf,
+        /// Why it can't be read.
+        error: io::Error,
+    },
     /// Others than this machine could do everything.
     #[error(
         "{0} can be reached from other machines, and nothing says who may do what: give --keys, --tokens, \
@@ -186,6 +194,10 @@ impl Server {
             journal::Place::Memory => None,
         };
         let auth = Arc::new(auth::Auth::new(&auth)?.with_revoked(journal_file)?);
+        let public = api.public.as_deref().map(|folder| {
+            api::Public::open(folder).map_err(|error| ServeError::Public { folder: folder.to_owned(), error })
+        });
+        let public = public.transpose()?.map(Arc::new);
         let (heads, bodies, reads) = limits.shares();
         let bodies = Arc::new(api::Bodies::new(bodies, per_address));
         let listeners: Vec<Listener> = listeners.into_iter().map(Into::into).collect();
@@ -213,6 +225,7 @@ impl Server {
             listening: Arc::clone(&listening),
             bodies: Arc::clone(&bodies),
             trusted: limits.trust_proxy.clone(),
+            public,
             publishing: publish_rates,
             connecting: connect_rates,
         }));

@@ -73,7 +73,7 @@ impl Options {
     /// These settings, but those of `new` where they [can change](can_change) while a hub serves.
     pub(crate) fn changed_to(&self, new: &Options) -> Options {
         let mut options = self.clone();
-        options.api = new.api.clone();
+        options.api = api::Options { public: self.api.public.clone(), ..new.api.clone() };
         let auth::Options { jwks_url, auth_url, .. } = self.auth.clone();
         options.auth = auth::Options { jwks_url, auth_url, ..new.auth.clone() };
         options.hub = hub::Options { replay_page: self.hub.replay_page, ..new.hub.clone() };
@@ -108,7 +108,7 @@ pub fn can_change(flag: &str) -> bool {
         "log-level",
         "[[grant]]",
     ];
-    const FIXED: [&str; 2] = ["jwks-url", "auth-url"];
+    const FIXED: [&str; 3] = ["public", "jwks-url", "auth-url"];
     let whole = api::Options::augment_args(auth::Options::augment_args(Command::new("tabcast")));
     let can_change = OTHERS.contains(&flag) || whole.get_arguments().any(|arg| arg.get_long() == Some(flag));
     can_change && !FIXED.contains(&flag)

@@ -796,7 +796,9 @@ fn several_values_or_an_unknown_option_are_refused_with_what_is_taken_instead() 
     }
     for (options, name) in [("{ chanel: 'a' }", "chanel"), ("{ last: 1, transports: [] }", "transports")] {
         let error = thrown(&tab, &format!("connect({options})"));
-        let expected = format!("TypeError: no option `{name}`: there are channel, last, id, token, credentials, EventSource");
+        let expected = format!(
+            "TypeError: no option `{name}`: there are channel, last, id, token, credentials, EventSource"
+        );
         assert_eq!(error, expected);
         assert_eq!(thrown(&tab, &format!("connect(location.origin, {options})")), expected);
     }
@@ -833,6 +835,28 @@ fn an_acknowledgement_is_called_with_the_id_once_the_hub_keeps_the_message() {
     let id = settled(&tab, "hub.emit('a', 5, () => { throw new Error('mine'); })");
     assert_eq!(id, hub.newest()["id"]);
     assert_eq!(tab.get("acknowledged.length"), 4);
+}
+
+#[test]
+fn a_copy_of_the_client_needs_a_url_and_finds_the_hubs_worker() {
+    let folder = Folder::new();
+    std::fs::copy("assets/tabcast.js", folder.path.join("bundle-1a2b.js")).unwrap();
+    std::fs::write(folder.path.join("index.html"), "").unwrap();
+    let hub = Hub::start(&["--public", &folder.file(""), "--allow-host", "hub.example"]);
+    let browser = Browser::start_with_hosts(&["hub.example"]);
+    let tabs = [(); 2].map(|()| browser.open(&format!("http://hub.example:{}/", hub.address.port())));
+    for tab in &tabs {
+        tab.run("import('/bundle-1a2b.js').then(({ connect }) => { window.connect = connect; });");
+        tab.wait_for("window.connect");
+        let error = "TypeError: a copy of this script needs the URL of a hub";
+        assert_eq!(thrown(tab, "connect({ last: 1 })"), error);
+        // No Web Locks here: a shared worker holds the stream for both.
+        tab.run("window.hub = connect('/'); hub.on('x', (data) => { window.heard = data; });");
+    }
+    tabs.iter().for_each(|tab| tab.wait_for("hub.state === 'shared'"));
+    hub.post("?event=x", "text/plain", "y");
+    tabs.iter().for_each(|tab| tab.wait_for("window.heard === 'y'"));
+    assert_eq!(hub.count_log("subscriber connected"), 1);
 }
 
 #[test]

@@ -215,6 +215,7 @@ const NAMES_OF_OTHERS: &[&str] = &[
     "service_fn",
     "service::",
     "Service,",
+    "services::ServeFile",
     "tower::Service",
     "SERVICE_UNAVAILABLE",
     "pragma_update",

@@ -44,6 +44,7 @@ const ORDER: &[&str] = &[
     "api/origin",
     "api/body",
     "api/state",
+    "api/public",
     "api/bodies",
     "api/headers",
     "api/media_type",

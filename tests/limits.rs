@@ -999,7 +999,7 @@ on_each_journal!(a_body_of_a_type_that_is_not_taken_is_415, {
 
 on_each_journal!(a_method_that_a_path_does_not_have_is_405_with_those_it_has, {
     let hub = Hub::start(&[]);
-    let page = ["/", "/app.css", "/app.js", "/icon.svg"];
+    let page = ["/", "/app.css", "/app.js", "/icon.svg", "/hub", "/hub/app.js"];
     let files = page.into_iter().chain(["/tabcast.js", "/tabcast.src.js", "/tabcast.d.ts", "/io.js"]);
     let files = files.map(|path| (path, "GET,HEAD"));
     for (path, allowed) in files.chain([("/messages", "GET,HEAD,POST"), ("/events", "GET,HEAD")]) {

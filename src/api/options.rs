@@ -1,6 +1,7 @@
 //! The settings of requests: their limits, and the hosts and origins they may have.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -25,6 +26,11 @@ pub struct Options {
     /// browsers keep such URLs
     #[arg(long)]
     pub token_in_query: bool,
+
+    /// A folder whose files are served at `/`, to everybody: a page of one's own. The hub's own page is at
+    /// `/hub/` then
+    #[arg(long, value_name = "FOLDER")]
+    pub public: Option<PathBuf>,
 
     /// The longest body of a publish
     #[arg(long, value_name = "SIZE", default_value = "1MiB")]

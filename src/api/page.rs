@@ -1,9 +1,11 @@
 //! The page's files and the browser client, embedded in the binary.
 
+use std::mem;
 use std::sync::OnceLock;
 
 use axum::Router;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::uri::PathAndQuery;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 
@@ -36,6 +38,10 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; wo
 /// and read them.
 const CLIENT: [&str; 4] = ["/tabcast.js", "/tabcast.src.js", "/tabcast.d.ts", "/io.js"];
 
+/// Where the page is, whatever is at `/`. Below it is everything of the hub, as below a proxy's path: so the
+/// page asks there for the same as at `/`.
+const PREFIX: &str = "/hub";
+
 /// A file as it is, and compressed under this name.
 macro_rules! asset {
     ($path:expr, $content_type:expr, $body:expr, $name:literal) => {
@@ -61,12 +67,36 @@ static ASSETS: [Asset; 8] = [
     asset!(CLIENT[3], JAVASCRIPT, concat!(env!("OUT_DIR"), "/io.js"), "io.js"),
 ];
 
-/// Serves each file at its path.
+/// Serves the page's files at their paths.
 pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
-    ASSETS.iter().fold(Router::new(), |router, asset| {
+    files(false)
+}
+
+/// Serves the browser client at its paths, and leads to the page.
+pub(super) fn client<S: Clone + Send + Sync + 'static>() -> Router<S> {
+    // Relative, so that it leads there below a proxy's path too.
+    let to_page = async || (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, "./hub/")]);
+    files(true).route(PREFIX, only("GET, HEAD").get(to_page))
+}
+
+fn files<S: Clone + Send + Sync + 'static>(of_client: bool) -> Router<S> {
+    let files = ASSETS.iter().filter(|asset| CLIENT.contains(&asset.path) == of_client);
+    files.fold(Router::new(), |router, asset| {
         let respond = move |headers: HeaderMap| async move { asset.respond(&headers) };
         router.route(asset.path, only("GET, HEAD").get(respond))
     })
+}
+
+/// Takes the page's own path off the target. Whether it was there.
+pub(super) fn take_prefix(target: &mut Uri) -> bool {
+    let rest = target.path_and_query().and_then(|path| path.as_str().strip_prefix(PREFIX));
+    let Some(Ok(rest)) = rest.filter(|rest| rest.starts_with('/')).map(PathAndQuery::try_from) else {
+        return false;
+    };
+    let mut parts = mem::take(target).into_parts();
+    parts.path_and_query = Some(rest);
+    *target = Uri::from_parts(parts).expect("a target with another path is one");
+    true
 }
 
 impl Asset {

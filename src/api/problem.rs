@@ -82,7 +82,7 @@ impl Problem {
     }
 
     /// The path exists, but `method` is none of the `allowed` ones.
-    fn method_not_allowed(method: &Method, allowed: &'static str) -> Self {
+    pub(super) fn method_not_allowed(method: &Method, allowed: &'static str) -> Self {
         let detail = format!("{method} is not one of this path's methods");
         Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail).taken(allowed)
     }

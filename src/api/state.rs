@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::bodies::Bodies;
 use super::options::Options;
+use super::public::Public;
 use crate::auth::Auth;
 use crate::delivery;
 use crate::hub::Hub;
@@ -23,6 +24,8 @@ pub(crate) struct State {
     pub(crate) bodies: Arc<Bodies>,
     /// The proxies that say for whom they ask.
     pub(crate) trusted: Vec<Proxies>,
+    /// The folder of `--public`.
+    pub(crate) public: Option<Arc<Public>>,
     /// How far callers have used up what they may publish.
     pub(crate) publishing: Arc<Rates>,
     /// How far callers have used up the streams and histories they may ask for.

@@ -64,8 +64,8 @@ pub(super) fn run(settings: Settings, all: Vec<Setting>, reread: Reread) -> Exit
             return ExitCode::FAILURE;
         }
     };
-    /// The threads that read the journal's file, as many as read it at once. Higher: threads that wait, and
-    /// each has memory of its own. Lower: reads wait for each other.
+    /// The threads that read the journal's file, as many as read it at once, and the files of `--public`.
+    /// Higher: threads that wait, and each has memory of its own. Lower: reads wait for each other.
     const BLOCKING_THREADS: usize = 4;
     let runtime = Builder::new_multi_thread().enable_all().max_blocking_threads(BLOCKING_THREADS).build();
     let served = runtime.context("can't start the threads").and_then(|runtime| {
@@ -92,7 +92,9 @@ async fn serve(settings: Settings, all: Vec<Setting>, reread: Reread, log: &Log)
     // Each connection needs a descriptor. The usual soft limit of 1,024 is for programs with select(2).
     let descriptors =
         rlimit::increase_nofile_limit(u64::MAX).context("can't tell the limit of open files")?;
-    let most = usize::try_from(descriptors.saturating_sub(OTHER_DESCRIPTORS)).unwrap_or(usize::MAX).max(1);
+    let files = options.api.public.as_ref().map_or(0, |_| options.hub.max_readers as u64);
+    let others = OTHER_DESCRIPTORS.saturating_add(files);
+    let most = usize::try_from(descriptors.saturating_sub(others)).unwrap_or(usize::MAX).max(1);
     if options.net.max_connections > most {
         tracing::warn!(max_connections = most, "as many connections as there may be open files (ulimit -Hn)");
         options.net.max_connections = most;
