@@ -543,6 +543,10 @@ class Access {
   // A promise of the token. Undefined before it is needed, and once it is of no more use.
   #token;
 
+  /**
+   * @param {string} base
+   * @param {Options} options
+   */
   constructor(base, { token, credentials, EventSource = globalThis.EventSource }) {
     this.base = base;
     this.hasToken = token !== undefined;
