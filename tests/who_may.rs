@@ -2,8 +2,8 @@
 
 mod common;
 
-use common::{Folder, Hub, Response, Stream, on_each_journal, request};
-use serde_json::Value;
+use common::{Folder, Hub, Response, Stream, bearer, now, on_each_journal, request};
+use serde_json::{Value, json};
 use tabcast::auth::tokens;
 
 /// A file of static tokens, and the secrets in it.
@@ -89,6 +89,9 @@ fn requests(id: &str) -> Vec<Request> {
         request("HEAD", "/events/?channel=a.b", "subscribe", 200),
         request("GET", "/events?channel=a.b&last=1", "subscribe", 200),
         request("DELETE", &format!("/messages/{id}"), "delete", 204),
+        request("POST", "/admin/revoke", "administration", 200),
+        request("GET", "/caller", "", 200),
+        request("HEAD", "/caller", "", 200),
     ]
 }
 
@@ -109,35 +112,69 @@ fn ask(hub: &Hub, method: &str, target: &str, headers: &[&str]) -> Response {
         }
         return Response { status: 200, headers: stream.headers, body: body.into_bytes() };
     }
-    hub.send(method, target, headers, b"x")
+    hub.send(method, target, headers, br#"{"id": "of nobody"}"#)
 }
 
-on_each_journal!(every_carrier_and_every_request_with_every_kind_of_token, {
-    let grants = "publish=a.> subscribe=a.* history=a.b delete=a.b";
-    let tokens = Tokens::new(&[
-        ("good", grants),
-        ("expired", &format!("{grants} expires=2020-01-01T00:00:00Z")),
-        ("other", "publish=b subscribe=a history=a delete=b.>"),
-    ]);
-    let unknown = tokens::new().unwrap().0;
-    let hub = guarded(&tokens, &["--token-in-query"]);
+/// The tokens of one kind, each named by how it fares.
+fn kinds(tokens: &common::Tokens, is_signed: bool) -> Vec<(&'static str, Option<String>)> {
+    let good = json!({
+        "publish": ["a.>"], "subscribe": ["a.*"], "history": ["a.b"], "delete": ["a.b"], "admin": true,
+    });
+    let other = json!({"publish": ["b"], "subscribe": ["a"], "history": ["a"], "delete": ["b.>"]});
+    let line = |grants: &Value| {
+        let verbs = grants.as_object().unwrap().iter().map(|(verb, patterns)| match patterns.as_array() {
+            Some(patterns) => format!("{verb}={}", patterns[0].as_str().unwrap()),
+            None => verb.clone(),
+        });
+        verbs.collect::<Vec<_>>().join(" ")
+    };
+    let make = |name: &str, grants: &Value, expires: Option<u64>| {
+        let expires = expires.unwrap_or(now() + 3600);
+        if is_signed {
+            let claims =
+                json!({"sub": name, "jti": name, "iat": now() - 100, "exp": expires, "tabcast": grants});
+            return tokens.sign(&claims);
+        }
+        let end = std::time::UNIX_EPOCH + std::time::Duration::from_secs(expires);
+        let end = humantime::format_rfc3339_seconds(end);
+        tokens.add(name, &format!("{} expires={end}", line(grants)))
+    };
+    let (good_token, stranger) = (make("good", &good, None), common::Tokens::new());
+    let unknown = match is_signed {
+        true => stranger.of("good", &good),
+        false => stranger.add("good", &line(&good)),
+    };
+    let cut = good_token[..good_token.len() - 1].to_owned();
+    vec![
+        ("none", None),
+        ("wrong", Some(unknown)),
+        ("cut", Some(cut)),
+        ("no token", Some("x".to_owned())),
+        ("empty", Some(String::new())),
+        ("expired", Some(make("expired", &good, Some(now() - 100)))),
+        ("revoked", Some(make("revoked", &good, None))),
+        ("not granted", Some(make("other", &other, None))),
+        ("good", Some(good_token)),
+    ]
+}
+
+/// Every way to carry a token × every request × every way in which a token of this kind can fare.
+fn every_token_of_a_kind(is_signed: bool) {
+    let tokens = common::Tokens::new();
+    let kinds = kinds(&tokens, is_signed);
+    let hub = tokens.hub(&["--token-in-query", "--log-level", "trace"]);
+    let good = bearer(kinds.last().unwrap().1.as_ref().unwrap());
+    let what = if is_signed { r#"{"id": "revoked"}"# } else { r#"{"token": "revoked"}"# };
+    assert_eq!(hub.send("POST", "/admin/revoke", &[&good], what.as_bytes()).status, 200);
     let publish = || {
-        let response = hub.send("POST", "/messages?channel=a.b", &[&tokens.bearer("good")], b"x");
+        let response = hub.send("POST", "/messages?channel=a.b", &[&good], b"x");
         response.json()["id"].as_str().unwrap().to_owned()
     };
     for carrier in Carrier::ALL {
         for Request { method, target, verb, good } in requests(&publish()) {
-            let is_events = target.starts_with("/events");
+            let (is_events, is_caller) = (target.starts_with("/events"), target == "/caller");
             let is_head = method == "HEAD";
-            for (kind, token) in [
-                ("none", None),
-                ("wrong", Some(&*unknown)),
-                ("malformed", Some("tct_x")),
-                ("not a token", Some("x")),
-                ("expired", Some(tokens.secret("expired"))),
-                ("not granted", Some(tokens.secret("other"))),
-                ("good", Some(tokens.secret("good"))),
-            ] {
+            for (kind, token) in &kinds {
                 let (target, headers) = match token {
                     Some(token) => carrier.carry(&target, token),
                     None => (target.clone(), Vec::new()),
@@ -146,8 +183,9 @@ on_each_journal!(every_carrier_and_every_request_with_every_kind_of_token, {
                 let response = ask(&hub, method, &target, &headers);
                 let context = format!("{carrier:?} {method} {target} {kind}: {response:?}");
                 let challenge = response.header("www-authenticate");
-                match kind {
+                match *kind {
                     "good" => assert_eq!(response.status, good, "{context}"),
+                    "none" | "not granted" if is_caller => assert_eq!(response.status, 200, "{context}"),
                     "expired" if is_events => {
                         assert_eq!((response.status, challenge), (200, None), "{context}");
                         if !is_head {
@@ -159,12 +197,13 @@ on_each_journal!(every_carrier_and_every_request_with_every_kind_of_token, {
                         assert_eq!(challenge, Some("Bearer error=\"insufficient_scope\""), "{context}");
                         if !is_head {
                             let detail = response.problem(403)["detail"].as_str().unwrap().to_owned();
-                            assert!(detail.contains(verb) && detail.contains("a.b"), "{context}");
+                            let names_channel = verb == "administration" || detail.contains("a.b");
+                            assert!(detail.contains(verb) && names_channel, "{context}");
                         }
                     }
                     _ => {
-                        let expected =
-                            if token.is_none() { "Bearer" } else { "Bearer error=\"invalid_token\"" };
+                        let invalid = "Bearer error=\"invalid_token\"";
+                        let expected = if token.is_none() { "Bearer" } else { invalid };
                         assert_eq!((response.status, challenge), (401, Some(expected)), "{context}");
                         if !is_head {
                             assert_eq!(response.problem(401)["field"], "Authorization", "{context}");
@@ -176,10 +215,19 @@ on_each_journal!(every_carrier_and_every_request_with_every_kind_of_token, {
     }
     let log = hub.log();
     assert!(log.iter().any(|line| line.contains("request refused")));
-    for (name, secret) in &tokens.secrets {
-        assert!(!log.iter().any(|line| line.contains(&secret[..20])), "{name}");
+    for (kind, secret) in kinds.iter().filter_map(|(kind, token)| Some((kind, token.as_ref()?))) {
+        // Of a signed token, all begin the same; its end is the signature.
+        let telling = &secret[secret.len().saturating_sub(20)..];
+        assert!(telling.len() < 20 || !log.iter().any(|line| line.contains(telling)), "{kind}");
     }
-    assert!(!log.iter().any(|line| line.contains(&unknown[..20])));
+}
+
+on_each_journal!(every_carrier_and_every_request_with_every_static_token, {
+    every_token_of_a_kind(false);
+});
+
+on_each_journal!(every_carrier_and_every_request_with_every_signed_token, {
+    every_token_of_a_kind(true);
 });
 
 #[test]
