@@ -202,6 +202,21 @@ declare class Hub<Events extends Record<string, any> = Record<string, any>> {
      * @returns {Promise<string>}
      */
     emit<Name extends keyof Events & string>(event: Name, ...rest: EmitArguments<Events, Name>): Promise<string>;
+    /**
+     * Reads messages that are kept, oldest first: the newest, or those next to the message with the id `before`
+     * or `after`. Fewer than `limit` are all there are. The page's own broadcasts are among them. Asks as often
+     * as it takes. Rejects with a {@link Refusal}.
+     * @param {{ before?: string, after?: string, limit?: number }} [query]
+     * @returns {Promise<{ messages: Message[], gap?: Gap }>}
+     */
+    history(query?: {
+        before?: string;
+        after?: string;
+        limit?: number;
+    }): Promise<{
+        messages: Message[];
+        gap?: Gap;
+    }>;
     /** Listens again after `disconnect`, from `position` on, with a new token. */
     connect(): this;
     /** Stops listening. Emitted messages are still sent. */

@@ -194,6 +194,7 @@ class Hub {
   #channels;
   #access;
   #outbox;
+  #history;
   #feed;
   #peer;
   #listeners = [];
@@ -223,6 +224,7 @@ class Hub {
     const access = this.#access = new Access(href.replace(/\/*$/, '/'), { ...options, EventSource });
     access.onexpiring = () => this.#call('tabcast:expiring');
     this.#outbox = new Outbox(access);
+    this.#history = new Retry(access);
     this.#feed = new Feed(access, channels, last);
     this.#feed.onmessage = (message) => this.#deliver(message);
     this.#feed.ongap = (gap) => this.#call('tabcast:gap', gap);
@@ -327,6 +329,21 @@ class Hub {
     return this.#publish(undefined, event, ...rest);
   }
 
+  /**
+   * Reads messages that are kept, oldest first: the newest, or those next to the message with the id `before`
+   * or `after`. Fewer than `limit` are all there are. The page's own broadcasts are among them. Asks as often
+   * as it takes. Rejects with a {@link Refusal}.
+   * @param {{ before?: string, after?: string, limit?: number }} [query]
+   * @returns {Promise<{ messages: Message[], gap?: Gap }>}
+   */
+  async history(query) {
+    /** @type {any} */
+    const fields = query;
+    const path = `messages?${channelQuery(this.#channels)}&${new URLSearchParams(fields)}`;
+    const answer = await this.#history.fetch(path, {});
+    return { ...answer, messages: answer.messages.map(decoded) };
+  }
+
   /** Listens again after `disconnect`, from `position` on, with a new token. */
   connect() {
     if (!this.#pageListeners) {
@@ -404,7 +421,7 @@ class Hub {
 
   #deliver(message) {
     if (message.except === this.id + (this.#peer.caller ?? '')) return;
-    const { event, data } = message = { ...message, data: decode(message.data) };
+    const { event, data } = message = decoded(message);
     if (this.#isInterrupted) this.#recovered += 1;
     this.#call(undefined, event, data, message);
     // Of the events that begin with `tabcast:`, only the hub can publish one.
@@ -440,7 +457,10 @@ class Hub {
     // Not while `connecting`: the feed may not know yet where to begin, and might begin after a message that
     // the outbox sends now.
     if (state !== 'connecting') this.#outbox.open();
-    if (this.connected) this.#outbox.wake();
+    if (this.connected) {
+      this.#outbox.wake();
+      this.#history.now();
+    }
     this.#call('tabcast:state', { state, recovered: this.#recovered, ...reason && { reason } });
     if (this.connected) this.#recovered = 0;
     if (wasConnected && !this.connected) this.#call('disconnect', reason ?? state);
@@ -507,6 +527,8 @@ function decode(data) {
   const unescaped = as?.replace(/_(..)/g, (_, hex) => String.fromCharCode(Number(`0x${hex}`)));
   return new Blob([bytes], { type: unescaped ?? type });
 }
+
+const decoded = (message) => ({ ...message, data: decode(message.data) });
 
 // --- Requests ---
 

@@ -1,5 +1,5 @@
 // A page in TypeScript, whose import finds its types by `paths` in tsconfig.json. All of this compiles.
-import { connect, type Message, type Refusal } from 'http://127.0.0.1:3000/tabcast.js';
+import { connect, type Gap, type Message, type Refusal } from 'http://127.0.0.1:3000/tabcast.js';
 
 // Whether two types are the same. `any` is the same as nothing else.
 type Same<A, B> = (<T>() => T extends A ? 1 : 2) extends <T>() => T extends B ? 1 : 2 ? true : false;
@@ -48,6 +48,12 @@ hub.emit('picture', new Blob(), { channel: 'pictures' });
 hub.emit('cleared');
 hub.broadcast.emit('chat message', 'Hello others!');
 hub.emit('chat message', '').catch((refusal: Refusal) => console.log(refusal.status, refusal.field));
+
+// What is kept.
+hub.history({ before: 'e-1', limit: 100 }).then(({ messages: [first], gap }) => {
+  is<Same<typeof first, Message>>();
+  is<Same<typeof gap, Gap | undefined>>();
+});
 
 // The client's own events.
 hub.on('connect', () => console.log(hub.state));
