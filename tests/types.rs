@@ -94,3 +94,17 @@ fn the_hub_serves_the_client_without_comments_and_its_source_with_them() {
     );
     assert_eq!(String::from_utf8(hub.get("/tabcast.src.js").body).unwrap(), text(SOURCE));
 }
+
+#[test]
+fn the_hub_serves_the_pages_script_without_comments() {
+    let (folder, hub) = (Folder::new(), Hub::start(&[]));
+    let parse = |text: &[u8]| -> Value {
+        let file = folder.file("app.js");
+        std::fs::write(&file, text).unwrap();
+        let program = Path::new("tests/types/parse.mjs");
+        serde_json::from_str(&node(&[program, &typescript(), Path::new(&file)])).unwrap()
+    };
+    let served = parse(&hub.get("/app.js").body);
+    assert_eq!((&served["comments"], &served["errors"]), (&serde_json::json!([]), &serde_json::json!([])));
+    assert!(served["nodes"] == parse(text("assets/app.js").as_bytes())["nodes"], "the page's script differs");
+}

@@ -57,10 +57,10 @@ macro_rules! asset {
 
 static ASSETS: [Asset; 8] = [
     asset!("/", "text/html; charset=utf-8", "../../assets/index.html", "index.html"),
-    asset!("/app.css", "text/css; charset=utf-8", "../../assets/app.css", "app.css"),
-    asset!("/app.js", JAVASCRIPT, "../../assets/app.js", "app.js"),
+    // Stripped of their comments by build.rs, as the client is.
+    asset!("/app.css", "text/css; charset=utf-8", concat!(env!("OUT_DIR"), "/app.css"), "app.css"),
+    asset!("/app.js", JAVASCRIPT, concat!(env!("OUT_DIR"), "/app.js"), "app.js"),
     asset!("/icon.svg", "image/svg+xml", "../../assets/icon.svg", "icon.svg"),
-    // Stripped of its comments by build.rs.
     asset!(CLIENT[0], JAVASCRIPT, concat!(env!("OUT_DIR"), "/tabcast.js"), "tabcast.js"),
     asset!(CLIENT[1], JAVASCRIPT, "../../assets/tabcast.js", "tabcast.src.js"),
     asset!(CLIENT[2], TYPESCRIPT, "../../assets/tabcast.d.ts", "tabcast.d.ts"),
