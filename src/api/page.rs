@@ -28,10 +28,11 @@ const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 const TYPESCRIPT: &str = "application/typescript; charset=utf-8";
 const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
-/// The page may use files and requests of the hub's origin: no inline code, nothing from elsewhere. The
-/// worker is the browser client's, for tabs that can't share a stream in another way.
+/// The page may use files and requests of the hub's origin: no inline code, nothing from elsewhere. Pictures
+/// in messages are `blob:`. The worker is the browser client's, for tabs that can't share a stream in another
+/// way.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; worker-src 'self'; \
-    style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; \
+    style-src 'self'; img-src 'self' blob:; connect-src 'self'; form-action 'self'; base-uri 'none'; \
     frame-ancestors 'none'";
 
 /// The paths of the browser client, its source, its types and its classic form. Pages of any origin may load

@@ -5,6 +5,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part, as if it were a crate")]
 
+pub mod page;
+
 use std::cell::{Cell, RefCell};
 use std::io::{BufRead, BufReader, Write, stderr};
 use std::net::{SocketAddr, TcpStream};
@@ -19,6 +21,8 @@ use crate::common::{PATIENCE, Response, request};
 
 pub const ENTER: &str = "\u{e007}";
 pub const TAB: &str = "\u{e004}";
+/// Holds the Shift key down for the keys that follow, and lets it go the next time.
+pub const SHIFT: &str = "\u{e008}";
 
 /// A browser with a profile of its own. Ended and removed when dropped.
 pub struct Browser {
@@ -269,6 +273,23 @@ impl Tab<'_> {
     /// Hides the tab and every other tab of its window.
     pub fn hide(&self) {
         self.command("POST", "/window/minimize", Some(&json!({})));
+    }
+
+    /// Shows the tab's window again.
+    pub fn unhide(&self) {
+        self.command("POST", "/window/rect", Some(&json!({"width": 1280, "height": 800})));
+    }
+
+    /// Gives the page this size, in CSS pixels, whatever the window's is.
+    pub fn resize(&self, width: u32, height: u32) {
+        let size = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
+        self.devtools("Emulation.setDeviceMetricsOverride", size).unwrap();
+    }
+
+    /// Sets a media feature, as in `prefers-color-scheme`.
+    pub fn prefer(&self, feature: &str, value: &str) {
+        let features = json!({"features": [{"name": feature, "value": value}]});
+        self.devtools("Emulation.setEmulatedMedia", features).unwrap();
     }
 
     pub fn close(self) {
