@@ -279,6 +279,38 @@ fn without_script_the_commands_can_be_selected_and_the_form_names_event_and_chan
 }
 
 #[test]
+fn without_script_the_commands_and_the_form_are_for_the_channels_of_the_url() {
+    let hub = Hub::start(&[]);
+    let browser = Browser::start_without_script();
+    // A channel's name may have what HTML and a shell have a meaning for.
+    let odd = r#"a<b>"c'&d"#.replace('>', "");
+    let encoded: String = odd.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let tab = browser.open(&format!("{}?channel={encoded}&channel=docs.*", page(&hub)));
+    let text = |id: &str| tab.get(&format!("document.getElementById('{id}').textContent"));
+    let run = |command: &str| {
+        let run =
+            std::process::Command::new("sh").args(["-c", &format!("{command} -sS --max-time 20")]).output();
+        String::from_utf8(run.unwrap().stdout).unwrap()
+    };
+    let sent = run(text("publish").as_str().unwrap());
+    assert!(sent.contains("\"id\""), "{sent}");
+    let watch = text("watch").as_str().unwrap().replace("/events?", "/messages?").replace("curl -N", "curl");
+    assert!(run(&watch).contains("Hello World!"), "{watch}");
+    let url = format!("http://{}/", hub.address);
+    let argument = json!([odd, "docs.*"]);
+    let snippet = format!(
+        "import {{ connect }} from \"{url}tabcast.js\";\n\
+         connect({{ channel: {argument} }}).on(\"message\", (data) => console.log(data));"
+    );
+    assert_eq!(text("snippet"), snippet);
+    tab.click("#send");
+    hub.wait_for_logs(&["message published"], 2);
+    assert_eq!(hub.history(&format!("?channel={encoded}")).len(), 2);
+    let raw = hub.get("/?channel=docs");
+    assert!(raw.header("etag").is_none() && raw.header("content-encoding").is_none());
+}
+
+#[test]
 fn the_commands_stay_folded_or_unfolded() {
     let (hub, browser) = (Hub::start(&[]), Browser::start());
     let tab = open(&browser, &hub);

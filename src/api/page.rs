@@ -7,8 +7,11 @@ use axum::Router;
 use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
+use super::fields::{Fields, MAX_FIELDS};
 use super::headers::accepts_gzip;
 use super::problem::only;
 
@@ -83,9 +86,65 @@ pub(super) fn client<S: Clone + Send + Sync + 'static>() -> Router<S> {
 fn files<S: Clone + Send + Sync + 'static>(of_client: bool) -> Router<S> {
     let files = ASSETS.iter().filter(|asset| CLIENT.contains(&asset.path) == of_client);
     files.fold(Router::new(), |router, asset| {
-        let respond = move |headers: HeaderMap| async move { asset.respond(&headers) };
+        let respond = move |uri: Uri, headers: HeaderMap| async move {
+            match (asset.path, channels(&uri)) {
+                ("/", Some(channels)) => {
+                    asset.respond_with(&headers, with_channels(asset.body, &channels, &headers))
+                }
+                _ => asset.respond(&headers),
+            }
+        };
         router.route(asset.path, only("GET, HEAD").get(respond))
     })
+}
+
+/// The channels that the page is asked to show. `None` if it is not asked for any.
+fn channels(uri: &Uri) -> Option<Vec<String>> {
+    /// The most that are named where there is no script. Higher: a longer page. Lower: a script names more.
+    const MOST: usize = 16;
+    let query = uri.query()?;
+    let mut channels = Fields::urlencoded(query.as_bytes(), MAX_FIELDS).ok()?.all("channel").ok()?;
+    channels.retain(|channel| !channel.is_empty());
+    channels.truncate(MOST);
+    (!channels.is_empty()).then_some(channels)
+}
+
+/// The page as it is without a script: its commands, its link and its form are for these channels. Its script
+/// writes the same.
+fn with_channels(page: &str, channels: &[String], request: &HeaderMap) -> String {
+    const URL: &str = "http://127.0.0.1:3000/";
+    let host = request.get(header::HOST).and_then(|host| host.to_str().ok());
+    let is_https = request.get("x-forwarded-proto").is_some_and(|scheme| scheme == "https");
+    let scheme = if is_https { "https" } else { "http" };
+    let url = host.map_or(URL.to_owned(), |host| format!("{scheme}://{host}/"));
+    let query = |channels: &[String]| {
+        let pair = |name: &String| format!("channel={}", utf8_percent_encode(name, NON_ALPHANUMERIC));
+        channels.iter().map(pair).collect::<Vec<_>>().join("&")
+    };
+    let (first, all) = (&channels[0], query(channels));
+    let argument = if channels.len() > 1 { json!(channels) } else { json!(first) };
+    // In the order in which they stand in the page.
+    let changes = [
+        (format!("{URL}events"), format!("'{url}events?{all}'")),
+        (format!("{URL}messages"), format!("'{url}messages?{}'", query(&channels[..1]))),
+        (URL.to_owned(), url),
+        ("connect()".to_owned(), format!("connect({{ channel: {argument} }})")),
+        ("messages?last=20".to_owned(), format!("messages?last=20&{all}")),
+    ];
+    let (mut changed, mut rest) = (String::new(), page);
+    for (from, to) in &changes {
+        let Some((before, after)) = rest.split_once(from.as_str()) else { continue };
+        changed.extend([before, &escaped(to)]);
+        rest = after;
+    }
+    let form = "<input id=\"channel\" name=\"channel\" value=\"";
+    let rest = rest.replacen(&format!("{form}main"), &format!("{form}{}", escaped(first)), 1);
+    changed + &rest
+}
+
+/// The text as HTML, also within quotes.
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 /// Takes the page's own path off the target. Whether it was there.
@@ -122,6 +181,18 @@ impl Asset {
             headers.remove(header::CONTENT_SECURITY_POLICY);
         }
         response
+    }
+
+    /// Responds with this text in the place of the file.
+    fn respond_with(&self, request: &HeaderMap, text: String) -> Response {
+        let mut response = self.for_own_pages(request);
+        let headers = response.headers_mut();
+        for header in [header::ETAG, header::CONTENT_ENCODING, header::CONTENT_LENGTH] {
+            headers.remove(header);
+        }
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(self.content_type));
+        *response.status_mut() = StatusCode::OK;
+        response.map(|_| text.into())
     }
 
     /// The response for pages of the hub's own origin.
