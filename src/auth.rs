@@ -167,11 +167,6 @@ impl Auth {
         Ok(())
     }
 
-    /// Whether no credentials are looked at: whoever reaches the hub may do everything.
-    pub fn is_open(&self) -> bool {
-        self.current().is_open
-    }
-
     /// Whether an endpoint says who asks: then a credential may be anything.
     pub fn asks(&self) -> bool {
         self.forward.is_some()
@@ -192,14 +187,14 @@ impl Auth {
         caller.token().is_some_and(|token| self.revoked.has(token))
     }
 
-    /// Who asks with this token, or without one. `question` is for the endpoint of `--auth-url`, if there
-    /// is one: it is asked of whoever has no token of the hub's own.
+    /// Who asks with this token, or without one. A hub that is open does not look at it. `question` is for the
+    /// endpoint of `--auth-url`, if there is one: it is asked of whoever has no token of the hub's own.
     ///
     /// # Errors
     /// [`Refused`] if the token is wrong.
     pub async fn caller<'a>(
         &self,
-        token: Option<&str>,
+        token: impl FnOnce() -> Result<Option<String>, Refused>,
         question: impl FnOnce() -> Result<Question<'a>, Refused>,
     ) -> Result<Caller, Refused> {
         let caller = self.found(token, question).await?;
@@ -209,15 +204,15 @@ impl Auth {
     /// The same, whether or not the token was revoked.
     async fn found<'a>(
         &self,
-        token: Option<&str>,
+        token: impl FnOnce() -> Result<Option<String>, Refused>,
         question: impl FnOnce() -> Result<Question<'a>, Refused>,
     ) -> Result<Caller, Refused> {
         let current = self.current();
         if current.is_open {
             return Ok(current.anonymous.clone());
         }
-        let own = match token {
-            Some(token) => Some(self.own(&current, token).await),
+        let own = match token()? {
+            Some(token) => Some(self.own(&current, &token).await),
             None => None,
         };
         let Some(forward) = &self.forward else {
@@ -344,16 +339,16 @@ mod tests {
     #[test]
     fn which_urls_are_asked_stays_until_a_restart() {
         let open = crate::Options::default().auth;
-        assert!(Auth::new(&open).unwrap().is_open());
+        assert!(open.is_open());
         let url = Url::parse("http://127.0.0.1:1/").ok();
         for asked in [
             Options { auth_url: url.clone(), ..open.clone() },
             Options { jwks_url: url.clone(), ..open.clone() },
         ] {
             let auth = Auth::new(&asked).unwrap();
-            assert!(!auth.is_open());
+            assert!(!auth.current().is_open);
             auth.reload(&open).unwrap();
-            assert!(!auth.is_open());
+            assert!(!auth.current().is_open);
         }
     }
 
@@ -366,7 +361,7 @@ mod tests {
         fs::write(&path, &set).unwrap();
         let options = Options { keys: Some(path.clone()), ..crate::Options::default().auth };
         let auth = Auth::new(&options).unwrap();
-        let ask = || auth.caller(Some(&token), || Err(Refused::Expired));
+        let ask = || auth.caller(|| Ok(Some(token.clone())), || Err(Refused::Expired));
         assert_eq!(ask().await.unwrap().subject(), Some("ada"));
         fs::write(&path, signer::new(keys::Algorithm::HS256).unwrap()).unwrap();
         assert!(ask().await.is_ok());

@@ -23,8 +23,7 @@ const COOKIES: [&str; 2] = ["__Host-tabcast", "tabcast"];
 /// # Errors
 /// 401 if the request has a token that is wrong, or may be.
 pub(super) async fn caller(state: &State, head: &Parts, trust: Trust) -> Result<Caller, Refused> {
-    let token = if state.auth.is_open() { None } else { token(state, head, trust)? };
-    state.auth.caller(token.as_deref(), || question(state, head, trust)).await
+    state.auth.caller(|| token(state, head, trust), || question(state, head, trust)).await
 }
 
 /// The request's token. The header wins over the query, and that over the cookie.

@@ -273,7 +273,7 @@ fn ask(hub: &auth::Options, token: &str) -> anyhow::Result<Result<Caller, Refuse
     let runtime = Builder::new_current_thread().enable_all().build().context("can't start")?;
     // No endpoint is asked, of which a token alone is no question.
     let no_question = || Err(Refused::Invalid("the token is not the hub's own".into()));
-    Ok(runtime.block_on(auth.caller(Some(token), no_question)))
+    Ok(runtime.block_on(auth.caller(|| Ok(Some(token.to_owned())), no_question)))
 }
 
 fn print(caller: &Caller, said: Option<&Unverified>) {
