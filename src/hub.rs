@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 
 use self::core::Core;
 use crate::auth::Caller;
-use crate::journal::{Append, Channels, Committed, Failure, Journal, JournalError, Key, PageLimit};
+use crate::journal::{Append, Channels, Committed, Failure, Journal, JournalError, Key, PageLimit, Rules};
 use crate::limits::{Budget, Lease, Network, Peer, Share, Shares};
 use crate::message::{ChannelName, Drafts, MessageId, Pattern};
 use crate::value::at_least_one;
@@ -257,6 +257,11 @@ impl Hub {
         self.core.journal.failure()
     }
 
+    /// Keeps of some channels what these rules say, from now on.
+    pub async fn set_rules(&self, rules: Rules) {
+        self.core.journal.set_rules(rules).await;
+    }
+
     /// Ends every subscription, now and later. Publishing goes on.
     pub fn end_subscriptions(&self) {
         self.core.live.stop();
@@ -270,7 +275,7 @@ mod tests {
     use smallvec::smallvec;
 
     use super::*;
-    use crate::journal::{Entry, KeyLimits, Place, Retention, Rule, Rules};
+    use crate::journal::{Entry, KeyLimits, Place, Retention, Rule};
     use crate::message::{Data, Draft, EventName};
     use live::FEED_CAPACITY;
 

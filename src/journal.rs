@@ -265,6 +265,12 @@ impl Journal {
         }
     }
 
+    /// Goes by these rules from now on, as after a restart with them. Of an age that no rule had before, a
+    /// message that was stored in this run has none yet.
+    pub async fn set_rules(&self, rules: Rules) {
+        either!(self, journal => journal.set_rules(rules).await);
+    }
+
     /// The journal's failure, `None` as long as it works. Once there is one, the process must report it and
     /// stop.
     pub fn failure(&self) -> watch::Receiver<Option<Failure>> {

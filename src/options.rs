@@ -78,6 +78,7 @@ impl Options {
         options.auth = auth::Options { jwks_url, auth_url, ..new.auth.clone() };
         options.hub = hub::Options { replay_page: self.hub.replay_page, ..new.hub.clone() };
         options.net.max_connections_per_address = new.net.max_connections_per_address;
+        options.journal.rules = new.journal.rules.clone();
         options.limits.publish_rate = new.limits.publish_rate;
         options.limits.connect_rate = new.limits.connect_rate;
         options
@@ -96,7 +97,7 @@ impl Options {
 /// Whether a setting can change while a hub serves, by its flag's name, or its table's, as in `[[grant]]`.
 /// The log's own can, in the program `tabcast`.
 pub fn can_change(flag: &str) -> bool {
-    const OTHERS: [&str; 10] = [
+    const OTHERS: [&str; 11] = [
         "max-subscribers",
         "max-subscribers-per-address",
         "max-readers",
@@ -107,6 +108,7 @@ pub fn can_change(flag: &str) -> bool {
         "log",
         "log-level",
         "[[grant]]",
+        "[[channel]]",
     ];
     const FIXED: [&str; 3] = ["public", "jwks-url", "auth-url"];
     let whole = api::Options::augment_args(auth::Options::augment_args(Command::new("tabcast")));

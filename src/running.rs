@@ -58,6 +58,9 @@ impl Running {
         self.read_files(&options).await?;
         let per_address = options.max_connections_per_address();
         self.hub.limit_to(&options.hub);
+        if options.journal.rules != self.options.journal.rules {
+            self.hub.set_rules(options.journal.rules.clone()).await;
+        }
         self.bodies.limit_to(per_address);
         self.connections.limit_to(usize::MAX, per_address);
         self.api.change(|state| State {

@@ -32,8 +32,10 @@ enum Step {
     Read(f64, Vec<usize>, usize),
     /// So many of the newest messages, on these channels.
     Newest(usize, Vec<usize>),
-    /// With these rules.
+    /// With these rules. A journal in memory is not opened anew.
     Reopen(usize),
+    /// These rules from now on.
+    Change(usize),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -46,6 +48,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(share, channels, page)| Step::Read(share, channels, page)),
         2 => (0..9usize, channels()).prop_map(|(count, channels)| Step::Newest(count, channels)),
         1 => (0..RULES.len()).prop_map(Step::Reopen),
+        2 => (0..RULES.len()).prop_map(Step::Change),
     ]
 }
 
@@ -121,14 +124,17 @@ impl Model {
     }
 }
 
-fn open(path: Option<&Path>, retention: usize, rules: usize) -> Journal {
-    let place = path.map_or(Place::Memory, |path| Place::File(path.to_owned()));
-    let rules = RULES[rules].iter().map(|(text, most)| Rule {
+fn rules(number: usize) -> Rules {
+    Rules::new(RULES[number].iter().map(|(text, most)| Rule {
         channels: Pattern::parse(text, 9).unwrap(),
         messages: Some(*most),
         age: None,
-    });
-    let (age, rules) = (Duration::from_secs(3600), Rules::new(rules));
+    }))
+}
+
+fn open(path: Option<&Path>, retention: usize, number: usize) -> Journal {
+    let place = path.map_or(Place::Memory, |path| Place::File(path.to_owned()));
+    let (age, rules) = (Duration::from_secs(3600), rules(number));
     let retention = Retention { messages: retention, bytes: usize::MAX >> 1, age, rules };
     let keys = KeyLimits { count: 0, window: Duration::ZERO };
     Journal::open(&place, retention, keys, &Budget::unlimited()).unwrap().0
@@ -174,10 +180,10 @@ fn draft(channel: usize, text: &str, is_brief: bool) -> Draft {
     }
 }
 
-async fn run(path: Option<&Path>, retention: usize, rules: usize, steps: Vec<Step>) {
-    let mut journal = open(path, retention, rules);
+async fn run(path: Option<&Path>, retention: usize, first: usize, steps: Vec<Step>) {
+    let mut journal = open(path, retention, first);
     let (in_file, earliest) = (path.is_some(), (1, 1));
-    let mut model = Model { in_file, retention, rules, kept: Vec::new(), ids: Vec::new(), earliest };
+    let mut model = Model { in_file, retention, rules: first, kept: Vec::new(), ids: Vec::new(), earliest };
     for step in steps {
         match step {
             Step::Append(batch) => {
@@ -241,26 +247,30 @@ async fn run(path: Option<&Path>, retention: usize, rules: usize, steps: Vec<Ste
                 let read = read_all(&journal, position, &numbers, 10).await.0;
                 assert!(read.ends_with(newest) && read.len() <= count, "{read:?} for {newest:?}");
             }
-            Step::Reopen(rules) => {
-                if !in_file {
-                    continue;
+            Step::Reopen(number) | Step::Change(number) => {
+                match step {
+                    Step::Change(_) => journal.set_rules(rules(number)).await,
+                    _ if in_file => {
+                        drop(journal);
+                        journal = open(path, retention, number);
+                    }
+                    _ => continue,
                 }
-                drop(journal);
-                journal = open(path, retention, rules);
-                if RULES[model.rules]
-                    .iter()
-                    .map(|(text, _)| text)
-                    .ne(RULES[rules].iter().map(|(text, _)| text))
-                {
+                let patterns = |number: usize| RULES[number].iter().map(|(text, _)| text);
+                if patterns(model.rules).ne(patterns(number)) {
                     model.earliest.1 = model.earliest.0;
                 }
-                model.rules = rules;
+                model.rules = number;
                 model.apply_rules();
                 model.limit();
                 // After a start, the rules and the limits apply soon.
                 let (all, deadline) = ([0, 1, 2, 3], Instant::now() + PATIENCE);
-                while read_all(&journal, 0, &all, 100).await.0 != model.kept {
-                    assert!(Instant::now() < deadline, "{:?} are kept", model.kept);
+                loop {
+                    let (kept, _) = read_all(&journal, 0, &all, 100).await;
+                    if kept == model.kept {
+                        break;
+                    }
+                    assert!(Instant::now() < deadline, "{kept:?} are kept, and not {:?}", model.kept);
                 }
             }
         }

@@ -91,18 +91,38 @@ impl Index {
             self.expiring.insert((time, sequence), channel.clone());
         }
         self.count += 1;
-        let rule = match self.channels.get_mut(channel) {
-            Some(known) => {
-                known.places.push(sequence);
-                known.rule
-            }
+        match self.channels.get_mut(channel) {
+            Some(known) => known.places.push(sequence),
             None => {
-                let rule = self.rules.of(channel).and_then(|number| u16::try_from(number).ok());
+                let rule = self.rule_of(channel);
                 self.channels.insert(channel.clone(), Channel { places: Places::One(sequence), rule });
                 self.note_oldest(channel);
-                rule
             }
-        };
+        }
+        self.limit(channel);
+    }
+
+    fn rule_of(&self, channel: &ChannelName) -> Option<u16> {
+        self.rules.of(channel).and_then(|number| u16::try_from(number).ok())
+    }
+
+    /// Goes by these rules from now on: a look at each channel.
+    pub(super) fn set_rules(&mut self, rules: Rules) {
+        self.rules = rules;
+        self.oldest.clear();
+        for channel in self.channels.keys().cloned().collect::<Vec<_>>() {
+            let rule = self.rule_of(&channel);
+            if let Some(known) = self.channels.get_mut(&channel) {
+                known.rule = rule;
+            }
+            self.note_oldest(&channel);
+            self.limit(&channel);
+        }
+    }
+
+    /// Drops what the channel has more than its rule keeps.
+    fn limit(&mut self, channel: &ChannelName) {
+        let rule = self.channels.get(channel).and_then(|known| known.rule);
         let Some(most) = rule.and_then(|number| self.rules.get(number.into()).messages) else { return };
         while let Some(Channel { places: Places::Many(many), .. }) = self.channels.get(channel)
             && many.len() > most
@@ -158,9 +178,12 @@ impl Index {
         }
     }
 
-    /// Adds the messages of an index that ends where this one begins, with the same rules, but for those
-    /// before `begin`, which were dropped meanwhile.
+    /// Adds the messages of an index that ends where this one begins, but for those before `begin`, which
+    /// were dropped meanwhile.
     pub(super) fn prepend(&mut self, mut earlier: Index, begin: u64) {
+        if earlier.rules != self.rules {
+            earlier.set_rules(self.rules.clone());
+        }
         for (sequence, channel) in mem::take(&mut self.gone) {
             earlier.remove(&channel, sequence);
         }

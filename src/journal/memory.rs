@@ -1,5 +1,6 @@
 //! The journal in memory: as many messages as retention allows, lost when the process ends.
 
+use std::mem;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Instant;
@@ -17,6 +18,7 @@ use super::keys::{KeyLimits, Keys};
 use super::page::{Channels, Page, PageLimit};
 use super::passed::Passed;
 use super::recent::{Recent, RecentLimit, Retention};
+use super::rules::Rules;
 use crate::limits::{Network, Turns};
 use crate::message::{ChannelName, Draft, MessageId, Receipt, Receipts, Time};
 
@@ -62,12 +64,16 @@ impl Stored {
     }
 }
 
+/// The rules that have an age, by their numbers.
+fn ages(rules: &Rules) -> impl Iterator<Item = (usize, Passed)> {
+    rules.iter().enumerate().filter_map(|(rule, of)| Some((rule, Passed::new(of.age?))))
+}
+
 impl Memory {
     /// An empty journal with a new epoch. `retention.age` is ignored.
     pub(super) fn new(retention: Retention, keys: KeyLimits, announcer: Announcer) -> Self {
         let Retention { messages, bytes, rules, .. } = retention;
-        let ages =
-            rules.iter().enumerate().filter_map(|(rule, of)| Some((rule, Passed::new(of.age?)))).collect();
+        let ages = ages(&rules).collect();
         let recent = Recent::new(RecentLimit { messages, bytes }, rules);
         let (keys, latest) = (Keys::new(keys), Time::from_ms(0));
         let stored = RwLock::new(Stored { recent, keys, latest, ages });
@@ -75,6 +81,26 @@ impl Memory {
         let at_once = std::thread::available_parallelism().map_or(1, |threads| threads.get().div_ceil(2));
         let (turns, failure) = (Turns::new(at_once), watch::Sender::new(None));
         Memory { epochs: Epochs::begin(vec![], 0), stored, announcer, turns, failure }
+    }
+
+    /// Goes by these rules from now on. Of an age that no rule had before, the messages have none yet.
+    pub(super) async fn set_rules(&self, rules: Rules) {
+        let mut stored = self.stored.write().unwrap_or_else(PoisonError::into_inner);
+        let (now, head) = (Instant::now(), stored.recent.head());
+        // What has expired does not count for a rule.
+        stored.drop_overdue(now);
+        let mut before = mem::take(&mut stored.ages);
+        stored.ages = ages(&rules)
+            .map(|(rule, mut new)| match before.iter().position(|(_, passed)| passed.age == new.age) {
+                Some(known) => (rule, before.swap_remove(known).1),
+                None => {
+                    new.store(now, head);
+                    (rule, new)
+                }
+            })
+            .collect();
+        stored.recent.set_rules(rules);
+        stored.drop_overdue(now);
     }
 
     pub(super) fn epochs(&self) -> &Epochs {

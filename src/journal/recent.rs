@@ -161,6 +161,17 @@ impl Recent {
         }
     }
 
+    /// Goes by these rules from now on. What was dropped of channels that have a share now is a gap for their
+    /// readers.
+    pub(super) fn set_rules(&mut self, rules: Rules) {
+        if rules.protected() != self.index.rules().protected() {
+            self.earliest.protected = self.earliest.others;
+        }
+        self.walked = 1;
+        self.index.set_rules(rules);
+        self.let_go_over();
+    }
+
     /// Drops the oldest message that no rule protects, else the oldest.
     fn drop_oldest(&mut self) {
         while let Some((&sequence, entry)) = self.entries.range(self.walked..self.head).next() {

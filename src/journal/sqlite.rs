@@ -41,6 +41,7 @@ use super::index::Found;
 use super::keys::KeyLimits;
 use super::page::{Channels, Page, PageLimit};
 use super::recent::{Earliest, Recent, RecentLimit, Retention};
+use super::rules::Rules;
 use crate::limits::{Budget, Network};
 use reader::{Readers, Wanted};
 use schema::State;
@@ -116,9 +117,17 @@ impl Sqlite {
         self.shared.failure()
     }
 
+    /// Goes by these rules, after what waits to be appended.
+    pub(super) async fn set_rules(&self, rules: Rules) {
+        let (answer, answered) = oneshot::channel();
+        // Either fails only if the journal has failed.
+        let _ = self.jobs.as_ref().map(|jobs| jobs.send(Job::Rules { rules, answer }));
+        let _ = answered.await;
+    }
+
     pub(super) async fn append(&self, batch: Vec<Append>) -> Result<Vec<Appended>, JournalError> {
         let (answer, answered) = oneshot::channel();
-        let sent = self.jobs.as_ref().and_then(|jobs| jobs.send(Job { batch, answer }).ok());
+        let sent = self.jobs.as_ref().and_then(|jobs| jobs.send(Job::Append { batch, answer }).ok());
         sent.ok_or(JournalError::Failed)?;
         answered.await.unwrap_or(Err(JournalError::Failed))
     }

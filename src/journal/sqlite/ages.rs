@@ -94,6 +94,21 @@ impl Ages {
         ages
     }
 
+    /// From now on, these ages are asked for. Of one that was not before, the messages up to `head` have none
+    /// yet by the time that has passed.
+    pub(super) fn ask(&mut self, ages: impl IntoIterator<Item = Duration>, head: u64) {
+        let (ages, now) = (BTreeSet::from_iter(ages), self.clock.now().instant);
+        self.step = (ages.last().copied().unwrap_or_default() / PARTS).max(SHORTEST);
+        self.passed.retain(|(passed, _)| ages.contains(&passed.age));
+        for age in ages {
+            if self.passed.iter().all(|(passed, _)| passed.age != age) {
+                let mut passed = Passed::new(age);
+                passed.store(now, head);
+                self.passed.push((passed, Certain::new(age, now)));
+            }
+        }
+    }
+
     /// What the clock says.
     pub(super) fn now(&self) -> Moment {
         self.clock.now()
@@ -133,7 +148,7 @@ impl Ages {
         self.is_recorded = true;
     }
 
-    /// The messages that have this age `now`. It is one of those given to [`new`](Self::new).
+    /// The messages that have this age `now`. It is one of those that are asked for.
     pub(super) fn old(&mut self, age: Duration, now: Moment) -> Old {
         let asked = self.passed.iter_mut().find(|(passed, _)| passed.age == age);
         let (passed, certain) =

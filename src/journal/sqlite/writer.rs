@@ -28,6 +28,7 @@ use crate::journal::epochs::Epochs;
 use crate::journal::index::Index;
 use crate::journal::keys::KeyLimits;
 use crate::journal::recent::{Recent, Retention};
+use crate::journal::rules::Rules;
 use crate::message::{ChannelName, Draft, MessageId, Receipt, Receipts, Time};
 
 /// How often an idle writer looks for messages that are too old, and whether the files are still there.
@@ -42,9 +43,13 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A batch to commit.
 #[derive(Debug)]
-pub(super) struct Job {
-    pub(super) batch: Vec<Append>,
-    pub(super) answer: oneshot::Sender<Result<Vec<Appended>, JournalError>>,
+pub(super) enum Job {
+    Append {
+        batch: Vec<Append>,
+        answer: oneshot::Sender<Result<Vec<Appended>, JournalError>>,
+    },
+    /// To go by other rules.
+    Rules { rules: Rules, answer: oneshot::Sender<()> },
 }
 
 /// What became of a batch.
@@ -92,6 +97,12 @@ pub(super) struct Writer {
     locked_since: Option<Instant>,
 }
 
+/// The ages of messages and of keys that are asked for.
+fn ages(retention: &Retention, keys: KeyLimits) -> Vec<Duration> {
+    let rules = retention.rules.iter().filter_map(|rule| rule.age);
+    rules.chain([retention.age, keys.window]).collect()
+}
+
 impl Writer {
     pub(super) fn new(
         opened: Opened,
@@ -109,9 +120,7 @@ impl Writer {
             db.query_row("SELECT count(*) FROM entries INDEXED BY bare WHERE data IS NULL", [], |row| {
                 row.get(0)
             })?;
-        let rules = retention.rules.iter().filter_map(|rule| rule.age);
-        let ages = rules.chain([retention.age, keys.window]);
-        let ages = Ages::new(clock, head, state.latest, state.stored_by, ages);
+        let ages = Ages::new(clock, head, state.latest, state.stored_by, ages(&retention, keys));
         let wal = Wal::of(&db)?;
         let mut writer = Writer {
             db,
@@ -163,7 +172,11 @@ impl Writer {
         loop {
             // While there is more to sweep, a job goes first if one waits.
             match jobs.recv_timeout(if is_sweeping { Duration::ZERO } else { TICK }) {
-                Ok(Job { batch, answer }) => {
+                Ok(Job::Rules { rules, answer }) => {
+                    self.set_rules(rules);
+                    let _ = answer.send(());
+                }
+                Ok(Job::Append { batch, answer }) => {
                     let result = self.append(batch);
                     let has_failed = matches!(result, Err(JournalError::Failed));
                     // Fails only if the hub is gone.
@@ -184,6 +197,17 @@ impl Writer {
             let _ = Wal::remove(&self.db);
             self.db
         })
+    }
+
+    /// Goes by these rules from now on. The file has them once something is dropped by them. Until then, a
+    /// restart finds those of before, which others may have been dropped by.
+    fn set_rules(&mut self, rules: Rules) {
+        self.retention.rules = rules.clone();
+        self.ages.ask(ages(&self.retention, self.keys), self.head);
+        (self.earlier, self.walked) = (None, self.swept);
+        // What has expired does not count for a rule.
+        drop(self.shared.unexpired());
+        self.shared.recent_mut().set_rules(rules);
     }
 
     /// Maintains the file. Returns whether there may be more to do.
