@@ -1022,7 +1022,7 @@ on_each_journal!(a_path_that_nothing_has_is_404, {
     let hub = Hub::start(&[]);
     for path in [
         "/nothing",
-        "/events/1",
+        "/events/1/2",
         "/messages/1/2",
         "//",
         "/index.html",

@@ -653,7 +653,9 @@ fn nothing_runs_of_what_is_sent_as_data_event_or_channel() {
     let _alone = alone();
     let (hub, browser) = (Hub::start(&["--hide-data"]), Browser::start());
     let query = "%3Cscript%3Eran()%3C/script%3E%3Cimg%20src=x%20onerror=ran()%3E";
-    let page = format!("http://{}/?channel={query}#{query}", hub.address);
+    // A channel's name has neither white space nor `>`.
+    let channel = "%3Cimg/src=x/onerror=ran()//";
+    let page = format!("http://{}/?channel=main&channel={channel}&x={query}#{query}", hub.address);
     // The third tab shares the stream of another.
     let tabs = [(); 3].map(|()| open_without_protection(&browser, &page));
     for tab in &tabs {
