@@ -703,20 +703,21 @@ fn nothing_runs_of_what_is_sent_as_data_event_or_channel() {
         texts.extend([payload.to_owned(), json!({payload: payload}).to_string()]);
         got.push([payload; 3]);
     }
-    events.push("");
     texts.push("end".to_owned());
     for tab in &tabs {
         tab.wait_for("document.querySelector('#messages li:last-child .data')?.textContent === 'end'");
         let text = |class: &str| {
-            tab.get(&format!("[...document.querySelectorAll('.{class}')].map(e => e.textContent)"))
+            tab.get(&format!("[...document.querySelectorAll('.{class}')].map(e => e.textContent.trim())"))
         };
         assert_eq!(text("event"), json!(events));
         assert_eq!(text("data"), json!(texts));
+        tab.run("document.querySelectorAll('#messages details').forEach((fold) => { fold.open = true; });");
+        tab.wait_for("[...document.querySelectorAll('#messages .whole')].every((cell) => cell.textContent)");
         assert_eq!(
             tab.get(
                 "[...new Set([...document.querySelectorAll('#messages *')].map(e => e.localName))].sort()"
             ),
-            json!(["li", "p", "span", "time"])
+            json!(["details", "div", "li", "span", "summary", "time"])
         );
         tab.wait_for(&format!("got.length >= {}", got.len()));
         assert_eq!(tab.get("got"), json!(got));

@@ -49,7 +49,10 @@ pub(super) enum Job {
         answer: oneshot::Sender<Result<Vec<Appended>, JournalError>>,
     },
     /// To go by other rules.
-    Rules { rules: Rules, answer: oneshot::Sender<()> },
+    Rules {
+        rules: Rules,
+        answer: oneshot::Sender<()>,
+    },
 }
 
 /// What became of a batch.
