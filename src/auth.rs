@@ -187,8 +187,8 @@ impl Auth {
         caller.token().is_some_and(|token| self.revoked.has(token))
     }
 
-    /// Who asks with this token, or without one. A hub that is open does not look at it. `question` is for the
-    /// endpoint of `--auth-url`, if there is one: it is asked of whoever has no token of the hub's own.
+    /// Who asks with this token, or without one. A hub that is open does not look at it. `question` is for
+    /// the endpoint of `--auth-url`, if there is one: it is asked of whoever has no token of the hub's own.
     ///
     /// # Errors
     /// [`Refused`] if the token is wrong.
