@@ -124,12 +124,8 @@ impl Current {
         Current { state, router, page, cors }
     }
 
-    async fn respond(&self, connection: Peer, mut request: Request) -> Response<Reply> {
+    async fn respond(&self, connection: Peer, request: Request) -> Response<Reply> {
         let address = forwarded::address(&self.state.trusted, connection, request.headers());
-        if self.state.auth.asks() {
-            // For whoever is asked about the caller.
-            request.extensions_mut().insert(address);
-        }
         let Some(cors) = &self.cors else { return self.check(address, request).await };
         // Around the check, so that pages of an allowed origin can read a refusal too.
         let checked = |request| async move { Ok::<_, Infallible>(self.check(address, request).await) };
@@ -178,31 +174,31 @@ impl Current {
         if head.method == Method::DELETE
             && let Some(id) = below(head.uri.path(), "/messages/").map(str::to_owned)
         {
-            let caller = credentials::caller(state, &head, trust).await?;
+            let caller = credentials::caller(state, address, &head, trust).await?;
             return delete::delete(state, address, &caller, head, &id).await;
         }
         if head.method == Method::POST
             && let Some(stream) = below(head.uri.path(), "/events/")
         {
-            let caller = credentials::caller(state, &head, trust).await?;
+            let caller = credentials::caller(state, address, &head, trust).await?;
             return renewal::renew(state, address, &caller, stream);
         }
         match (head.uri.path(), &head.method) {
             ("/messages" | "/messages/", &Method::POST) => {
-                let caller = credentials::caller(state, &head, trust).await?;
+                let caller = credentials::caller(state, address, &head, trust).await?;
                 publish::publish(state, address, &caller, head, body).await
             }
             ("/messages" | "/messages/", &Method::GET) => {
-                let caller = credentials::caller(state, &head, trust).await?;
+                let caller = credentials::caller(state, address, &head, trust).await?;
                 let response = history::read(state, address, &caller, &head).await?;
                 Ok(response.map(Reply::Body))
             }
             ("/events" | "/events/", &Method::GET) => {
-                let caller = credentials::caller(state, &head, trust).await;
+                let caller = credentials::caller(state, address, &head, trust).await;
                 events::subscribe(state, address, caller, &head).await
             }
             ("/admin/revoke", &Method::POST) => {
-                let caller = credentials::caller(state, &head, trust).await?;
+                let caller = credentials::caller(state, address, &head, trust).await?;
                 admin::revoke(&self.state, address, &caller, head, body).await
             }
             _ => {
@@ -223,17 +219,19 @@ fn below<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
 
 /// Routes all requests but those of [`Current::route`], and of the page. It is given no bodies.
 fn router() -> Router<Arc<State>> {
-    let history = async |Extract(state): Extract<Arc<State>>, request: Request| {
+    let history = async |Extract(state): Extract<Arc<State>>, address: Extension<Peer>, request: Request| {
         let (head, _) = request.into_parts();
-        history::respond_to_head(&state, &credentials::caller(&state, &head, Trust::Own).await?, &head.uri)
+        let caller = credentials::caller(&state, *address, &head, Trust::Own).await?;
+        history::respond_to_head(&state, &caller, &head.uri)
     };
-    let events = async |Extract(state): Extract<Arc<State>>, request: Request| {
+    let events = async |Extract(state): Extract<Arc<State>>, address: Extension<Peer>, request: Request| {
         let (head, _) = request.into_parts();
-        events::respond_to_head(&state, credentials::caller(&state, &head, Trust::Own).await, &head)
+        let caller = credentials::caller(&state, *address, &head, Trust::Own).await;
+        events::respond_to_head(&state, caller, &head)
     };
-    let caller = async |Extract(state): Extract<Arc<State>>, request: Request| {
+    let caller = async |Extract(state): Extract<Arc<State>>, address: Extension<Peer>, request: Request| {
         let (head, _) = request.into_parts();
-        let caller = credentials::caller(&state, &head, Trust::Own).await;
+        let caller = credentials::caller(&state, *address, &head, Trust::Own).await;
         caller.map(|caller| caller::respond(&caller)).map_err(Problem::from)
     };
     let (messages, events) = (only("GET, HEAD, POST").head(history), only("GET, HEAD").head(events));

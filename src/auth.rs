@@ -6,6 +6,7 @@ mod cache;
 mod caller;
 mod forward;
 mod grants;
+mod halves;
 mod json;
 mod jws;
 mod jwt;
@@ -21,7 +22,6 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use cache::Cache;
 pub use caller::{Caller, Token};
@@ -39,6 +39,7 @@ pub use rules::Rules;
 use tokens::Tokens;
 
 pub use crate::fetch::Url;
+use crate::message::Time;
 
 /// The settings of who may do what. With none of them, whoever reaches the hub may do everything.
 #[derive(Clone, Debug, clap::Args)]
@@ -137,17 +138,14 @@ impl Auth {
         Ok(Auth { current, provider, forward, revoked: Arc::default() })
     }
 
-    /// The same, but what is revoked, and was before, is kept in a file beside the journal's, if it has one.
+    /// The same, but what is revoked, and was before, is kept in the file at this path, beside the journal's.
     ///
     /// # Errors
     /// [`InvalidFile`].
-    pub fn with_revoked(self, journal: Option<&Path>) -> Result<Self, InvalidFile> {
-        let revoked = Revoked::open(journal).map_err(|(path, what)| InvalidFile {
-            flag: "--journal",
-            path: path.display().to_string(),
-            what,
-        })?;
-        Ok(Auth { revoked: Arc::new(revoked), ..self })
+    pub fn with_revoked(self, path: PathBuf) -> Result<Self, InvalidFile> {
+        let shown = path.display().to_string();
+        let invalid = |what| InvalidFile { flag: "--journal", path: shown, what };
+        Ok(Auth { revoked: Arc::new(Revoked::open(path).map_err(invalid)?), ..self })
     }
 
     /// Begins to fetch the keys of `--jwks-url`, on the runtime of which this is called.
@@ -238,7 +236,7 @@ impl Auth {
         if token.len() > LONGEST {
             return Err(Refused::invalid(format!("the token is longer than {LONGEST} bytes, the limit")));
         }
-        let now = seconds_now();
+        let now = Time::now().as_seconds();
         if let Some(tokens) = &current.tokens
             && token.starts_with(tokens::PREFIX)
         {
@@ -327,11 +325,6 @@ fn read_keys(path: &Path) -> Result<Keys, InvalidFile> {
     Ok(keys)
 }
 
-/// Seconds since 1970.
-fn seconds_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -356,7 +349,7 @@ mod tests {
     async fn a_token_that_was_right_is_asked_about_anew_after_a_reload() {
         let path = std::env::temp_dir().join(format!("tabcast-keys-{}.json", std::process::id()));
         let set = signer::new(keys::Algorithm::HS256).unwrap();
-        let claims = serde_json::json!({"sub": "ada", "exp": seconds_now() + 60});
+        let claims = serde_json::json!({"sub": "ada", "exp": Time::now().as_seconds() + 60});
         let token = signer::Signer::parse(&set, None).unwrap().sign(&claims).unwrap();
         fs::write(&path, &set).unwrap();
         let options = Options { keys: Some(path.clone()), ..crate::Options::default().auth };

@@ -104,6 +104,16 @@ pub enum Place {
     File(PathBuf),
 }
 
+impl Place {
+    /// The path of a file beside the journal's, with this at the end of its name. `None` if there is no file.
+    pub fn beside(&self, suffix: &str) -> Option<PathBuf> {
+        match self {
+            Place::Memory => None,
+            Place::File(path) => Some(sqlite::beside(path, suffix)),
+        }
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -147,7 +147,7 @@ pub enum ServeError {
     Stopped,
 }
 
-impl ServeError {
+impl Server {
     /// Checks that with these settings, and such listeners, no other machine can do everything, unless that
     /// was said.
     ///
@@ -160,9 +160,7 @@ impl ServeError {
             None => Ok(()),
         }
     }
-}
 
-impl Server {
     /// A server with these settings, which must have passed [`Options::check`].
     pub fn new(options: Options) -> Self {
         let (sender, reloads) = mpsc::channel(1);
@@ -189,11 +187,11 @@ impl Server {
         let Options { auth, journal, api, hub, delivery, limits, net } = given.clone();
         // Looked at before they are read: a change from here on is found.
         let files = File::look_at_all(&given);
-        let journal_file = match &journal.journal {
-            journal::Place::File(path) => Some(path.as_path()),
-            journal::Place::Memory => None,
-        };
-        let auth = Arc::new(auth::Auth::new(&auth)?.with_revoked(journal_file)?);
+        let auth = auth::Auth::new(&auth)?;
+        let auth = Arc::new(match journal.journal.beside("-revoked") {
+            Some(path) => auth.with_revoked(path)?,
+            None => auth,
+        });
         let public = api.public.as_deref().map(|folder| {
             api::Public::open(folder).map_err(|error| ServeError::Public { folder: folder.to_owned(), error })
         });
@@ -204,7 +202,7 @@ impl Server {
         let listening = listeners.iter().filter_map(|listener| listener.address().transpose());
         let listening: io::Result<Arc<[SocketAddr]>> = listening.collect();
         let listening = listening.map_err(ServeError::Address)?;
-        ServeError::check_access(&given.auth, &listening)?;
+        Server::check_access(&given.auth, &listening)?;
         let opened = journal.open(&reads);
         let (journal, committed) =
             opened.map_err(|error| ServeError::Open { place: journal.journal.clone(), error })?;
@@ -266,6 +264,6 @@ async fn follow(mut running: Running, reloads: &mut mpsc::Receiver<Reload>, list
 async fn change(running: &mut Running, new: &Options, listening: &[SocketAddr]) -> Result<(), ServeError> {
     let options = running.options.changed_to(new);
     options.check().map_err(ServeError::Settings)?;
-    ServeError::check_access(&options.auth, listening)?;
+    Server::check_access(&options.auth, listening)?;
     Ok(running.change_to(options).await?)
 }

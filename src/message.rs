@@ -198,6 +198,11 @@ impl Time {
         self.0
     }
 
+    /// Whole seconds since 1970 UTC.
+    pub fn as_seconds(self) -> u64 {
+        self.0 / 1_000
+    }
+
     /// The time so much later.
     pub fn after(self, duration: Duration) -> Time {
         Time(self.0.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))

@@ -108,6 +108,7 @@ const ORDER: &[&str] = &[
     "auth/forward",
     "auth/provider",
     "auth/cache",
+    "auth/halves",
     "auth/jwt",
     "auth/rules",
     "auth/signer",

@@ -458,17 +458,21 @@ fn twenty_tabs_get_every_message_once_and_in_order_and_all_can_send() {
     scenario("nothing happens", &[], Way::Direct, |_| {});
 }
 
+fn close_and_reload_holders(scene: &mut Scene<'_>) {
+    for number in scene.holders() {
+        scene.tabs.close(number);
+    }
+    scene.recover("both holders closed");
+    for number in scene.holders() {
+        scene.tabs.reload(number);
+    }
+    scene.recover("both reloaded");
+}
+
 #[test]
 fn it_is_so_while_those_that_hold_a_stream_are_closed_reloaded_crashed_and_hang() {
     scenario("closed, reloaded, crashed, hung", &[], Way::Direct, |scene| {
-        for number in scene.holders() {
-            scene.tabs.close(number);
-        }
-        scene.recover("both holders closed");
-        for number in scene.holders() {
-            scene.tabs.reload(number);
-        }
-        scene.recover("both reloaded");
+        close_and_reload_holders(scene);
         if browser::lacks("crash and hang, for tabs share a process") {
             return;
         }
@@ -539,14 +543,7 @@ fn it_is_so_while_the_hub_is_killed_and_started_again() {
 #[ignore = "half a minute; docs/measurements.md has the command"]
 fn it_is_so_on_a_hub_that_asks_who_its_callers_are() {
     scenario("callers", &["--anonymous", "all"], Way::Direct, |scene| {
-        for number in scene.holders() {
-            scene.tabs.close(number);
-        }
-        scene.recover("both holders closed");
-        for number in scene.holders() {
-            scene.tabs.reload(number);
-        }
-        scene.recover("both reloaded");
+        close_and_reload_holders(scene);
         // A tab that comes has a stream of its own until it knows its caller. Two tabs at a time can.
         check_streams(&scene.hub, STREAMS);
         scene.hub.end("KILL");

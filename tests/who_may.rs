@@ -2,45 +2,37 @@
 
 mod common;
 
-use common::{Folder, Hub, Response, Stream, bearer, now, on_each_journal, request};
-use serde_json::{Value, json};
-use tabcast::auth::tokens;
+use std::collections::HashMap;
 
-/// A file of static tokens, and the secrets in it.
-struct Tokens {
-    _folder: Folder,
-    file: String,
-    /// Each name, and its secret.
-    secrets: Vec<(String, String)>,
+use common::{Hub, Response, Stream, Tokens, bearer, now, on_each_journal, request};
+use serde_json::{Value, json};
+
+/// Static tokens, by their names.
+struct Named {
+    tokens: Tokens,
+    secrets: HashMap<String, String>,
 }
 
-impl Tokens {
+impl Named {
     /// A token for each of these names, with these grants.
     fn new(lines: &[(&str, &str)]) -> Self {
-        let folder = Folder::new();
-        let file = folder.file("tokens");
-        let (mut text, mut secrets) = (String::new(), Vec::new());
-        for (name, grants) in lines {
-            let (secret, hash) = tokens::new().unwrap();
-            text += &format!("{name} {hash} {grants}\n");
-            secrets.push(((*name).to_owned(), secret));
-        }
-        std::fs::write(&file, text).unwrap();
-        Tokens { _folder: folder, file, secrets }
+        let tokens = Tokens::new();
+        let secret = |(name, grants): &(&str, &str)| ((*name).to_owned(), tokens.add(name, grants));
+        Named { secrets: lines.iter().map(secret).collect(), tokens }
     }
 
     fn secret(&self, name: &str) -> &str {
-        &self.secrets.iter().find(|(other, _)| other == name).unwrap().1
+        &self.secrets[name]
     }
 
     fn bearer(&self, name: &str) -> String {
-        format!("Authorization: Bearer {}", self.secret(name))
+        bearer(self.secret(name))
     }
 }
 
 /// A hub that knows these tokens, at its most talkative.
-fn guarded(tokens: &Tokens, flags: &[&str]) -> Hub {
-    Hub::start(&[&["--tokens", &tokens.file, "--log-level", "trace"], flags].concat())
+fn guarded(named: &Named, flags: &[&str]) -> Hub {
+    named.tokens.hub(&[&["--log-level", "trace"], flags].concat())
 }
 
 /// How a request carries its token.
@@ -116,7 +108,7 @@ fn ask(hub: &Hub, method: &str, target: &str, headers: &[&str]) -> Response {
 }
 
 /// The tokens of one kind, each named by how it fares.
-fn kinds(tokens: &common::Tokens, is_signed: bool) -> Vec<(&'static str, Option<String>)> {
+fn kinds(tokens: &Tokens, is_signed: bool) -> Vec<(&'static str, Option<String>)> {
     let good = json!({
         "publish": ["a.>"], "subscribe": ["a.*"], "history": ["a.b"], "delete": ["a.b"], "admin": true,
     });
@@ -139,7 +131,7 @@ fn kinds(tokens: &common::Tokens, is_signed: bool) -> Vec<(&'static str, Option<
         let end = humantime::format_rfc3339_seconds(end);
         tokens.add(name, &format!("{} expires={end}", line(grants)))
     };
-    let (good_token, stranger) = (make("good", &good, None), common::Tokens::new());
+    let (good_token, stranger) = (make("good", &good, None), Tokens::new());
     let unknown = match is_signed {
         true => stranger.of("good", &good),
         false => stranger.add("good", &line(&good)),
@@ -160,7 +152,7 @@ fn kinds(tokens: &common::Tokens, is_signed: bool) -> Vec<(&'static str, Option<
 
 /// Every way to carry a token × every request × every way in which a token of this kind can fare.
 fn every_token_of_a_kind(is_signed: bool) {
-    let tokens = common::Tokens::new();
+    let tokens = Tokens::new();
     let kinds = kinds(&tokens, is_signed);
     let hub = tokens.hub(&["--token-in-query", "--log-level", "trace"]);
     let good = bearer(kinds.last().unwrap().1.as_ref().unwrap());
@@ -232,7 +224,7 @@ on_each_journal!(every_carrier_and_every_request_with_every_signed_token, {
 
 #[test]
 fn all_of_a_request_is_granted_or_nothing() {
-    let tokens = Tokens::new(&[("one", "publish=a subscribe=a.*,b"), ("rest", "subscribe=a.>")]);
+    let tokens = Named::new(&[("one", "publish=a subscribe=a.*,b"), ("rest", "subscribe=a.>")]);
     let hub = guarded(&tokens, &[]);
     let status = |name: &str, query: &str| {
         ask(&hub, "GET", &format!("/events?{query}"), &[&tokens.bearer(name)]).status
@@ -262,7 +254,7 @@ fn all_of_a_request_is_granted_or_nothing() {
 
 #[test]
 fn anonymous_callers_have_grants_and_no_wrong_token_counts_as_none() {
-    let tokens = Tokens::new(&[("ci", "publish=build.>")]);
+    let tokens = Named::new(&[("ci", "publish=build.>")]);
     let hub = guarded(&tokens, &["--anonymous", "subscribe=public.> publish=public.chat"]);
     assert_eq!(hub.post("?channel=public.chat", "text/plain", "hello").status, 201);
     assert_eq!(hub.post("?channel=public.news", "text/plain", "hello").status, 401);
@@ -304,7 +296,7 @@ fn anonymous_callers_have_grants_and_no_wrong_token_counts_as_none() {
 
 #[test]
 fn of_several_carriers_the_header_wins_and_two_different_cookies_are_refused() {
-    let tokens = Tokens::new(&[("a", "subscribe=a"), ("b", "subscribe=b")]);
+    let tokens = Named::new(&[("a", "subscribe=a"), ("b", "subscribe=b")]);
     let hub = guarded(&tokens, &["--token-in-query"]);
     let (a, b) = (tokens.secret("a"), tokens.secret("b"));
     let status = |channel: &str, query: &str, headers: &[String]| {
@@ -333,7 +325,7 @@ fn of_several_carriers_the_header_wins_and_two_different_cookies_are_refused() {
 
 #[test]
 fn a_cookie_publishes_only_for_pages_of_known_origins() {
-    let tokens = Tokens::new(&[("ada", "publish=main delete=main")]);
+    let tokens = Named::new(&[("ada", "publish=main delete=main")]);
     let cookie = format!("Cookie: tabcast={}", tokens.secret("ada"));
     let bearer = tokens.bearer("ada");
     let other = "Origin: https://evil.example";
@@ -367,7 +359,7 @@ fn a_cookie_publishes_only_for_pages_of_known_origins() {
 #[test]
 fn an_id_of_a_subscriber_is_its_subjects_own() {
     let everything = "publish=main subscribe=main";
-    let tokens = Tokens::new(&[("ada", everything), ("bob", everything)]);
+    let tokens = Named::new(&[("ada", everything), ("bob", everything)]);
     let hub = guarded(&tokens, &["--anonymous", everything]);
     let watch = |token: Option<&str>, id: &str| {
         let headers = token.map(|name| tokens.bearer(name));
@@ -402,7 +394,7 @@ fn an_id_of_a_subscriber_is_its_subjects_own() {
 }
 
 on_each_journal!(without_history_nothing_is_read_that_was_before, {
-    let tokens = Tokens::new(&[("all", "publish=a subscribe=a"), ("live", "subscribe=a history=")]);
+    let tokens = Named::new(&[("all", "publish=a subscribe=a"), ("live", "subscribe=a history=")]);
     let hub = guarded(&tokens, &[]);
     let publish = |text: &str| {
         let response = hub.send("POST", "/messages?channel=a", &[&tokens.bearer("all")], text.as_bytes());
@@ -425,7 +417,7 @@ on_each_journal!(without_history_nothing_is_read_that_was_before, {
 
 #[test]
 fn an_event_source_whose_cookie_has_expired_comes_back_and_no_other_request_does() {
-    let tokens = Tokens::new(&[("ada", "subscribe=a")]);
+    let tokens = Named::new(&[("ada", "subscribe=a")]);
     let hub = guarded(&tokens, &[]);
     // The browser has dropped the cookie: the request has none, but the subscriber was admitted once.
     let headers = ["Accept: text/event-stream", "Last-Event-ID: aaaaaaaa-1"];
@@ -456,8 +448,8 @@ fn beyond_loopback_a_hub_without_grants_does_not_start() {
     for part in ["0.0.0.0", "--tokens", "--anonymous all"] {
         assert!(line.contains(part), "{line}");
     }
-    let tokens = Tokens::new(&[("ci", "all")]);
-    for flags in [&["--anonymous", "all"][..], &["--anonymous", ""], &["--tokens", &tokens.file]] {
+    let tokens = Named::new(&[("ci", "all")]);
+    for flags in [&["--anonymous", "all"][..], &["--anonymous", ""], &["--tokens", &tokens.tokens.file()]] {
         assert!(start(flags).listens(), "{flags:?}");
     }
     let mut broken = start(&["--tokens", "/nowhere/tokens"]);

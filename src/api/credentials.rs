@@ -22,8 +22,13 @@ const COOKIES: [&str; 2] = ["__Host-tabcast", "tabcast"];
 ///
 /// # Errors
 /// 401 if the request has a token that is wrong, or may be.
-pub(super) async fn caller(state: &State, head: &Parts, trust: Trust) -> Result<Caller, Refused> {
-    state.auth.caller(|| token(state, head, trust), || question(state, head, trust)).await
+pub(super) async fn caller(
+    state: &State,
+    address: Peer,
+    head: &Parts,
+    trust: Trust,
+) -> Result<Caller, Refused> {
+    state.auth.caller(|| token(state, head, trust), || question(state, address, head, trust)).await
 }
 
 /// The request's token. The header wins over the query, and that over the cookie.
@@ -84,7 +89,12 @@ fn is_token(pair: &str) -> bool {
 }
 
 /// What an endpoint is asked about the caller of this request.
-fn question<'a>(state: &State, head: &'a Parts, trust: Trust) -> Result<Question<'a>, Refused> {
+fn question<'a>(
+    state: &State,
+    address: Peer,
+    head: &'a Parts,
+    trust: Trust,
+) -> Result<Question<'a>, Refused> {
     let authorization = match (head.headers.get(header::AUTHORIZATION), token_in_query(state, &head.uri)?) {
         (Some(line), _) => Some(Cow::from(line.as_bytes())),
         (None, Some(token)) if token.bytes().all(|byte| byte.is_ascii_graphic()) => {
@@ -109,7 +119,6 @@ fn question<'a>(state: &State, head: &'a Parts, trust: Trust) -> Result<Question
         uri.push(if uri.len() == head.uri.path().len() { '?' } else { '&' });
         uri.push_str(pair);
     }
-    let address = head.extensions.get().copied().unwrap_or(Peer::Unix);
     let (method, channels) = (head.method.as_str(), channels(state, head));
     Ok(Question { authorization, cookie, address, method, uri, channels })
 }

@@ -1,12 +1,11 @@
 //! Tokens that were found right a moment ago, so that a storm of reconnects costs hashes and not signatures.
 
-use std::collections::HashMap;
-use std::mem;
 use std::sync::{Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
 
 use super::caller::Caller;
+use super::halves::{Halves, Hash};
 
 /// The most tokens. Higher: more memory, a few hundred bytes each. Lower: of as many users, some are verified
 /// more than once a minute.
@@ -17,14 +16,13 @@ const MOST: usize = 10_000;
 const LONGEST: u64 = 60;
 
 /// The callers of tokens, by the tokens' SHA-256.
-#[derive(Debug, Default)]
-pub(super) struct Cache(Mutex<Halves>);
+#[derive(Debug)]
+pub(super) struct Cache(Mutex<Halves<Known>>);
 
-/// The newer half of the tokens, and the older one, which is forgotten first.
-#[derive(Debug, Default)]
-struct Halves {
-    newer: HashMap<[u8; 32], Known>,
-    older: HashMap<[u8; 32], Known>,
+impl Default for Cache {
+    fn default() -> Self {
+        Cache(Mutex::new(Halves::new(MOST)))
+    }
 }
 
 #[derive(Debug)]
@@ -54,20 +52,16 @@ impl Cache {
         Ok(caller)
     }
 
-    fn get(&self, hash: &[u8; 32], now: u64) -> Option<Caller> {
-        let halves = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = halves.newer.get(hash).or_else(|| halves.older.get(hash))?;
+    fn get(&self, hash: &Hash, now: u64) -> Option<Caller> {
+        let mut halves = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = halves.get(hash)?;
         (now < known.until).then(|| known.caller.clone())
     }
 
-    fn keep(&self, hash: [u8; 32], caller: &Caller, now: u64) {
+    fn keep(&self, hash: Hash, caller: &Caller, now: u64) {
         let expires = caller.token().and_then(|token| token.expires).unwrap_or(u64::MAX);
         let known = Known { caller: caller.clone(), until: expires.min(now.saturating_add(LONGEST)) };
-        let mut halves = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if halves.newer.len() == MOST / 2 {
-            halves.older = mem::take(&mut halves.newer);
-        }
-        halves.newer.insert(hash, known);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(hash, known);
     }
 }
 
@@ -119,8 +113,7 @@ mod tests {
         let names: Vec<_> = (0..MOST + 1).map(|number| number.to_string()).collect();
         for name in &names {
             counted.ask(name, 0, 99);
-            let halves = counted.cache.0.lock().unwrap();
-            assert!(halves.newer.len() + halves.older.len() <= MOST);
+            assert!(counted.cache.0.lock().unwrap().len() <= MOST);
         }
         assert_eq!(counted.ask(&names[MOST], 0, 99), MOST + 1);
         assert_eq!(counted.ask(&names[MOST / 2], 0, 99), MOST + 1);

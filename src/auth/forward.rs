@@ -3,10 +3,9 @@
 //! who present the same at once, one question is asked.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
-use std::{io, mem};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -16,6 +15,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::caller::{Caller, Token};
 use super::grants::{Grants, Named};
+use super::halves::{Halves, Hash};
 use super::json;
 use super::refused::Refused;
 use crate::fetch::{Fetch, Fetched, Url};
@@ -81,7 +81,7 @@ impl Question<'_> {
     }
 
     /// What is the same for all requests that present the same.
-    fn key(&self) -> [u8; 32] {
+    fn key(&self) -> Hash {
         let mut hash = Sha256::new();
         for part in [&self.authorization, &self.cookie] {
             let length = part.as_ref().map_or(usize::MAX, |part| part.len());
@@ -137,13 +137,9 @@ pub(super) struct Forward {
     answers: Mutex<Answers>,
 }
 
-/// The questions that are being asked, and the answers that are kept, by what was presented: those that were
-/// wanted of late, and those of before. No more than [`MOST`] in all.
-#[derive(Debug, Default)]
-struct Answers {
-    recent: HashMap<[u8; 32], Arc<Asked>>,
-    older: HashMap<[u8; 32], Arc<Asked>>,
-}
+/// The questions that are being asked, and the answers that are kept, by what was presented.
+#[derive(Debug)]
+struct Answers(Halves<Arc<Asked>>);
 
 /// A question, and its answer once it is there.
 #[derive(Debug)]
@@ -166,22 +162,22 @@ impl Asked {
     }
 }
 
+impl Default for Answers {
+    fn default() -> Self {
+        Answers(Halves::new(MOST))
+    }
+}
+
 impl Answers {
     /// The question for those who present this.
-    fn get(&mut self, key: [u8; 32]) -> Arc<Asked> {
-        if let Some(asked) = self.recent.get(&key)
+    fn get(&mut self, hash: Hash) -> Arc<Asked> {
+        if let Some(asked) = self.0.get(&hash)
             && !asked.is_over(Arc::strong_count(asked))
         {
             return Arc::clone(asked);
         }
-        let older = self.older.remove(&key).filter(|asked| !asked.is_over(Arc::strong_count(asked)));
-        let asked = older.unwrap_or_else(|| {
-            Arc::new(Asked { deadline: Instant::now() + WITHIN, answer: OnceCell::new() })
-        });
-        if self.recent.len() >= MOST / 2 {
-            self.older = mem::take(&mut self.recent);
-        }
-        self.recent.insert(key, Arc::clone(&asked));
+        let asked = Arc::new(Asked { deadline: Instant::now() + WITHIN, answer: OnceCell::new() });
+        self.0.insert(hash, Arc::clone(&asked));
         asked
     }
 }
@@ -371,7 +367,7 @@ mod tests {
             let caller = Ok(Caller::anonymous(Grants::default()));
             let until = Instant::now() + KEPT;
             let is_new = asked.answer.set(Answer { caller, until }).is_ok();
-            assert!(answers.recent.len() + answers.older.len() <= MOST);
+            assert!(answers.0.len() <= MOST);
             is_new
         };
         assert!(ask(wanted));

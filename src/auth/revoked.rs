@@ -136,24 +136,17 @@ fn parse_time(text: &str) -> Option<Time> {
 }
 
 impl Revoked {
-    /// What the file beside this journal's says was revoked; without a journal's file, nothing.
+    /// What the file at this path says was revoked, and is written to from now on. There may be none yet.
     ///
     /// # Errors
-    /// The file's path, and what is wrong with it.
-    pub(super) fn open(journal: Option<&Path>) -> Result<Self, (PathBuf, String)> {
-        let Some(journal) = journal else { return Ok(Revoked::default()) };
-        let path = beside(journal, "-revoked");
+    /// What is wrong with the file.
+    pub(super) fn open(path: PathBuf) -> Result<Self, String> {
         let entries = match fs::read_to_string(&path) {
-            Ok(text) => parse(&text),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Entries::new()),
-            Err(error) => Err(error.to_string()),
+            Ok(text) => parse(&text)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Entries::new(),
+            Err(error) => return Err(error.to_string()),
         };
-        match entries {
-            Ok(entries) => {
-                Ok(Revoked { entries: RwLock::new(entries), path: Some(path), ..Revoked::default() })
-            }
-            Err(what) => Err((path, what)),
-        }
+        Ok(Revoked { entries: RwLock::new(entries), path: Some(path), ..Revoked::default() })
     }
 
     /// Whether this token was revoked.
@@ -198,12 +191,6 @@ impl Revoked {
     }
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
-}
-
 /// The file's entries.
 fn parse(text: &str) -> Result<Entries, String> {
     let mut entries = Entries::new();
@@ -235,7 +222,7 @@ fn text(entries: &Entries) -> String {
 
 /// Replaces the file at this path, or leaves it as it is. Returns once it outlives a power cut.
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let new = beside(path, ".new");
+    let new = path.with_added_extension("new");
     // A hub that was cut off may have left one.
     match fs::remove_file(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -266,7 +253,7 @@ mod tests {
     fn a_token_is_revoked_by_its_subject_its_id_its_name_or_its_time() {
         let revoked = Revoked::default();
         let ci = Token { is_static: true, ..token("ci", Some("ci"), None) };
-        let now = Time::now().as_ms() / 1_000;
+        let now = Time::now().as_seconds();
         let all = [
             token("ada", Some("1"), Some(now - 10)),
             token("ada", Some("2"), Some(now + 10)),

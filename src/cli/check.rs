@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use tabcast::ServeError;
 use tabcast::auth::Auth;
 use tabcast::options::Setting;
+use tabcast::{ServeError, Server};
 
 use super::serve::Settings;
 
@@ -14,7 +14,7 @@ use super::serve::Settings;
 /// Why the hub would not start with these settings.
 pub(super) fn report(serve: &Settings, settings: &[Setting]) -> Result<String, ServeError> {
     let auth = Auth::new(&serve.options.auth)?;
-    ServeError::check_access(&serve.options.auth, &serve.addresses())?;
+    Server::check_access(&serve.options.auth, &serve.addresses())?;
     let mut report = String::new();
     for setting in settings {
         let _ = writeln!(report, "{setting}");

@@ -196,11 +196,7 @@ impl Group {
 
     /// Removes the member, which was sent all that the group was sent.
     fn remove(&mut self, key: usize, keep_alive: Duration) -> CatchUp {
-        let Member { socket, subscriber, position } = self.members.remove(key);
-        let position = position.max(self.subscription.position());
-        let subscription = self.subscription.fork(position, Some(subscriber.address()));
-        let delivery = Delivery::resumed(subscriber, subscription, self.format, keep_alive);
-        CatchUp { socket, delivery, unsent: Unsent::Nothing }
+        self.members.remove(key).leave(None, &self.subscription, self.format, keep_alive)
     }
 
     /// Sends the messages at the `wanted` places of `messages` next, if the group waits for them and they fit
@@ -351,16 +347,15 @@ impl Group {
                 Ok(sent) => Ok(chunks.cut(sent, &self.subscription)),
                 Err(reason) => Err(reason),
             };
-            let Member { socket, mut subscriber, position } = self.members.remove(key);
+            let mut member = self.members.remove(key);
             match cut {
                 Ok(cut) => {
-                    subscriber.was_sent(cut.counts);
-                    let position = cut.position.unwrap_or_else(|| position.max(self.subscription.position()));
-                    let subscription = self.subscription.fork(position, Some(subscriber.address()));
-                    let delivery = Delivery::resumed(subscriber, subscription, self.format, keep_alive);
-                    removed.push(CatchUp { socket, delivery, unsent: cut.unsent });
+                    member.subscriber.was_sent(cut.counts);
+                    let mut member = member.leave(cut.position, &self.subscription, self.format, keep_alive);
+                    member.unsent = cut.unsent;
+                    removed.push(member);
                 }
-                Err(reason) => subscriber.end(reason),
+                Err(reason) => member.subscriber.end(reason),
             }
         }
         if round.next < round.end {
@@ -391,12 +386,28 @@ impl Group {
 
     /// Ends the stream of every member. `removed` gets those whose socket is full.
     pub(super) fn end(&mut self, reason: Reason, keep_alive: Duration, removed: &mut Vec<CatchUp>) {
-        let position = self.subscription.position();
-        for Member { socket, subscriber, .. } in self.members.drain() {
-            let subscription = self.subscription.fork(position, Some(subscriber.address()));
-            let delivery = Delivery::resumed(subscriber, subscription, self.format, keep_alive);
-            removed.extend(CatchUp { socket, delivery, unsent: Unsent::Nothing }.end(reason));
+        for member in self.members.drain() {
+            let member = member.leave(None, &self.subscription, self.format, keep_alive);
+            removed.extend(member.end(reason));
         }
+    }
+}
+
+impl Member {
+    /// The member without its group, at this position; without one, all that its group was sent was sent to
+    /// the member too.
+    fn leave(
+        self,
+        position: Option<u64>,
+        group: &Subscription,
+        format: Format,
+        keep_alive: Duration,
+    ) -> CatchUp {
+        let Member { socket, subscriber, position: own } = self;
+        let position = position.unwrap_or_else(|| own.max(group.position()));
+        let subscription = group.fork(position, Some(subscriber.address()));
+        let delivery = Delivery::resumed(subscriber, subscription, format, keep_alive);
+        CatchUp { socket, delivery, unsent: Unsent::Nothing }
     }
 }
 
@@ -509,7 +520,7 @@ pub(super) mod tests {
 
     /// Somebody with a token that is good for so long.
     fn caller(seconds: Option<u64>) -> Caller {
-        let expires = seconds.map(|seconds| Time::now().as_ms() / 1_000 + seconds);
+        let expires = seconds.map(|seconds| Time::now().as_seconds() + seconds);
         Caller::with_token(Token { expires, ..Token::default() }, Grants::all())
     }
 

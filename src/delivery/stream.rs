@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::time::sleep;
 
 use super::chunks::{Chunks, Framing, Unsent};
-use crate::auth::Caller;
+use crate::auth::{Caller, Refused};
 use crate::frame::{self, Format, Gap, Open};
 use crate::hub::{Due, Next, Reason, Subscriber, Subscription};
 use crate::journal::{Entry, JournalError};
@@ -173,8 +173,8 @@ pub(super) fn expiring(expires: Time, format: Format, framing: Framing) -> Chunk
 /// The end of a stream that ends for this reason: its subscriber has to know that it needs another token.
 pub(super) fn end(reason: Reason, format: Format, framing: Framing) -> Chunks {
     let event = match reason {
-        Reason::Expired => frame::expired(format, "the token has expired"),
-        Reason::Revoked => frame::expired(format, "the token was revoked"),
+        Reason::Expired => frame::expired(format, &Refused::Expired.to_string()),
+        Reason::Revoked => frame::expired(format, &Refused::revoked().to_string()),
         _ => Bytes::new(),
     };
     Chunks::end(event, framing)

@@ -191,7 +191,7 @@ mod tests {
 
     /// Somebody whose token expires so many seconds after now.
     fn caller(seconds: u64) -> (Caller, Time) {
-        let expires = Time::now().as_ms() / 1_000 + seconds;
+        let expires = Time::now().as_seconds() + seconds;
         let token = Token { expires: Some(expires), ..Token::default() };
         (Caller::with_token(token, Grants::all()), Time::from_ms(expires * 1_000))
     }

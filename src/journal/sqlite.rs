@@ -50,6 +50,7 @@ use writer::{Job, Writer};
 
 pub use copy::{CopyError, copy};
 pub use file::OpenError;
+pub(super) use file::beside;
 pub use verify::{Report, verify};
 
 /// The newest messages that are also in memory, of at most 16 MiB. Higher: more memory. Lower: a subscriber

@@ -30,16 +30,21 @@ impl Tokens {
         Tokens { folder, key: hmac::Key::new(hmac::HMAC_SHA256, &secret) }
     }
 
+    /// The file of static tokens.
+    pub fn file(&self) -> String {
+        self.folder.file("tokens")
+    }
+
     /// A hub that takes them, with these flags.
     pub fn hub(&self, flags: &[&str]) -> Hub {
-        let (tokens, keys) = (self.folder.file("tokens"), self.folder.file("keys.json"));
+        let (tokens, keys) = (self.file(), self.folder.file("keys.json"));
         Hub::start(&[&["--tokens", &tokens, "--keys", &keys], flags].concat())
     }
 
     /// A static token of this name, with what else its line says. It is for hubs that start after this.
     pub fn add(&self, name: &str, rest: &str) -> String {
         let (secret, hash) = tabcast::auth::tokens::new().unwrap();
-        let file = self.folder.file("tokens");
+        let file = self.file();
         let lines = fs::read_to_string(&file).unwrap();
         fs::write(&file, format!("{lines}{name} {hash} {rest}\n")).unwrap();
         secret

@@ -94,7 +94,7 @@ pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
 }
 
 /// The path of a file that SQLite makes beside `path`, or that is made here.
-pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
